@@ -1,0 +1,67 @@
+"""Frames, windows and transforms of ``[streams, hops, …]`` arrays.
+
+Source: Valin et al., "A Perceptually-Motivated Approach for Low-Complexity, Real-Time Enhancement of
+Fullband Speech", Interspeech 2020 ("P20"), section 2.
+"""
+
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+Float: TypeAlias = NDArray[np.float32]
+Complex: TypeAlias = NDArray[np.complex64]
+
+SAMPLE_RATE: Final = 48_000  # Hz
+HOP: Final = 480  # samples, 10 ms
+WINDOW: Final = 960  # samples, 20 ms
+BINS: Final = WINDOW // 2 + 1  # 481 bins of 50 Hz
+BIN_HZ: Final = SAMPLE_RATE / WINDOW
+LOOKAHEAD: Final = 2  # hops that the network and the comb filter see ahead of the frame they decide
+LATENCY: Final = HOP + LOOKAHEAD * HOP  # samples: 10 ms overlap + 20 ms look-ahead = 30 ms
+
+
+def vorbis_window(length: int) -> Float:
+    """Power-complementary window ``[length]``: w²(n) + w²(n + length/2) = 1."""
+    phase = np.pi * (np.arange(length) + 0.5) / length
+    return np.sin(np.pi / 2 * np.sin(phase) ** 2).astype(np.float32)
+
+
+ANALYSIS: Final[Float] = vorbis_window(WINDOW)  # also the synthesis window
+ANALYSIS.setflags(write=False)
+
+
+def frames(samples: Float, hops: int, *, delay: int = 0) -> Float:
+    """The last ``hops`` frames of ``samples [streams, n]``, shifted ``delay`` hops into the past.
+
+    Returns a read-only view ``[streams, hops, WINDOW]``; frame i ends ``(hops − 1 − i + delay)`` hops before
+    the end of ``samples``.
+    """
+    end = samples.shape[1] - delay * HOP
+    start = end - (hops - 1) * HOP - WINDOW
+    return sliding_window_view(samples[:, start:end], WINDOW, axis=1)[:, ::HOP]
+
+
+def spectrum(frame: Float) -> Complex:
+    """Windowed transform of ``[…, WINDOW]`` samples to ``[…, BINS]``."""
+    return np.fft.rfft(frame * ANALYSIS, axis=-1)
+
+
+def synthesis(spectra: Complex) -> Float:
+    """Windowed inverse transform of ``[…, BINS]`` to ``[…, WINDOW]`` samples, ready to overlap-add."""
+    frame = np.fft.irfft(spectra, WINDOW, axis=-1)
+    frame *= ANALYSIS
+    return frame
+
+
+def overlap_add(frame: Float, tail: Float) -> Float:
+    """Overlap-add frames ``[streams, hops, WINDOW]`` to samples ``[streams, hops · HOP]``.
+
+    ``tail [streams, HOP]`` is the second half of the frame before the first; it is updated in place.
+    """
+    out = frame[:, :, :HOP].copy()
+    out[:, 0] += tail
+    out[:, 1:] += frame[:, :-1, HOP:]
+    tail[:] = frame[:, -1, HOP:]
+    return out.reshape(len(out), -1)
