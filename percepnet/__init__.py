@@ -1,0 +1,1 @@
+"""PercepNet: perceptually motivated full-band speech enhancement in real time."""
