@@ -56,12 +56,13 @@ def synthesis(spectra: Complex) -> Float:
 
 
 def overlap_add(frame: Float, tail: Float) -> Float:
-    """Overlap-add frames ``[streams, hops, WINDOW]`` to samples ``[streams, hops · HOP]``.
+    """Overlap-add frames ``[streams, hops, 2 · n]`` to samples ``[streams, hops · n]``.
 
-    ``tail [streams, HOP]`` is the second half of the frame before the first; it is updated in place.
+    ``tail [streams, n]`` is the second half of the frame before the first; it is updated in place.
     """
-    out = frame[:, :, :HOP].copy()
+    half = tail.shape[1]
+    out = frame[:, :, :half].copy()
     out[:, 0] += tail
-    out[:, 1:] += frame[:, :-1, HOP:]
-    tail[:] = frame[:, -1, HOP:]
+    out[:, 1:] += frame[:, :-1, half:]
+    tail[:] = frame[:, -1, half:]
     return out.reshape(len(out), -1)
