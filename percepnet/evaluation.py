@@ -1,4 +1,4 @@
-"""Scores of enhanced speech: PESQ, STOI, SI-SDR against the clean signal, DNSMOS without. Extra ``[eval]``."""
+"""Scores of enhanced speech: PESQ, STOI and SI-SDR against the clean signal, DNSMOS. Extra ``[eval]``."""
 
 import math
 import warnings
@@ -104,8 +104,9 @@ def dnsmos(signal: Float) -> dict[str, float]:
     while len(samples) < DNSMOS_WINDOW:
         samples = np.concatenate([samples, samples])
     session = _dnsmos_session()
+    windows = int(len(samples) // DNSMOS_STEP - DNSMOS_WINDOW / DNSMOS_STEP) + 1  # as the script counts them
     ratings = []
-    for start in range(0, len(samples) - DNSMOS_WINDOW + 1, DNSMOS_STEP):
+    for start in range(0, windows * DNSMOS_STEP, DNSMOS_STEP):
         raw = session.run(None, {"input_1": samples[None, start : start + DNSMOS_WINDOW]})[0][0]
         ratings.append([np.polyval(fit, value) for fit, value in zip(DNSMOS_FITS.values(), raw, strict=True)])
     return dict(zip(DNSMOS_FITS, map(float, np.mean(ratings, axis=0)), strict=True))

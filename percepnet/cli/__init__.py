@@ -1,0 +1,130 @@
+"""The command ``percepnet``: the only room that knows files, progress bars and exit codes.
+
+Every subcommand is a module with ``add_arguments(parser)`` and ``run(args) -> int | None``, imported only
+when it is the one called: ``percepnet enhance`` loads neither aiohttp nor PyTorch.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from types import MappingProxyType, ModuleType
+from typing import Final
+
+FAILURE: Final = 1  # exit status; argparse itself leaves with 2 on wrong usage
+INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: its module, one line of help, and calls to learn from."""
+
+    module: str
+    help: str
+    examples: tuple[str, ...]
+
+
+COMMANDS: Final = MappingProxyType(
+    {
+        "enhance": Command(
+            "percepnet.cli.enhance",
+            "remove the noise from a recording or a directory of them",
+            (
+                "percepnet enhance noisy.wav enhanced.wav",
+                "percepnet enhance meeting.mp4 voice.flac --attenuation-limit-db 20",
+                "percepnet enhance recordings/ enhanced/ --format opus",
+            ),
+        ),
+        "serve": Command(
+            "percepnet.cli.serve",
+            "start the WebRTC server and its page",
+            ("percepnet serve --host 127.0.0.1 --port 8080",),
+        ),
+        "bench": Command(
+            "percepnet.cli.bench",
+            "measure the processor time of one or many calls",
+            ("percepnet bench", "percepnet bench --streams 1,16,64 --json > bench.json"),
+        ),
+        "evaluate": Command(
+            "percepnet.cli.evaluate",
+            "score enhanced speech against clean speech",
+            ("percepnet evaluate testset/", "percepnet evaluate testset/ --peers rnnoise --csv scores.csv"),
+        ),
+        "oracle": Command(
+            "percepnet.cli.oracle",
+            "show what each stage of the signal processing can reach, as a page to see and hear",
+            (
+                "percepnet oracle clean.wav noise.wav report/ --snr 5",
+                "percepnet oracle speech/ noise/ report/ --snr 0 5 10 --limit 12 --seconds 12",
+            ),
+        ),
+        "train": Command(
+            "percepnet.training.train",
+            "train a network on folders of speech and noise",
+            ("percepnet train --help",),
+        ),
+        "export": Command(
+            "percepnet.training.export",
+            "turn a training checkpoint into .onnx networks",
+            ("percepnet export --help",),
+        ),
+    }
+)
+EXTRAS: Final = MappingProxyType({"torch": "train", "onnx": "train", "scipy": "eval", "matplotlib": "eval"})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``argv`` (the process's own arguments by default) and returns the exit status: 0 or 1.
+
+    Wrong usage, ``--help`` and ``--version`` leave through argparse's SystemExit with 2, 0 and 0.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    chosen = next((word for word in arguments if not word.startswith("-")), "")
+    try:
+        module = importlib.import_module(COMMANDS[chosen].module) if chosen in COMMANDS else None
+        args = _parser(chosen, module).parse_args(arguments)
+        assert module is not None  # argparse has left if no command was chosen
+        return int(module.run(args) or 0)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
+        print(f"percepnet: {describe(error)}", file=sys.stderr)
+        return FAILURE
+
+
+def describe(error: BaseException) -> str:
+    """``error`` in one line, for people."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, ModuleNotFoundError) and "pip install" not in str(error):
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra:
+            return f"this command needs the package {error.name}: pip install 'percepnet[{extra}]'"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _parser(chosen: str, module: ModuleType | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="percepnet",
+        description="Full-band speech enhancement in real time.",
+        epilog="percepnet COMMAND --help tells more about a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"percepnet {version('percepnet')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        subparser = commands.add_parser(
+            name,
+            help=command.help,
+            description=f"{command.help[0].upper()}{command.help[1:]}.",
+            epilog="examples:\n" + "\n".join(f"  {example}" for example in command.examples),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name == chosen and module:
+            module.add_arguments(subparser)
+    return parser

@@ -1,0 +1,182 @@
+"""Audio files to arrays and back, through FFmpeg's libraries in PyAV."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import av
+import numpy as np
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+
+from percepnet.framing import Float
+from percepnet.resampling import resample
+
+BLOCK: Final = 1 << 15  # samples encoded at a time
+AUDIO_SUFFIXES: Final = (  # what a walk through a directory takes for audio
+    *(
+        ".aac",
+        ".ac3",
+        ".aif",
+        ".aiff",
+        ".amr",
+        ".ape",
+        ".au",
+        ".avi",
+        ".caf",
+        ".flac",
+        ".m4a",
+        ".m4b",
+        ".mka",
+    ),
+    *(
+        ".mkv",
+        ".mov",
+        ".mp2",
+        ".mp3",
+        ".mp4",
+        ".oga",
+        ".ogg",
+        ".opus",
+        ".spx",
+        ".w64",
+        ".wav",
+        ".webm",
+        ".wma",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """How files of a suffix are written."""
+
+    container: str  # FFmpeg's muxer
+    codecs: Mapping[int, str]  # by bits per sample; one entry under 0 where the codec has none to choose
+    bit_rate: int | None = None  # bit/s and channel
+    most_channels: int = 8
+
+
+FORMATS: Final[Mapping[str, FileFormat]] = MappingProxyType(
+    {
+        ".wav": FileFormat("wav", {16: "pcm_s16le", 24: "pcm_s24le", 32: "pcm_f32le"}),
+        ".flac": FileFormat("flac", {16: "flac", 24: "flac"}),
+        ".aiff": FileFormat("aiff", {16: "pcm_s16be", 24: "pcm_s24be"}),
+        ".opus": FileFormat("opus", {0: "libopus"}, 64_000),
+        ".ogg": FileFormat("ogg", {0: "libopus"}, 64_000),
+        ".mp3": FileFormat("mp3", {0: "libmp3lame"}, 96_000, most_channels=2),
+        ".m4a": FileFormat("ipod", {0: "aac"}, 96_000),
+    }
+)
+SAMPLE_FORMATS: Final = MappingProxyType({0: "fltp", 16: "s16", 24: "s32", 32: "flt"})
+
+
+def audio_files(folder: Path, *, without: Path | None = None) -> list[Path]:
+    """The audio files in ``folder`` and below, relative to it, sorted; none hidden, none in ``without``.
+
+    Raises ValueError if nothing is left.
+    """
+    found = []
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in relative.parts)
+        excluded = without is not None and path.resolve().is_relative_to(without.resolve())
+        if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file() and not hidden and not excluded:
+            found.append(relative)
+    if not found:
+        raise ValueError(f"{folder} holds no audio files; looked for {', '.join(AUDIO_SUFFIXES)}")
+    return found
+
+
+def read(path: Path) -> tuple[Float, int]:
+    """The first audio track of any file that FFmpeg reads: float32 ``[channels, n]`` in ±1, and its rate.
+
+    Raises OSError or ValueError, which name the file, if there is none or it cannot be decoded.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory; expected an audio file")
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.audio:
+                raise ValueError(f"{path} holds no audio")
+            stream = container.streams.audio[0]
+            planar = AudioResampler(format="fltp")  # changes the sample format only
+            parts = [
+                converted.to_ndarray()
+                for frame in (*container.decode(stream), None)
+                for converted in planar.resample(frame)
+            ]
+            if len({part.shape[0] for part in parts}) > 1:
+                raise ValueError(f"{path} changes its number of channels on the way")
+            rate = stream.rate
+    except av.FFmpegError as error:
+        raise _named(error, path) from error
+    if not parts:
+        return np.zeros((stream.codec_context.channels, 0), np.float32), rate
+    return np.concatenate(parts, axis=1), rate
+
+
+def check_writable(path: Path, bits: int) -> FileFormat:
+    """The format that ``path``'s suffix asks for. ValueError for unknown suffixes and impossible ``bits``."""
+    form = FORMATS.get(path.suffix.lower())
+    if form is None:
+        kind = path.suffix or "a name without suffix"
+        raise ValueError(f"{path}: cannot write {kind}; allowed are {', '.join(FORMATS)}")
+    if 0 not in form.codecs and bits not in form.codecs:
+        allowed = " and ".join(map(str, form.codecs))
+        raise ValueError(f"{path}: {path.suffix} cannot have {bits} bits; allowed are {allowed}")
+    return form
+
+
+def write(path: Path, samples: Float, rate: int, *, bits: int = 16) -> None:
+    """Writes ``samples [channels, n]`` in the format of ``path``'s suffix (``FORMATS``) and makes its folder.
+
+    ``bits`` per sample, 16, 24 or 32 (float), matter to WAV, FLAC and AIFF. A rate that the codec does not
+    have becomes the next higher one. The file appears when it is complete; an error leaves nothing behind.
+    """
+    form = check_writable(path, bits)
+    if not 1 <= len(samples) <= form.most_channels:
+        raise ValueError(f"{path}: {len(samples)} channels; allowed are 1 to {form.most_channels}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        _encode(partial, form, samples, rate, bits)
+        os.replace(partial, path)
+    except av.FFmpegError as error:
+        raise _named(error, path) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _encode(path: Path, form: FileFormat, samples: Float, rate: int, bits: int) -> None:
+    depth = bits if bits in form.codecs else 0
+    codec = form.codecs[depth]
+    rates = av.codec.Codec(codec, "w").audio_rates
+    if rates and rate not in rates:
+        target = min((other for other in rates if other > rate), default=max(rates))
+        samples, rate = resample(samples, rate, target), target
+    layout = f"{len(samples)}c"
+    with av.open(str(path), "w", format=form.container) as container:
+        stream = container.add_stream(codec, rate=rate, layout=layout)
+        assert isinstance(stream, AudioStream)
+        if depth:
+            stream.format = SAMPLE_FORMATS[depth]
+        if form.bit_rate:
+            stream.bit_rate = form.bit_rate * len(samples)
+        for start in range(0, samples.shape[1], BLOCK):
+            block = np.ascontiguousarray(samples[:, start : start + BLOCK], np.float32)
+            frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
+            frame.sample_rate = rate
+            frame.pts = start
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _named(error: av.FFmpegError, path: Path) -> Exception:
+    """FFmpeg's error with the file's name in it."""
+    if isinstance(error, OSError):
+        return OSError(error.errno, error.strerror, str(path))
+    return ValueError(f"{path}: {error.strerror}")

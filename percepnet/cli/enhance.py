@@ -1,0 +1,109 @@
+"""``percepnet enhance IN OUT``: files in, enhanced files out."""
+
+import argparse
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from percepnet.cli import FAILURE, describe
+from percepnet.cli.audio_files import FORMATS, audio_files, check_writable, read, write
+from percepnet.cli.options import add_enhancer_options
+from percepnet.cli.progress import add_quiet, progress_bar
+from percepnet.recording import enhance
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``percepnet enhance``."""
+    parser.add_argument(
+        "input", type=Path, metavar="IN", help="any file that FFmpeg reads, or a directory of them"
+    )
+    parser.add_argument(
+        "output",
+        type=Path,
+        metavar="OUT",
+        help=f"a file ({' '.join(FORMATS)}) or a directory; one is made where IN is a directory",
+    )
+    parser.add_argument(
+        "--format",
+        choices=[suffix[1:] for suffix in FORMATS],
+        help="format of the files in a directory OUT (default: as IN, or wav where that cannot be written)",
+    )
+    parser.add_argument(
+        "--bits",
+        type=int,
+        choices=(16, 24, 32),
+        default=16,
+        help="of wav, flac, aiff; 32 is float (default: 16)",
+    )
+    add_enhancer_options(parser)
+    add_quiet(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Enhances every file; goes on after a bad one and then returns 1."""
+    jobs = _jobs(args.input, args.output, args.format)
+    for _, target in jobs:
+        check_writable(target, args.bits)
+    failures = 0
+    seconds = 0.0
+    began = time.monotonic()
+    with progress_bar(len(jobs), "files", quiet=args.quiet) as bar:
+        for number, (source, target) in enumerate(jobs):
+
+            def progress(share: float, number: int = number) -> None:
+                bar.update(number + share - bar.n)
+
+            try:
+                samples, rate = read(source)
+                enhanced = enhance(
+                    samples,
+                    rate,
+                    model=args.model,
+                    postfilter=args.postfilter,
+                    attenuation_limit_db=args.attenuation_limit_db,
+                    progress=progress,
+                )
+                write(target, enhanced, rate, bits=args.bits)
+                seconds += samples.shape[1] / rate
+            except (OSError, ValueError) as error:
+                failures += 1
+                bar.write(f"percepnet: {describe(error)}", file=sys.stderr)
+            progress(1.0)
+    done = len(jobs) - failures
+    if done and not args.quiet:
+        took = time.monotonic() - began
+        print(
+            f"{done} of {len(jobs)} file{'s' if len(jobs) > 1 else ''}, {seconds:.1f} s of audio in {took:.1f} s",
+            file=sys.stderr,
+        )
+    return FAILURE if failures else 0
+
+
+def _jobs(source: Path, target: Path, suffix: str | None) -> list[tuple[Path, Path]]:
+    """Pairs of files to read and to write. ValueError where two would be the same file."""
+    if source.is_dir():
+        if target.is_file():
+            raise ValueError(f"{target} is a file; expected a directory, as {source} is one")
+        inside = target if target.resolve() != source.resolve() else None
+        pairs = [
+            (source / name, target / _named(name, suffix)) for name in audio_files(source, without=inside)
+        ]
+    elif target.is_dir():
+        pairs = [(source, target / _named(Path(source.name), suffix))]
+    else:
+        pairs = [(source, target)]
+    for read_from, written_to in pairs:
+        if read_from.resolve() == written_to.resolve():
+            raise ValueError(f"{written_to} would replace its own input; name another OUT")
+    twice = [path for path, count in Counter(written_to for _, written_to in pairs).items() if count > 1]
+    if twice:
+        raise ValueError(f"several inputs would be written to {twice[0]}")
+    return pairs
+
+
+def _named(name: Path, suffix: str | None) -> Path:
+    """``name`` with the wanted suffix; its own if that can be written, else ``.wav`` added to it."""
+    if suffix:
+        return name.with_suffix(f".{suffix}")
+    return name if name.suffix.lower() in FORMATS else name.with_name(f"{name.name}.wav")

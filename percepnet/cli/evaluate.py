@@ -1,0 +1,176 @@
+"""``percepnet evaluate DIR``: a table and a CSV of scores."""
+
+import argparse
+import csv
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from percepnet.cli import FAILURE, describe
+from percepnet.cli.audio_files import audio_files, read
+from percepnet.cli.options import add_enhancer_options, add_jobs
+from percepnet.cli.processes import each
+from percepnet.cli.progress import add_quiet, progress_bar
+from percepnet.evaluation import METRICS, means, scores
+from percepnet.framing import SAMPLE_RATE, Float
+from percepnet.peers import PEERS
+from percepnet.recording import enhance
+from percepnet.resampling import resample
+
+MOST_DIFFERENCE: Final = 0.1  # seconds by which the lengths of clean and degraded may differ
+
+Scores = Mapping[str, Mapping[str, float]]  # of one file: system → metric → value
+
+
+@dataclass(frozen=True)
+class Task:
+    """One name in the test set, and how to enhance it."""
+
+    folder: Path
+    name: Path
+    enhanced: bool  # DIR/enhanced holds the answer
+    peers: tuple[str, ...]
+    model: Path | None
+    postfilter: bool
+    attenuation_limit_db: float | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``percepnet evaluate``."""
+    parser.add_argument(
+        "folder",
+        type=Path,
+        metavar="DIR",
+        help="holds clean/ and noisy/ with files of the same names; scores what percepnet makes of noisy/, "
+        "or enhanced/ where there is one",
+    )
+    parser.add_argument(
+        "--csv", type=Path, metavar="FILE", help="scores of every file (default: DIR/scores.csv)"
+    )
+    parser.add_argument(
+        "--peers", nargs="+", choices=list(PEERS), default=[], help="other suppressors to score too"
+    )
+    add_jobs(parser)
+    add_enhancer_options(parser)
+    add_quiet(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Scores every file; goes on after a bad one and then returns 1."""
+    ready = (args.folder / "enhanced").is_dir()
+    names = _names(args.folder, "enhanced" if ready else None)
+    tasks = [
+        Task(
+            args.folder,
+            name,
+            ready,
+            tuple(args.peers),
+            args.model,
+            args.postfilter,
+            args.attenuation_limit_db,
+        )
+        for name in names
+    ]
+    found: dict[int, Scores] = {}
+    with progress_bar(len(tasks), "files", quiet=args.quiet) as bar:
+        for index, result in each(score, tasks, args.jobs):
+            if isinstance(result, Exception):
+                bar.write(f"percepnet: {names[index]}: {describe(result)}", file=sys.stderr)
+            else:
+                found[index] = result
+            bar.update(1)
+    if not found:
+        return FAILURE
+    rows = [(names[index], found[index]) for index in sorted(found)]
+    target = args.csv or args.folder / "scores.csv"
+    write_csv(target, rows)
+    if ready and not args.quiet:
+        print(f"scored {args.folder / 'enhanced'} as it is", file=sys.stderr)
+    print(table([row for _, row in rows]))
+    print(f"scores of every file: {target}")
+    return FAILURE if len(found) < len(tasks) else 0
+
+
+def score(task: Task) -> Scores:
+    """The scores of noisy, enhanced and every peer for one file."""
+    clean, rate = _mono(task.folder / "clean" / task.name)
+    noisy = _aligned(task.folder / "noisy" / task.name, clean, rate)
+    if task.enhanced:
+        enhanced = _aligned(task.folder / "enhanced" / task.name, clean, rate)
+    else:
+        enhanced = enhance(
+            noisy,
+            rate,
+            model=task.model,
+            postfilter=task.postfilter,
+            attenuation_limit_db=task.attenuation_limit_db,
+        )
+    systems = {"noisy": noisy, "enhanced": enhanced}
+    for peer in task.peers:
+        wide = PEERS[peer](resample(noisy[None], rate, SAMPLE_RATE)[0])
+        systems[peer] = resample(wide[None], SAMPLE_RATE, rate)[0, : len(noisy)]
+    return {system: scores(clean, samples, rate) for system, samples in systems.items()}
+
+
+def write_csv(path: Path, rows: Sequence[tuple[Path, Scores]]) -> None:
+    """One line for every file and system."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "system", *METRICS])
+        for name, systems in rows:
+            for system, values in systems.items():
+                writer.writerow([name.as_posix(), system, *(f"{values[metric]:.6g}" for metric in METRICS)])
+
+
+def table(rows: Sequence[Scores]) -> str:
+    """Means over files, a line for every system and the gain of each over noisy."""
+    averages = {system: means(row[system] for row in rows) for system in rows[0]}
+    head = f"{len(rows)} file{'s' if len(rows) > 1 else ''}"
+    lines = [f"{head:<18}" + "".join(f"{label:>11}" for label in METRICS.values())]
+    for system, values in averages.items():
+        lines.append(f"{system:<18}" + "".join(f"{_figure(values[metric]):>11}" for metric in METRICS))
+    for system, values in averages.items():
+        if system != "noisy":
+            gains = (values[metric] - averages["noisy"][metric] for metric in METRICS)
+            lines.append(
+                f"{system + ' − noisy':<18}" + "".join(f"{_figure(gain, '+'):>11}" for gain in gains)
+            )
+    return "\n".join(lines)
+
+
+def _figure(value: float, sign: str = "") -> str:
+    return "–" if math.isnan(value) else f"{value:{sign}.3f}"
+
+
+def _names(folder: Path, third: str | None) -> list[Path]:
+    """The names that all folders share; ValueError where one is missing anywhere."""
+    names = {part: set(audio_files(folder / part)) for part in ("clean", "noisy", third) if part}
+    everything = set().union(*names.values())
+    for part, present in names.items():
+        if missing := sorted(everything - present):
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            raise ValueError(f"{folder / part} lacks {', '.join(map(str, missing[:3]))}{more}")
+    return sorted(everything)
+
+
+def _mono(path: Path) -> tuple[Float, int]:
+    samples, rate = read(path)
+    return samples.mean(axis=0), rate
+
+
+def _aligned(path: Path, clean: Float, rate: int) -> Float:
+    """The file's samples at ``rate``, with the length of ``clean``."""
+    samples, own_rate = _mono(path)
+    samples = resample(samples[None], own_rate, rate)[0]
+    difference = abs(len(samples) - len(clean)) / rate
+    if difference > MOST_DIFFERENCE:
+        raise ValueError(
+            f"{path} differs by {difference:.2f} s from its clean file; allowed are {MOST_DIFFERENCE} s"
+        )
+    return np.pad(samples, (0, max(0, len(clean) - len(samples))))[: len(clean)]

@@ -1,0 +1,58 @@
+"""Options that several commands share, and the checks of their values."""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def add_enhancer_options(parser: argparse.ArgumentParser) -> None:
+    """How the enhancer is set: ``model``, ``postfilter``, ``attenuation_limit_db``."""
+    group = parser.add_argument_group("enhancer")
+    group.add_argument(
+        "--model", type=Path, metavar="FILE", help="an .onnx network (default: the one inside)"
+    )
+    group.add_argument(
+        "--no-postfilter", dest="postfilter", action="store_false", help="leave the envelope post-filter out"
+    )
+    group.add_argument(
+        "--attenuation-limit-db",
+        type=within(float, 0, 100),
+        metavar="DB",
+        help="the most that anything is attenuated by, 0 to 100 dB (default: no limit)",
+    )
+
+
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    """``--jobs``: how many processes share the work."""
+    cores = available_cores()
+    parser.add_argument(
+        "--jobs",
+        type=within(int, 1, cores),
+        default=cores,
+        metavar="N",
+        help=f"processes that share the work, 1 to {cores} (default: {cores}, the processor's cores)",
+    )
+
+
+def available_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def within(kind: type[float] | type[int], lowest: float, highest: float) -> Callable[[str], float]:
+    """A converter for argparse that allows ``kind`` from ``lowest`` to ``highest``."""
+
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not lowest <= value <= highest:
+            name = "whole numbers" if kind is int else "numbers"
+            raise argparse.ArgumentTypeError(
+                f"{text} is not allowed; allowed are {name} from {lowest:g} to {highest:g}"
+            )
+        return value
+
+    return convert

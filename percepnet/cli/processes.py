@@ -1,0 +1,55 @@
+"""Work on many files at once, in processes that each keep to one core."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from typing import TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def each(
+    function: Callable[[Task], Result], tasks: Sequence[Task], jobs: int
+) -> Iterator[tuple[int, Result | Exception]]:
+    """``function`` of every task, as ``(index, result)`` in the order of completion.
+
+    OSError and ValueError of one task are its result; anything else is a fault of the program and is raised.
+    ``function`` and tasks must pickle where ``jobs`` > 1.
+    """
+    if jobs == 1 or len(tasks) == 1:
+        for index, task in enumerate(tasks):
+            yield index, _attempt(function, task)
+        return
+    # spawn: a fork would copy the locks of onnxruntime's and BLAS's threads in whatever state they are
+    context = multiprocessing.get_context("spawn")
+    with _one_thread_each(), ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context) as pool:
+        futures = {pool.submit(_attempt, function, task): index for index, task in enumerate(tasks)}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _attempt(function: Callable[[Task], Result], task: Task) -> Result | Exception:
+    try:
+        return function(task)
+    except (OSError, ValueError) as error:
+        return error
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """BLAS in processes started inside keeps to one thread: it reads these variables when it is loaded."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name in names:
+            del os.environ[name]
+        os.environ.update(before)

@@ -1,0 +1,37 @@
+"""Other suppressors to compare with. Each takes and returns float32 ``[n]`` at 48 kHz, without delay."""
+
+import ctypes
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+
+from percepnet.framing import HOP, Float
+
+RNNOISE_DELAY: Final = 960  # samples
+INT16_SCALE: Final = 32_768
+
+
+def rnnoise(samples: Float) -> Float:
+    """RNNoise by Xiph, from the package pyrnnoise, in blocks of 10 ms."""
+    try:
+        from pyrnnoise import rnnoise as binding
+    except ModuleNotFoundError as missing:
+        message = f"the peer rnnoise needs the package {missing.name}: pip install pyrnnoise"
+        raise ModuleNotFoundError(message, name=missing.name) from missing
+
+    padding = RNNOISE_DELAY + (-len(samples) - RNNOISE_DELAY) % HOP
+    frames: Float = np.pad(samples * np.float32(INT16_SCALE), (0, padding)).reshape(-1, HOP)
+    state = binding.create()
+    try:
+        for frame in frames:  # in place, in the scale of int16; the package's own wrapper would round to it
+            pointer = frame.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+            binding.lib.rnnoise_process_frame(state, pointer, pointer)
+    finally:
+        binding.destroy(state)
+    out: Float = frames.reshape(-1)[RNNOISE_DELAY : RNNOISE_DELAY + len(samples)]
+    return out * np.float32(1 / INT16_SCALE)
+
+
+PEERS: Final[Mapping[str, Callable[[Float], Float]]] = MappingProxyType({"rnnoise": rnnoise})
