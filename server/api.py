@@ -1,0 +1,134 @@
+"""HTTP: the page, the calls and their controls. All errors of the API are JSON, ``{"error": "…"}``."""
+
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+
+from .calls import Call, Calls, TooManyCalls
+from .config import Config
+from .controls import checked
+from .engine import Engine
+from .offer import Offer, OfferError
+
+HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'self'; media-src 'self' blob: mediastream:; img-src 'self' data: blob:; "
+        "worker-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+CONFIG: Final = web.AppKey("config", Config)
+ENGINE: Final = web.AppKey("engine", Engine)
+CALLS: Final = web.AppKey("calls", Calls)
+PAGE: Final = web.AppKey("page", Path)  # folder of its files
+
+logger = logging.getLogger(__name__)
+routes = web.RouteTableDef()
+
+
+@routes.get("/")
+async def page(request: web.Request) -> web.StreamResponse:
+    return web.FileResponse(request.app[PAGE] / "index.html")
+
+
+@routes.get("/healthz")
+async def health(request: web.Request) -> web.Response:
+    """200 while the engine runs, 503 when it has died; how many calls of how many."""
+    alive = request.app[ENGINE].alive
+    body = {
+        "status": "ok" if alive else "engine has died",
+        "calls": len(request.app[CALLS]),
+        "max_calls": request.app[CONFIG].max_calls,
+    }
+    return web.json_response(body, status=200 if alive else 503)
+
+
+@routes.post("/offer")
+async def offer(request: web.Request) -> web.Response:
+    """``{sdp, type, enabled?, attenuation_limit_db?, postfilter?}`` → 201 ``{sdp, type, id}``."""
+    try:
+        call = await request.app[CALLS].open(Offer.checked(await _body(request)))
+    except OfferError as error:
+        raise _problem(web.HTTPBadRequest, str(error)) from error
+    except TooManyCalls as error:
+        raise _problem(web.HTTPServiceUnavailable, str(error)) from error
+    except TimeoutError as error:
+        raise _problem(web.HTTPGatewayTimeout, "no answer could be made in time") from error
+    assert call.answer is not None
+    answer = {"sdp": call.answer.sdp, "type": call.answer.type, "id": call.id}
+    return web.json_response(answer, status=201, headers={"Location": f"/calls/{call.id}"})
+
+
+@routes.get("/calls/{id}")
+async def show(request: web.Request) -> web.Response:
+    return web.json_response(_call(request).report())
+
+
+@routes.patch("/calls/{id}")
+async def turn(request: web.Request) -> web.Response:
+    """Any subset of the controls → what ``GET`` returns."""
+    call = _call(request)
+    try:
+        changes = checked(await _body(request))
+    except ValueError as error:
+        raise _problem(web.HTTPBadRequest, str(error)) from error
+    call.turn(changes)
+    return web.json_response(call.report())
+
+
+@routes.delete("/calls/{id}")
+async def close(request: web.Request) -> web.Response:
+    await request.app[CALLS].close(_call(request).id)
+    return web.Response(status=204)
+
+
+def _call(request: web.Request) -> Call:
+    try:
+        return request.app[CALLS].get(request.match_info["id"])
+    except KeyError:
+        raise _problem(web.HTTPNotFound, f"no call {request.match_info['id']!r}") from None
+
+
+async def _body(request: web.Request) -> object:
+    # The type is asked for because a page of another origin cannot send it without a preflight.
+    if request.content_type != "application/json":
+        found = request.content_type
+        raise _problem(web.HTTPUnsupportedMediaType, f"the body must be application/json, not {found}")
+    try:
+        body: object = json.loads(await request.text())
+    except (ValueError, LookupError, RecursionError) as error:
+        raise _problem(web.HTTPBadRequest, "the body is not valid JSON") from error
+    return body
+
+
+def _problem(kind: type[web.HTTPError], text: str) -> web.HTTPError:
+    return kind(text=json.dumps({"error": text}), content_type="application/json")
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if error.status >= 400 and error.content_type != "application/json":
+            error.text = json.dumps({"error": error.reason})
+            error.content_type = "application/json"
+        raise
+    except Exception:
+        logger.exception("%s %s failed", request.method, request.path)
+        return web.json_response({"error": "internal error"}, status=500)
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(HEADERS)
+    response.headers.setdefault("Cache-Control", "no-cache" if request.method == "GET" else "no-store")

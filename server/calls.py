@@ -1,0 +1,234 @@
+"""A call's life in one place, from the offer until all it held is given back; and the registry of calls."""
+
+import asyncio
+import logging
+import secrets
+import time
+from typing import Final
+
+from aiortc import (
+    MediaStreamTrack,
+    RTCConfiguration,
+    RTCDataChannel,
+    RTCIceServer,
+    RTCPeerConnection,
+    RTCSessionDescription,
+)
+
+from .config import Config
+from .control import ControlChannel
+from .controls import Changes
+from .engine import Engine
+from .media import receiver
+from .offer import Offer, OfferError
+from .track import EnhancedTrack
+
+FIGURES_INTERVAL: Final = 0.2  # s between live figures on the data channel
+CLOSING_TIME: Final = 5.0  # s that a connection may take to close before its call is given up
+
+logger = logging.getLogger(__name__)
+
+
+class TooManyCalls(Exception):
+    """The server has as many calls as it takes."""
+
+
+class Call:
+    """One caller's connection. :meth:`open` makes it, :meth:`close` ends it; one task owns all between."""
+
+    def __init__(self, config: Config, engine: Engine) -> None:
+        self.id = secrets.token_urlsafe(16)
+        self.answer: RTCSessionDescription | None = None
+        self._config = config
+        self._engine = engine
+        self._began = time.monotonic()
+        self._track: EnhancedTrack | None = None
+        self._reception: receiver.Reception | None = None
+        self._channel: ControlChannel | None = None
+        self._connected = asyncio.Event()
+        self._ended = asyncio.Event()
+        servers = [RTCIceServer(s.url, s.username, s.credential) for s in config.ice_servers]
+        self._connection = RTCPeerConnection(
+            RTCConfiguration(iceServers=servers)
+        )  # no servers: none is asked
+        self._connection.on("connectionstatechange", self._on_state)
+        self._connection.on("datachannel", self._on_channel)
+
+    async def open(self, offer: Offer) -> None:
+        """Answer the offer; on any failure the call has given back all it took."""
+        try:
+            async with asyncio.timeout(self._config.connect_timeout):
+                self._connection.on("track", lambda source: self._on_track(source, offer))
+                await self._connection.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
+                if self._track is None:
+                    raise OfferError("sdp: the audio section offers no track")
+                await self._connection.setLocalDescription(await self._connection.createAnswer())
+        except BaseException:
+            await self._free()
+            raise
+        self.answer = self._connection.localDescription
+
+    async def live(self) -> None:
+        """Wait for the end of the call, push its figures meanwhile, and free what it held."""
+        try:
+            if not await self._happens(self._connected, self._config.connect_timeout):
+                logger.info("call %s did not connect", self.id)
+                return
+            end = self._began + self._config.max_call_time
+            while not await self._happens(self._ended, min(FIGURES_INTERVAL, end - time.monotonic())):
+                if time.monotonic() >= end:
+                    logger.info("call %s has reached the longest time of a call", self.id)
+                    return
+                if self._channel is not None:
+                    self._channel.push(self.report())
+        finally:
+            await self._free()
+
+    def end(self) -> None:
+        """Ask :meth:`live` to come to its end."""
+        self._ended.set()
+        self._connected.set()
+
+    def turn(self, changes: Changes) -> None:
+        """Turn controls; heard from the next packet."""
+        assert self._track is not None
+        self._track.port.set(changes)
+
+    def report(self) -> dict[str, object]:
+        """State, controls and figures, ready for JSON. Levels in dBFS, times in ms unless named otherwise."""
+        assert self._track is not None
+        figures, port = self._track.port.figures, self._track.port
+        network = self._reception.counts if self._reception is not None else None
+        p50, p99 = self._track.delays_ms() or (None, None)
+        return {
+            "id": self.id,
+            "state": self._connection.connectionState,
+            "age_s": round(time.monotonic() - self._began, 3),
+            "controls": port.controls.as_dict(),
+            "degraded": figures.degraded,
+            "packets": {
+                "in": figures.packets_in,
+                "out": figures.packets_out,
+                "dropped": figures.dropped + self._track.skipped,
+                "received": network.received if network else None,
+                "lost": network.lost if network else None,
+                "late": network.late if network else None,
+                "duplicate": network.duplicate if network else None,
+            },
+            "level": {
+                "in_dbfs": round(figures.level_in_db, 1),
+                "out_dbfs": round(figures.level_out_db, 1),
+            },
+            "engine": {
+                "batch": figures.batch,
+                "wait_ms": round(figures.wait_ms, 3),
+                "step_ms": round(figures.step_ms, 3),
+            },
+            "delay": {
+                "algorithm_ms": self._engine.latency_samples / 48,
+                "server_p50_ms": p50 and round(p50, 3),
+                "server_p99_ms": p99 and round(p99, 3),
+            },
+        }
+
+    async def _happens(self, event: asyncio.Event, within: float) -> bool:
+        try:
+            async with asyncio.timeout(within):
+                await event.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _on_state(self) -> None:
+        match self._connection.connectionState:
+            case "connected":
+                self._connected.set()
+            case "failed" | "closed":
+                self.end()
+
+    def _on_track(self, source: MediaStreamTrack, offer: Offer) -> None:
+        (transceiver,) = self._connection.getTransceivers()
+        self._reception = receiver.install(transceiver.receiver)
+        arrived = self._reception.arrived if self._reception is not None else lambda time: None
+        self._track = EnhancedTrack(source, self._engine, offer.controls, arrived)
+        self._connection.addTrack(self._track)
+
+    def _on_channel(self, channel: RTCDataChannel) -> None:
+        if channel.label == ControlChannel.LABEL and self._channel is None:
+            self._channel = ControlChannel(channel, self.turn, self.report)
+
+    async def _free(self) -> None:
+        self.end()
+        try:
+            async with asyncio.timeout(CLOSING_TIME):
+                await self._connection.close()
+                # A handshake that ended while close() was under way has started sender and receiver after
+                # they were stopped; stopping twice does no harm.
+                for transceiver in self._connection.getTransceivers():
+                    await transceiver.stop()
+        except Exception:
+            logger.exception("call %s did not close as it should", self.id)
+        finally:
+            if self._reception is not None:
+                self._reception.close()
+            if self._track is not None:
+                await self._track.closed()
+
+
+class Calls:
+    """The calls of this process, by id."""
+
+    def __init__(self, config: Config, engine: Engine) -> None:
+        self._config = config
+        self._engine = engine
+        self._calls: dict[str, Call] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._opening = 0
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._tasks) + self._opening
+
+    def get(self, id: str) -> Call:
+        """The call of that id; raises ``KeyError``."""
+        return self._calls[id]
+
+    async def open(self, offer: Offer) -> Call:
+        """Answer an offer. Raises :class:`OfferError` or :class:`TooManyCalls`, and holds nothing then."""
+        if self._closed or len(self) >= self._config.max_calls:
+            raise TooManyCalls(f"the server takes {self._config.max_calls} calls at a time")
+        self._opening += 1
+        try:
+            call = Call(self._config, self._engine)
+            try:
+                await call.open(offer)
+            except (OfferError, TimeoutError):
+                raise
+            except Exception as error:  # what aiortc raises for an offer is not documented
+                raise OfferError(f"the offer cannot be answered: {error}") from error
+            self._calls[call.id] = call
+            self._tasks[call.id] = asyncio.create_task(self._live(call), name=f"call {call.id}")
+        finally:
+            self._opening -= 1
+        return call
+
+    async def close(self, id: str) -> None:
+        """End a call and wait until it has given back what it held; raises ``KeyError``."""
+        task = self._tasks[id]
+        self._calls[id].end()
+        await asyncio.shield(task)
+
+    async def close_all(self) -> None:
+        """End all calls, and take no more."""
+        self._closed = True
+        for call in self._calls.values():
+            call.end()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _live(self, call: Call) -> None:
+        try:
+            await call.live()
+        except Exception:
+            logger.exception("call %s failed", call.id)
+        finally:
+            del self._calls[call.id], self._tasks[call.id]

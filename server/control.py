@@ -1,0 +1,57 @@
+"""The data channel named ``control``: controls in, live figures out, as JSON texts.
+
+In: any subset of the controls, as in ``PATCH /calls/{id}``, e.g. ``{"enabled": false}``.
+Out: ``{"type": "controls", "controls": {…}}`` after each change; ``{"type": "error", "error": "…"}`` for a
+bad message; five times a second ``{"type": "figures", …}`` with what ``GET /calls/{id}`` returns.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from typing import ClassVar, Final
+
+from aiortc import RTCDataChannel
+
+from .controls import Changes, checked
+
+LONGEST_MESSAGE: Final = 4096  # characters or bytes
+MOST_BUFFERED: Final = 64 * 1024  # bytes; figures are skipped while a slow caller has not fetched these
+
+logger = logging.getLogger(__name__)
+
+
+class ControlChannel:
+    """Serves one channel: ``turn`` takes checked changes, ``report`` gives the call's state."""
+
+    LABEL: ClassVar = "control"
+
+    def __init__(
+        self,
+        channel: RTCDataChannel,
+        turn: Callable[[Changes], None],
+        report: Callable[[], dict[str, object]],
+    ) -> None:
+        self._channel = channel
+        self._turn = turn
+        self._report = report
+        channel.on("message", self._on_message)
+
+    def push(self, figures: dict[str, object]) -> None:
+        """Send live figures, unless the channel is closed or its caller does not keep up."""
+        if self._channel.bufferedAmount < MOST_BUFFERED:
+            self._send({"type": "figures", **figures})
+
+    def _on_message(self, message: str | bytes) -> None:
+        try:
+            if len(message) > LONGEST_MESSAGE:
+                raise ValueError(f"a message may have {LONGEST_MESSAGE} characters, not {len(message)}")
+            changes = checked(json.loads(message))
+        except (ValueError, RecursionError) as error:
+            self._send({"type": "error", "error": str(error)})
+            return
+        self._turn(changes)
+        self._send({"type": "controls", "controls": self._report()["controls"]})
+
+    def _send(self, message: dict[str, object]) -> None:
+        if self._channel.readyState == "open":
+            self._channel.send(json.dumps(message))

@@ -1,0 +1,273 @@
+"""The one thread that enhances the packets of all calls. It knows nothing of WebRTC.
+
+The thread sleeps until a packet waits. Then it takes one from every call that has any, and enhances them as
+one batch. At low load that is a batch of one, at once; at high load more packets gather while a batch is
+computed, and the next is larger and cheaper per call. Only this thread touches the ``Enhancer``.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from percepnet import Enhancer
+from percepnet.framing import HOP
+
+from .controls import Changes, Controls
+
+Float: TypeAlias = NDArray[np.float32]
+Sink: TypeAlias = Callable[[int, Float], object]
+
+PACKET: Final = 2 * HOP  # samples, 20 ms
+RETRY_PACKETS: Final = 250  # 5 s of dry audio after a fault, then the call is tried again
+WARM_UP_PACKETS: Final = 2  # of those, the last are computed but not heard: they fill the look-ahead
+SILENCE_DB: Final = -120.0  # floor of the level meters
+_RAMP: Final = np.linspace(0, 1, PACKET, dtype=np.float32)
+
+logger = logging.getLogger(__name__)
+
+
+class EngineFull(Exception):
+    """All streams of the engine are taken."""
+
+
+@dataclass(slots=True)
+class Figures:
+    """What a call may know of its packets in the engine. Written by the engine's thread, read by any."""
+
+    packets_in: int = 0
+    packets_out: int = 0
+    dropped: int = 0  # packets that a full queue has pushed out
+    faults: int = 0
+    degraded: bool = False  # dry audio, because the last attempt to enhance it failed
+    level_in_db: float = SILENCE_DB  # dB relative to a full-scale square wave
+    level_out_db: float = SILENCE_DB
+    batch: int = 0  # calls in the last batch
+    wait_ms: float = 0.0  # from the queue to the batch
+    step_ms: float = 0.0  # time that the batch took
+
+
+class Port:
+    """A call's place at the engine, safe from any thread.
+
+    Results come in order to ``sink(time, samples)``, in the engine's thread.
+    """
+
+    def __init__(
+        self, engine: "Engine", slot: int, sink: Sink, controls: Controls, queue_packets: int
+    ) -> None:
+        self.controls = controls
+        self.figures = Figures()
+        self.slot = slot
+        self.sink = sink
+        self.waiting: deque[tuple[int, Float, float]] = deque(maxlen=queue_packets)
+        self.closed = False
+        self.bypass = 0  # packets until a call that failed is back in the batch
+        self._engine = engine
+
+    def submit(self, time: int, samples: Float) -> None:
+        """Queue a packet, float32 ``[960]`` at 48 kHz; ``time`` comes back with it.
+
+        Never blocks: in a full queue the oldest packet makes room, and is counted as dropped.
+        """
+        if samples.shape != (PACKET,) or samples.dtype != np.float32:
+            raise ValueError(f"a packet is float32 [{PACKET}], not {samples.dtype} {list(samples.shape)}")
+        self._engine.submit(self, time, samples)
+
+    def set(self, changes: Changes) -> None:
+        """Turn controls; they hold from the next batch."""
+        self._engine.set(self, changes)
+
+    def close(self) -> None:
+        """Give the place back. Packets that wait are forgotten, and no result comes after this."""
+        self._engine.close(self)
+
+
+class Engine:
+    """Runs ``enhancer`` for as many calls as it has streams."""
+
+    def __init__(self, enhancer: Enhancer, *, streams: int, queue_packets: int = 10) -> None:
+        self._enhancer = enhancer
+        self._queue_packets = queue_packets
+        self._delayed = np.zeros(
+            (streams, enhancer.latency_samples), np.float32
+        )  # the dry signal's delay line
+        self._wake = threading.Condition()  # guards everything from here to the thread
+        self._free = list(range(streams - 1, -1, -1))
+        self._ports: dict[int, Port] = {}
+        self._opened: list[Port] = []  # since the last batch
+        self._turned: dict[Port, Changes] = {}  # since the last batch
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def latency_samples(self) -> int:
+        return self._enhancer.latency_samples
+
+    def start(self) -> None:
+        self._enhancer.process(np.zeros((1, PACKET), np.float32), streams=[0])  # the first step allocates
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after its current batch."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def open(self, sink: Sink, controls: Controls | None = None) -> Port:
+        """Take a stream, as new; raises :class:`EngineFull`. ``sink`` must return at once."""
+        with self._wake:
+            if not self._free:
+                raise EngineFull(f"all {len(self._ports)} streams are taken")
+            port = Port(self, self._free.pop(), sink, controls or Controls(), self._queue_packets)
+            self._ports[port.slot] = port
+            self._opened.append(port)
+        return port
+
+    def submit(self, port: Port, time_: int, samples: Float) -> None:
+        with self._wake:
+            if port.closed:
+                return
+            port.figures.packets_in += 1
+            port.figures.dropped += len(port.waiting) == port.waiting.maxlen
+            port.waiting.append((time_, samples, time.perf_counter()))
+            self._wake.notify()
+
+    def set(self, port: Port, changes: Changes) -> None:
+        with self._wake:
+            if not port.closed:
+                port.controls = port.controls.merged(changes)
+                self._turned[port] = self._turned.get(port, Changes()) | changes
+
+    def close(self, port: Port) -> None:
+        with self._wake:
+            if not port.closed:
+                port.closed = True
+                port.waiting.clear()
+                del self._ports[port.slot]
+                self._free.append(port.slot)
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._stopping or any(p.waiting for p in self._ports.values()))
+                if self._stopping:
+                    return
+                opened, self._opened = self._opened, []
+                turned, self._turned = self._turned, {}
+                batch = [(port, *port.waiting.popleft()) for port in self._ports.values() if port.waiting]
+            try:
+                for port in opened:
+                    self._delayed[port.slot] = 0
+                    self._renew(port)
+                for port, changes in turned.items():
+                    self._turn(port, changes)
+                self._step(batch)
+            except Exception:  # the calls of this batch miss a packet, all calls go on
+                logger.exception("the engine failed on a batch of %d", len(batch))
+                for port, *_ in batch:
+                    port.figures.dropped += 1
+
+    def _renew(self, port: Port) -> None:
+        try:
+            self._enhancer.reset(port.slot)
+        except Exception as error:
+            self._fail(port, error)
+        self._turn(port, Changes(**port.controls.as_dict()))  # type: ignore[typeddict-item]
+
+    def _turn(self, port: Port, changes: Changes) -> None:
+        if port.closed:
+            return  # the stream may be another call's by now
+        try:
+            self._enhancer.set(port.slot, **changes)
+        except Exception as error:
+            self._fail(port, error)
+
+    def _step(self, batch: list[tuple[Port, int, Float, float]]) -> None:
+        began = time.perf_counter()
+        ports = [port for port, *_ in batch]
+        x = np.stack([samples for _, _, samples, _ in batch])  # [calls, 960]
+        y = self._dry([port.slot for port in ports], x)  # what a call gets that fails
+        healthy = [row for row, port in enumerate(ports) if not port.bypass]
+        self._enhance(ports, healthy, x, y)
+        for row, port in enumerate(ports):
+            if port.bypass:
+                self._rehabilitate(port, x[row], y[row])
+        level_in, level_out = _level_db(x), _level_db(y)
+        ended = time.perf_counter()
+        for row, (port, time_, _, queued) in enumerate(batch):
+            figures = port.figures
+            figures.level_in_db, figures.level_out_db = float(level_in[row]), float(level_out[row])
+            figures.batch = len(batch)
+            figures.wait_ms, figures.step_ms = (began - queued) * 1e3, (ended - began) * 1e3
+            if port.closed:
+                continue
+            figures.packets_out += 1
+            try:
+                port.sink(time_, y[row])
+            except Exception:
+                logger.exception("a call did not take its packet")
+
+    def _dry(self, slots: list[int], x: Float) -> Float:
+        joined = np.concatenate([self._delayed[slots], x], axis=1)
+        self._delayed[slots] = joined[:, PACKET:]
+        return joined[:, :PACKET].copy()
+
+    def _enhance(self, ports: list[Port], rows: list[int], x: Float, y: Float) -> None:
+        """Enhance some rows of ``x`` into ``y``; one that fails stays dry and leaves the others alone."""
+        if not rows:
+            return
+        try:
+            enhanced = self._enhancer.process(x[rows], streams=[ports[row].slot for row in rows])
+        except Exception as error:
+            if len(rows) == 1:
+                self._fail(ports[rows[0]], error)
+            else:
+                for row in rows:
+                    self._enhance(ports, [row], x, y)
+            return
+        for row, samples in zip(rows, enhanced, strict=True):
+            if np.isfinite(samples).all():
+                y[row] = samples
+            else:
+                self._fail(ports[row], FloatingPointError("the enhanced audio is not finite"))
+
+    def _fail(self, port: Port, error: Exception) -> None:
+        port.bypass = RETRY_PACKETS
+        port.figures.degraded = True
+        port.figures.faults += 1
+        if port.figures.faults == 1:
+            logger.error("a call gets dry audio: its enhancement failed", exc_info=error)
+
+    def _rehabilitate(self, port: Port, x: Float, y: Float) -> None:
+        """Count a failed call's packets; before it is back, try it alone, unheard, with a new state."""
+        port.bypass -= 1
+        if port.bypass > WARM_UP_PACKETS:
+            return
+        if port.bypass == WARM_UP_PACKETS:
+            self._renew(port)
+            return
+        wet = y[np.newaxis].copy()
+        self._enhance([port], [0], x[np.newaxis], wet)
+        if port.bypass == 0:
+            y += (wet[0] - y) * _RAMP
+            port.figures.degraded = False
+
+
+def _level_db(x: Float) -> Float:
+    """Level of each row of ``x [calls, samples]``."""
+    power = np.einsum("cs,cs->c", x, x) / x.shape[1]
+    level: Float = 10 * np.log10(np.maximum(power, np.float32(10 ** (SILENCE_DB / 10))))
+    return level

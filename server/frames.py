@@ -1,0 +1,179 @@
+"""Audio frames of any format ↔ packets of 960 mono samples on one timeline of 48 kHz."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final, TypeAlias
+
+import numpy as np
+from av import AudioFrame, AudioResampler
+from numpy.typing import NDArray
+
+Float: TypeAlias = NDArray[np.float32]
+
+SAMPLE_RATE: Final = 48_000  # Hz
+PACKET: Final = 960  # samples, 20 ms
+FULL_SCALE: Final = 32768
+LONGEST_FILL: Final = 6 * PACKET  # 120 ms: longer gaps are not filled with silence but skipped
+LONGEST_GAP: Final = 60 * SAMPLE_RATE  # beyond this the sender has started a new timeline
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    time: int  # samples of 48 kHz at the first sample, in the sender's timeline
+    samples: Float  # [960]
+
+
+def same_format(a: AudioFrame, b: AudioFrame) -> bool:
+    return (a.format.name, a.layout.name, a.sample_rate) == (b.format.name, b.layout.name, b.sample_rate)
+
+
+def is_native(frame: AudioFrame) -> bool:
+    """Packed s16 at 48 kHz in mono or stereo, which is what Opus decodes to: no resampler needed."""
+    known = frame.format.name == "s16" and frame.layout.name in ("mono", "stereo")
+    return known and frame.sample_rate == SAMPLE_RATE
+
+
+class FrameReader:
+    """Turns frames into packets: mixes to mono, resamples, re-blocks, and fills short gaps with silence.
+
+    A gap (lost packets) of up to ``LONGEST_FILL`` is filled, so that what follows is neither early nor late.
+    At a longer one (a sender that pauses) the timeline skips: silence flushes what is under way, and one
+    silent packet goes ahead of the audio that resumes, because libopus's wrapper in libavcodec stamps the
+    first packet after a gap as if there were none.
+    """
+
+    def __init__(self) -> None:
+        self._format: AudioFrame | None = None  # any frame of the current format
+        self._resampler: AudioResampler | None = None
+        self._primed = False
+        self._pending = np.zeros(0, np.float32)
+        self._time = 0  # of the first pending sample
+        self._expected: int | None = None  # time of the next frame
+        self._offset = 0  # from the sender's timeline to ours, when it has started a new one
+
+    def push(self, frame: AudioFrame) -> list[Packet]:
+        """Take a frame; returns the packets that it completes."""
+        packets = []
+        if self._format is None or not same_format(frame, self._format):
+            self._start(frame)
+        time = self._place(frame)
+        assert self._expected is not None
+        if 0 < time - self._expected <= LONGEST_FILL:
+            self._append(_silence(frame, time - self._expected))
+        elif time > self._expected:
+            self._append(_silence(frame, LONGEST_FILL - 2 * PACKET))
+            self._pending = np.pad(self._pending, (0, -len(self._pending) % PACKET))
+            packets = self._complete()
+            self._time = time - PACKET
+            self._pending = np.zeros(PACKET, np.float32)
+        self._append(frame)
+        self._expected = time + frame.samples * SAMPLE_RATE // frame.sample_rate
+        return packets + self._complete()
+
+    def _start(self, frame: AudioFrame) -> None:
+        self._format = frame
+        self._resampler = None
+        self._primed = True
+        if not is_native(frame):
+            self._resampler = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+            self._primed = False
+
+    def _place(self, frame: AudioFrame) -> int:
+        """Time of a frame on our timeline, which never runs backwards."""
+        if frame.pts is None or frame.time_base is None:
+            time = (self._expected or 0) - self._offset
+        else:
+            time = round(frame.pts * Fraction(frame.time_base) * SAMPLE_RATE)
+        if self._expected is None:
+            self._expected = self._time = time
+        elif not 0 <= time + self._offset - self._expected <= LONGEST_GAP:
+            self._offset = self._expected - time
+        return time + self._offset
+
+    def _append(self, frame: AudioFrame) -> None:
+        if self._resampler is None:
+            samples = _mono(frame)
+        else:
+            parts = [part.to_ndarray()[0] for part in self._resampler.resample(frame)]
+            samples = np.concatenate([np.zeros(0, np.float32), *parts])
+            if not self._primed:
+                # A resampler keeps back half its filter's length once. Silence in its place, so that a frame
+                # in is a packet out, instead of a whole packet more of delay.
+                self._primed = True
+                whole = frame.samples * SAMPLE_RATE // frame.sample_rate
+                samples = np.pad(samples, (max(0, whole - len(samples)), 0))
+        self._pending = np.concatenate([self._pending, samples])
+
+    def _complete(self) -> list[Packet]:
+        count = len(self._pending) // PACKET
+        packets = [
+            Packet(self._time + i * PACKET, self._pending[i * PACKET : (i + 1) * PACKET])
+            for i in range(count)
+        ]
+        self._pending = self._pending[count * PACKET :]
+        self._time += count * PACKET
+        return packets
+
+
+class FrameWriter:
+    """Turns packets back into frames of the sample rate, time base and mono or stereo layout of ``like``.
+
+    The sample format is always packed s16, the one that aiortc's encoders take.
+    """
+
+    def __init__(self, like: AudioFrame) -> None:
+        self._rate = like.sample_rate
+        self._layout = "mono" if like.layout.name == "mono" else "stereo"
+        self._time_base = Fraction(like.time_base) if like.time_base else Fraction(1, self._rate)
+        self._resampler: AudioResampler | None = None
+        self._kept = np.zeros((1, 0), np.int16)  # resampled, interleaved
+        if self._rate != SAMPLE_RATE:
+            self._resampler = AudioResampler(format="s16", layout=self._layout, rate=self._rate)
+
+    def frame(self, packet: Packet) -> AudioFrame:
+        pcm = (packet.samples * FULL_SCALE).round().clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+        if self._resampler is not None:
+            return self._resampled(packet.time, pcm, self._resampler)
+        if self._layout == "stereo":
+            pcm = pcm.repeat(2)
+        return self._stamped(packet.time, pcm[np.newaxis])
+
+    def _resampled(self, time: int, pcm: NDArray[np.int16], resampler: AudioResampler) -> AudioFrame:
+        frame = AudioFrame.from_ndarray(pcm[np.newaxis], format="s16", layout="mono")
+        frame.sample_rate = SAMPLE_RATE
+        parts = [part.to_ndarray() for part in resampler.resample(frame)]
+        self._kept = np.concatenate([self._kept, *parts], axis=1)
+        # Rates that do not divide 20 ms get frames of changing length, with the same sum.
+        channels = 1 if self._layout == "mono" else 2
+        ends = [(time + edge) * self._rate // SAMPLE_RATE for edge in (0, PACKET)]
+        count = (ends[1] - ends[0]) * channels
+        missing = max(0, count - self._kept.shape[1])  # once: see FrameReader
+        self._kept = np.pad(self._kept, ((0, 0), (missing, 0)))
+        ready, self._kept = self._kept[:, :count], self._kept[:, count:]
+        return self._stamped(time, np.ascontiguousarray(ready))
+
+    def _stamped(self, time: int, pcm: NDArray[np.int16]) -> AudioFrame:
+        frame = AudioFrame.from_ndarray(pcm, format="s16", layout=self._layout)
+        frame.sample_rate = self._rate
+        frame.time_base = self._time_base
+        frame.pts = round(Fraction(time, SAMPLE_RATE) / self._time_base)
+        return frame
+
+
+def _mono(frame: AudioFrame) -> Float:
+    pcm = np.asarray(frame.to_ndarray(), np.int16).reshape(frame.samples, -1)
+    if pcm.shape[1] == 1:
+        mono: Float = pcm[:, 0] * np.float32(1 / FULL_SCALE)
+    else:
+        mono = (pcm[:, 0].astype(np.float32) + pcm[:, 1]) * np.float32(0.5 / FULL_SCALE)
+    return mono
+
+
+def _silence(like: AudioFrame, duration: int) -> AudioFrame:
+    """A silent frame in the format of another; ``duration`` in samples of 48 kHz."""
+    samples = duration * like.sample_rate // SAMPLE_RATE
+    frame = AudioFrame(format=like.format.name, layout=like.layout.name, samples=samples)
+    for plane in frame.planes:
+        plane.update(bytes(plane.buffer_size))
+    frame.sample_rate = like.sample_rate
+    return frame

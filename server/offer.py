@@ -1,0 +1,91 @@
+"""What the server takes as an offer, checked before anything is opened for it.
+
+aiortc answers garbage, or fails in a background task with the connection left open; so an offer that cannot
+become a call is turned away here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Self
+
+from aiortc.sdp import MediaDescription, SessionDescription
+
+from .controls import Controls, checked
+
+LONGEST_SDP: Final = 32 * 1024  # characters; a browser's offer of audio and data takes 3 to 6 thousand
+MOST_CANDIDATES: Final = 64
+CODECS: Final = ("audio/opus", "audio/g722", "audio/pcmu", "audio/pcma")
+DIGESTS: Final = ("sha-256", "sha-384", "sha-512")
+
+
+class OfferError(ValueError):
+    """The offer cannot become a call; the text says why, for the caller to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    sdp: str
+    controls: Controls
+
+    @classmethod
+    def checked(cls, body: object) -> Self:
+        """From the decoded JSON body of ``POST /offer``; raises :class:`OfferError`."""
+        if not isinstance(body, Mapping):
+            raise OfferError(f"the offer must be a JSON object, not {type(body).__name__}")
+        options = {name: value for name, value in body.items() if name not in ("sdp", "type")}
+        if body.get("type") != "offer":
+            raise OfferError(f'type must be "offer", not {body.get("type")!r}')
+        sdp = body.get("sdp")
+        if not isinstance(sdp, str) or not sdp.strip():
+            raise OfferError("sdp must be a text that is not empty")
+        if len(sdp) > LONGEST_SDP:
+            raise OfferError(f"sdp must be at most {LONGEST_SDP} characters, not {len(sdp)}")
+        session = _check_session(sdp)
+        try:
+            return cls(str(session), Controls().merged(checked(options)))
+        except ValueError as error:
+            raise OfferError(str(error)) from None
+
+
+def _check_session(sdp: str) -> SessionDescription:
+    try:
+        session = SessionDescription.parse(sdp)
+    except Exception as error:  # the parser raises whatever its line of code happens to
+        raise OfferError("sdp cannot be parsed") from error
+    kinds = [media.kind for media in session.media]
+    if kinds.count("audio") != 1:
+        raise OfferError(f"sdp must have one audio section, not {kinds.count('audio')}")
+    if kinds.count("application") > 1 or len(kinds) > 1 + kinds.count("application"):
+        raise OfferError(f"sdp may have one audio and one data section, not {', '.join(kinds)}")
+    mids = [media.rtp.muxId for media in session.media]
+    if not all(mids) or len(set(mids)) != len(mids):
+        raise OfferError("sdp: each section needs an a=mid of its own")
+    for media in session.media:
+        _check_transport(media)
+        if media.kind == "audio":
+            _check_audio(media)
+        elif media.sctp_port is None and media.profile != "DTLS/SCTP":
+            raise OfferError("sdp: a=sctp-port is missing in the data section")
+    return session
+
+
+def _check_transport(media: MediaDescription) -> None:
+    if media.ice is None or not media.ice.usernameFragment or not media.ice.password:
+        raise OfferError(f"sdp: a=ice-ufrag or a=ice-pwd is missing in the {media.kind} section")
+    fingerprints = media.dtls.fingerprints if media.dtls else []
+    if not any(fingerprint.algorithm.lower() in DIGESTS for fingerprint in fingerprints):
+        needed = f"a=setup and an a=fingerprint of {', '.join(DIGESTS)}"
+        raise OfferError(f"sdp: {needed} must be in the {media.kind} section")
+    if len(media.ice_candidates) > MOST_CANDIDATES:
+        raise OfferError(f"sdp: at most {MOST_CANDIDATES} candidates, not {len(media.ice_candidates)}")
+
+
+def _check_audio(media: MediaDescription) -> None:
+    media.direction = media.direction or "sendrecv"  # the default of RFC 8866, 6.7; aiortc has none
+    if media.direction != "sendrecv":
+        raise OfferError(f"sdp: the audio must be sendrecv, not {media.direction}")
+    if not media.rtcp_mux:
+        raise OfferError("sdp: a=rtcp-mux is missing in the audio section")
+    offered = [codec.mimeType.lower() for codec in media.rtp.codecs]
+    if not set(offered) & set(CODECS):
+        raise OfferError(f"sdp: none of the codecs {', '.join(CODECS)} among {', '.join(offered) or 'none'}")

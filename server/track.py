@@ -1,0 +1,142 @@
+"""The enhanced track: what a caller sends, through the engine, back as a media track."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from aiortc import MediaStreamTrack
+from aiortc.mediastreams import MediaStreamError
+from av import AudioFrame
+
+from .controls import Controls
+from .engine import Engine, Float
+from .frames import FrameReader, FrameWriter, Packet
+
+RECENT_PACKETS: Final = 500  # 10 s: what the percentiles of the delay are taken over
+READY_PACKETS: Final = 16  # enhanced packets that may wait for a slow sender before the oldest is dropped
+KEPT_ARRIVALS: Final = 64
+
+logger = logging.getLogger(__name__)
+
+
+class EnhancedTrack(MediaStreamTrack):
+    """An audio track that returns what ``source`` brings, enhanced and 1440 samples (30 ms) late.
+
+    Frames of any rate, layout and length go in. What comes out are 20 ms of packed s16 with the sample rate,
+    time base and layout (mono or stereo) of the first frame, at the ``pts`` of the input. Each packet is
+    handed to the engine as it comes, not as it is asked for, so that the next can join a batch while one is
+    encoded. The event loop does no more than turn s16 into float and back.
+
+    ``arrived`` gives the loop time at which the audio at a time of the 48 kHz timeline came in, if known; it
+    is only for the figures. Raises :class:`server.engine.EngineFull` when the engine has no stream left.
+    """
+
+    kind = "audio"
+
+    def __init__(
+        self,
+        source: MediaStreamTrack,
+        engine: Engine,
+        controls: Controls | None = None,
+        arrived: Callable[[int], float | None] = lambda time: None,
+    ) -> None:
+        super().__init__()
+        self.skipped = 0  # enhanced packets dropped because nobody fetched them
+        self._event_loop = asyncio.get_running_loop()
+        self._source = source
+        self._arrived = arrived
+        self._reader = FrameReader()
+        self._writer: FrameWriter | None = None
+        self._ready: deque[Packet] = deque()
+        self._submitted = self._returned = 0
+        self._source_ended = False
+        self._news = asyncio.Event()
+        self._arrivals: dict[int, float] = {}  # when the last part of each packet came, by the packet's time
+        self._sending: float | None = None  # arrival of the packet that recv() returned last
+        self._delays: deque[float] = deque(maxlen=RECENT_PACKETS)
+        self._pump: asyncio.Task[None] | None = None
+        self.port = engine.open(self._from_engine, controls)
+
+    async def recv(self) -> AudioFrame:
+        """The next frame; raises ``MediaStreamError`` once the source or this track has ended."""
+        # aiortc's sender fetches a frame as soon as the one before is on the wire.
+        if self._sending is not None:
+            self._delays.append(self._event_loop.time() - self._sending)
+            self._sending = None
+        if self._pump is None and self.readyState == "live":
+            self._pump = self._event_loop.create_task(self._feed(), name="feed of an enhanced track")
+        while not self._ready and not self._over():
+            self._news.clear()
+            await self._news.wait()
+        if not self._ready or self._writer is None or self.readyState == "ended":
+            self.stop()
+            raise MediaStreamError
+        packet = self._ready.popleft()
+        self._sending = self._arrivals.pop(packet.time, None)
+        return self._writer.frame(packet)
+
+    def _over(self) -> bool:
+        under_way = self._submitted - self._returned - self.port.figures.dropped
+        return self.readyState == "ended" or (self._source_ended and under_way <= 0)
+
+    def delays_ms(self) -> tuple[float, float] | None:
+        """Median and 99th percentile, over the last 10 s, of the time from a packet in to its packet out.
+
+        That is what the server adds to the algorithm's own 30 ms. None before the first packet.
+        """
+        if not self._delays:
+            return None
+        p50, p99 = np.percentile(np.array(self._delays) * 1e3, [50, 99])
+        return float(p50), float(p99)
+
+    def stop(self) -> None:
+        super().stop()
+        self.port.close()
+        if self._pump is not None:
+            self._pump.cancel()
+        self._news.set()
+
+    async def closed(self) -> None:
+        """Stop, and wait until nothing of the track runs any more."""
+        self.stop()
+        if self._pump is not None:
+            await asyncio.gather(self._pump, return_exceptions=True)
+
+    async def _feed(self) -> None:
+        try:
+            while True:
+                self._push(await self._source.recv())
+        except MediaStreamError:
+            pass
+        except Exception:
+            logger.exception("a call ends: its audio cannot be read")
+        self._source_ended = True
+        self._news.set()
+
+    def _push(self, frame: object) -> None:
+        if not isinstance(frame, AudioFrame):
+            raise TypeError(f"a source of audio gives av.AudioFrame, not {type(frame).__name__}")
+        if self._writer is None:
+            self._writer = FrameWriter(like=frame)
+        now = self._event_loop.time()
+        for packet in self._reader.push(frame):
+            came = self._arrived(packet.time)
+            self._arrivals[packet.time] = now if came is None else came
+            self._submitted += 1
+            self.port.submit(packet.time, packet.samples)
+        while len(self._arrivals) > KEPT_ARRIVALS:
+            del self._arrivals[next(iter(self._arrivals))]
+
+    def _from_engine(self, time: int, samples: Float) -> None:
+        self._event_loop.call_soon_threadsafe(self._enhanced, time, samples)
+
+    def _enhanced(self, time: int, samples: Float) -> None:
+        self._returned += 1
+        if len(self._ready) >= READY_PACKETS:
+            self._ready.popleft()
+            self.skipped += 1
+        self._ready.append(Packet(time, samples))
+        self._news.set()
