@@ -1,0 +1,144 @@
+// One call: a stream to the server, what comes back, and the controls and figures beside it.
+
+const CONNECT_WITHIN = 12_000; // ms
+const GATHER_WITHIN = 2_000; // ms; candidates found later are not needed to reach a server
+const LOST_AFTER = 5_000; // ms of "disconnected", which often heals by itself
+const SEND_BITRATE = 96_000; // bit/s; Chromium's own 32 kbit/s costs high frequencies
+
+/** Something that the user is to read. */
+export class CallError extends Error {}
+
+/**
+ * Events: "live" (connected), "remote" (detail: MediaStream that comes back), "figures" (detail: what the
+ * server says of the call), "ended" (detail: CallError, or null when stop() was called).
+ */
+export class Call extends EventTarget {
+  #pc = new RTCPeerConnection({ bundlePolicy: "max-bundle" });
+  #channel = this.#pc.createDataChannel("control");
+  #id = null;
+  #over = false;
+  #timer = null;
+  #waiting = {}; // changes made before the server could be told
+
+  get connection() {
+    return this.#pc;
+  }
+
+  /** @param {MediaStream} stream @param {{enabled: boolean, attenuation_limit_db: ?number, postfilter: boolean}} controls */
+  async start(stream, controls) {
+    const pc = this.#pc;
+    this.#listen();
+    try {
+      const [track] = stream.getAudioTracks();
+      const { sender } = pc.addTransceiver(track, { direction: "sendrecv", streams: [stream] });
+      await pc.setLocalDescription(await pc.createOffer());
+      await this.#gathered();
+      const { type, sdp } = pc.localDescription;
+      const answer = await this.#request("POST", "offer", { type, sdp, ...controls });
+      this.#id = answer.id;
+      if (this.#over) return this.#hangUp();
+      this.#setTimer(CONNECT_WITHIN, "The call could not be connected. A firewall may be blocking UDP.");
+      await pc.setRemoteDescription({ type: answer.type, sdp: answer.sdp });
+      await this.#raise(sender);
+    } catch (error) {
+      this.#end(error instanceof CallError ? error : new CallError(`The call failed: ${error.message}`));
+    }
+  }
+
+  /** Turn controls during the call, over the data channel or, until it is open, by PATCH. */
+  set(changes) {
+    if (this.#over) return;
+    if (this.#channel.readyState === "open") {
+      this.#channel.send(JSON.stringify(changes));
+    } else if (this.#id === null) {
+      Object.assign(this.#waiting, changes);
+    } else {
+      this.#request("PATCH", `calls/${this.#id}`, changes).catch((error) => this.#end(error));
+    }
+  }
+
+  stop() {
+    this.#end(null);
+  }
+
+  #listen() {
+    const pc = this.#pc;
+    pc.addEventListener("track", ({ track }) => this.#tell("remote", new MediaStream([track])));
+    pc.addEventListener("connectionstatechange", () => {
+      if (pc.connectionState === "connected") {
+        clearTimeout(this.#timer);
+        this.#tell("live");
+      }
+      if (pc.connectionState === "failed") this.#end(new CallError("The connection to the server was lost."));
+      if (pc.connectionState === "disconnected") this.#setTimer(LOST_AFTER, "The connection to the server was lost.");
+    });
+    this.#channel.addEventListener("open", () => {
+      if (Object.keys(this.#waiting).length) this.#channel.send(JSON.stringify(this.#waiting));
+      this.#waiting = {};
+    });
+    this.#channel.addEventListener("message", ({ data }) => {
+      const message = JSON.parse(data);
+      if (message.type === "figures") this.#tell("figures", message);
+    });
+    this.#channel.addEventListener("close", () => {
+      this.#id = null; // the server has closed it, and with it the call
+      this.#end(new CallError("The server has ended the call."));
+    });
+  }
+
+  #gathered() {
+    const pc = this.#pc;
+    return new Promise((resolve) => {
+      const check = () => pc.iceGatheringState === "complete" && resolve();
+      pc.addEventListener("icegatheringstatechange", check);
+      setTimeout(resolve, GATHER_WITHIN);
+      check();
+    });
+  }
+
+  async #raise(sender) {
+    const parameters = sender.getParameters();
+    if (!parameters.encodings?.length) return;
+    parameters.encodings[0].maxBitrate = SEND_BITRATE;
+    await sender.setParameters(parameters);
+  }
+
+  async #request(method, path, body) {
+    let response;
+    try {
+      const headers = { "Content-Type": "application/json" };
+      response = await fetch(path, { method, headers, body: JSON.stringify(body) });
+    } catch {
+      throw new CallError("The server cannot be reached.");
+    }
+    if (response.status === 503) throw new CallError("The server is full. Try again in a moment.");
+    const answer = await response.json().catch(() => ({}));
+    if (!response.ok) throw new CallError(`The server said: ${answer.error ?? response.statusText}`);
+    return answer;
+  }
+
+  #setTimer(ms, message) {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#end(new CallError(message)), ms);
+  }
+
+  #end(error) {
+    if (this.#over) return;
+    this.#over = true;
+    clearTimeout(this.#timer);
+    this.#hangUp();
+    this.#pc.close();
+    this.#tell("ended", error);
+  }
+
+  #hangUp() {
+    if (this.#id === null) return;
+    // keepalive: it is also sent when the page is being closed
+    fetch(`calls/${this.#id}`, { method: "DELETE", keepalive: true }).catch(() => {});
+    this.#id = null;
+  }
+
+  #tell(type, detail = null) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}

@@ -1,0 +1,164 @@
+// The page: its controls, one call at a time, and the two scopes.
+
+import { Call, CallError } from "./call.js";
+import { Scope } from "./scope.js";
+import { openMicrophone, openSample } from "./sources.js";
+import { palette } from "./spectrogram.js";
+import { Stats } from "./stats.js";
+
+const STATS_EVERY = 500; // ms
+const SAMPLE_RATE = 48_000; // Hz, so that the spectrograms reach 24 kHz
+const STATES = { idle: "Ready", connecting: "Connecting…", live: "Live", failed: "Stopped" };
+
+const $ = (id) => document.getElementById(id);
+const [form, player, limit] = [$("controls"), $("player"), $("limit")];
+const [out, back] = [new Scope($("out")), new Scope($("back"))];
+
+let lostOut = null; // packets that the server missed
+let faulty = false; // the server gives back dry audio because it failed to enhance it
+let session = null; // what is open while a call is: {call, context, source, timer}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (session) session.call.stop();
+  else start();
+});
+$("sources").addEventListener("change", describe);
+$("enabled").addEventListener("change", () => {
+  turn({ enabled: $("enabled").checked });
+  out.mark();
+  back.mark();
+});
+$("postfilter").addEventListener("change", () => turn({ postfilter: $("postfilter").checked }));
+limit.addEventListener("input", () => turn({ attenuation_limit_db: attenuationLimit() }));
+$("listen").addEventListener("change", () => (player.muted = !$("listen").checked));
+$("alert-close").addEventListener("click", () => ($("alert").hidden = true));
+addEventListener("pagehide", () => session?.call.stop());
+
+async function start() {
+  const call = new Call();
+  const context = new AudioContext({ sampleRate: SAMPLE_RATE });
+  const opened = { call, context, source: null, timer: null };
+  session = opened;
+  show("connecting");
+  $("alert").hidden = true;
+  call.addEventListener("remote", ({ detail }) => hear(context, detail));
+  call.addEventListener("live", () => live(opened));
+  call.addEventListener("figures", ({ detail }) => showServer(detail));
+  call.addEventListener("ended", ({ detail }) => end(opened, detail));
+  try {
+    opened.source = await (chosen() === "microphone" ? openMicrophone() : openSample(context));
+    if (session !== opened) return opened.source.close(); // stopped meanwhile
+    await context.resume();
+    out.clear();
+    back.clear();
+    out.watch(context, opened.source.stream);
+    await call.start(opened.source.stream, controls());
+  } catch (error) {
+    end(opened, error instanceof CallError ? error : new CallError(`The call cannot be started: ${error.message}`));
+  }
+}
+
+function hear(context, stream) {
+  player.srcObject = stream; // Chromium feeds Web Audio from the network only while an element plays it too
+  player.muted = !$("listen").checked;
+  player.play().catch(() => say("The browser does not play sound by itself here: press Start again."));
+  back.watch(context, stream);
+}
+
+function live(opened) {
+  if (opened.timer) return;
+  show("live");
+  const stats = new Stats(opened.call.connection);
+  opened.timer = setInterval(async () => showStats(await stats.read()), STATS_EVERY);
+}
+
+function end(ended, error) {
+  if (session !== ended) return;
+  session = null;
+  clearInterval(ended.timer);
+  ended.call.stop();
+  ended.source?.close();
+  ended.context.close();
+  player.srcObject = null;
+  out.rest();
+  back.rest();
+  show(error ? "failed" : "idle");
+  if (error) say(error.message);
+}
+
+function turn(changes) {
+  describe();
+  session?.call.set(changes);
+}
+
+const chosen = () => new FormData(form).get("source");
+
+function attenuationLimit() {
+  return limit.value === limit.max ? null : Number(limit.value);
+}
+
+function controls() {
+  return {
+    enabled: $("enabled").checked,
+    attenuation_limit_db: attenuationLimit(),
+    postfilter: $("postfilter").checked,
+  };
+}
+
+function describe() {
+  const { enabled, attenuation_limit_db } = controls();
+  const microphone = chosen() === "microphone";
+  const text = attenuation_limit_db === null ? "No limit" : `${attenuation_limit_db} dB`;
+  $("enabled-hint").textContent = enabled ? "On: you hear the enhanced voice" : "Off: you hear the noise, equally late";
+  $("limit-text").textContent = text;
+  limit.setAttribute("aria-valuetext", text);
+  limit.style.setProperty("--part", `${(100 * limit.value) / limit.max}%`);
+  $("out-what").textContent = microphone ? "Microphone" : "Noisy sample";
+  $("back-what").textContent = faulty ? "Not enhanced: fault in the server" : enabled ? "Enhanced" : "Not enhanced";
+  $("back").classList.toggle("dry", faulty || !enabled);
+  $("headphones").hidden = !microphone;
+}
+
+function show(state) {
+  $("status").dataset.state = state;
+  $("status").textContent = STATES[state];
+  const running = state === "connecting" || state === "live";
+  $("start").textContent = running ? "Stop" : "Start";
+  $("start").classList.toggle("stop", running);
+  $("sources").disabled = running;
+  $("figures").classList.toggle("old", state !== "live");
+}
+
+function say(text) {
+  $("alert-text").textContent = text;
+  $("alert").hidden = false;
+}
+
+const milliseconds = (value) => (value === null ? "–" : `${value.toFixed(value < 10 ? 1 : 0)} ms`);
+function showServer({ delay, packets, degraded }) {
+  const waiting = delay.server_p50_ms;
+  $("figure-server").textContent = waiting === null ? "–" : milliseconds(delay.algorithm_ms + waiting);
+  $("figure-server-about").textContent = `${milliseconds(delay.algorithm_ms)} of it algorithm`;
+  lostOut = packets.lost;
+  if (degraded !== faulty) {
+    faulty = degraded;
+    describe();
+  }
+}
+
+function showStats({ roundTrip, jitterBuffer, lostBack }) {
+  $("figure-rtt").textContent = milliseconds(roundTrip);
+  $("figure-jitter").textContent = milliseconds(jitterBuffer);
+  $("figure-lost").textContent = `${lostOut ?? "–"} · ${lostBack ?? "–"}`;
+}
+
+function frame(now) {
+  out.draw(now);
+  back.draw(now);
+  requestAnimationFrame(frame);
+}
+
+$("legend").getContext("2d").putImageData(new ImageData(palette(), 256, 1), 0, 0);
+describe();
+requestAnimationFrame(frame);
