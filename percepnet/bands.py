@@ -4,6 +4,7 @@ Source: P20 section 2; Glasberg and Moore 1990: ERB(f) = 24.7·(4.37·f/kHz + 1)
 minimum width of 100 Hz.
 """
 
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -21,7 +22,7 @@ CENTRES_HZ: Final = np.array(KNOTS) * BIN_HZ
 def _triangles() -> Float:
     """``[BINS, BANDS]``: row k holds the shares of bin k in its two bands; rows sum to 1 up to the last knot."""
     weights = np.zeros((BINS, BANDS), np.float32)
-    for band, (low, high) in enumerate(zip(KNOTS, KNOTS[1:], strict=False)):
+    for band, (low, high) in enumerate(pairwise(KNOTS)):
         share = np.arange(high - low) / (high - low)
         weights[low:high, band] = 1 - share
         weights[low:high, band + 1] = share
@@ -31,7 +32,9 @@ def _triangles() -> Float:
 _ENERGY = _triangles()
 _ENERGY[KNOTS[-1], -1] = 1
 _INTERPOLATION = _ENERGY.copy()
-_INTERPOLATION[KNOTS[-1] :, -1] = 1  # above 20 kHz the gain of the last band holds, so that gain 1 is transparent
+_INTERPOLATION[KNOTS[-1] :, -1] = (
+    1  # above 20 kHz the gain of the last band holds, so that gain 1 is transparent
+)
 _ENERGY[:, [0, -1]] *= 2  # half triangles
 _INTERPOLATION = np.ascontiguousarray(_INTERPOLATION.T)
 WIDTHS: Final[Float] = _ENERGY.sum(0)  # bins per band, [BANDS]

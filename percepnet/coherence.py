@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from percepnet import comb
 from percepnet.framing import Float
 
-_REACH_FLOOR = np.float32(0.03)  # n0: limits the extra attenuation where the comb cannot reach to about −15 dB
+_REACH_FLOOR = np.float32(
+    0.03
+)  # n0: limits the extra attenuation where the comb cannot reach to about −15 dB
 
 
 def measured(cross: Float, energy_signal: Float, energy_comb: Float) -> Float:
@@ -39,7 +41,9 @@ def of_comb(coherence: Float, period: NDArray[np.int64]) -> Float:
     return coherence / np.sqrt((1 - noise) * np.square(coherence) + noise)
 
 
-def ideal_strength(clean: Float, noisy: Float, measure: Float, period: NDArray[np.int64]) -> tuple[Float, Float]:
+def ideal_strength(
+    clean: Float, noisy: Float, measure: Float, period: NDArray[np.int64]
+) -> tuple[Float, Float]:
     """The comb strength r_b that gives the noisy band the clean one's coherence, and the gain left to do.
 
     clean, noisy: unbiased q_x and q_y ``[…, BANDS]``; measure: m of the noisy band; period: T ``[…]``

@@ -31,7 +31,9 @@ def _weights_of_periods() -> Float:
 
 WEIGHTS: Final[Float] = _weights_of_periods()
 CENTRE_WEIGHT: Final[Float] = WEIGHTS[:, SIDE_TAPS].copy()  # w_0(T)
-NOISE_POWER: Final[Float] = np.square(WEIGHTS).sum(1)  # σ²(T): power left of noise that differs from period to period
+NOISE_POWER: Final[Float] = np.square(WEIGHTS).sum(
+    1
+)  # σ²(T): power left of noise that differs from period to period
 
 
 def comb(samples: Float, period: NDArray[np.int64]) -> Float:
@@ -46,5 +48,7 @@ def comb(samples: Float, period: NDArray[np.int64]) -> Float:
     first = windows.shape[1] - 1 - (LOOKAHEAD + hops - 1) * HOP
     starts = first + HOP * np.arange(hops)[:, None] - _SHIFTS * period[..., None]  # [streams, hops, taps]
     np.minimum(starts, windows.shape[1] - 1, out=starts)  # taps of weight 0 must stay inside
-    taps = windows[np.arange(streams)[:, None, None], starts]  # [streams, hops, taps, WINDOW]; copies whole rows
+    taps = windows[
+        np.arange(streams)[:, None, None], starts
+    ]  # [streams, hops, taps, WINDOW]; copies whole rows
     return (WEIGHTS[period][..., None, :] @ taps)[..., 0, :]

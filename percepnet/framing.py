@@ -45,12 +45,13 @@ def frames(samples: Float, hops: int, *, delay: int = 0) -> Float:
 
 def spectrum(frame: Float) -> Complex:
     """Windowed transform of ``[…, WINDOW]`` samples to ``[…, BINS]``."""
-    return np.fft.rfft(frame * ANALYSIS, axis=-1)
+    transform: Complex = np.fft.rfft(frame * ANALYSIS, axis=-1)  # type: ignore[assignment]  # float32 stays complex64
+    return transform
 
 
 def synthesis(spectra: Complex) -> Float:
     """Windowed inverse transform of ``[…, BINS]`` to ``[…, WINDOW]`` samples, ready to overlap-add."""
-    frame = np.fft.irfft(spectra, WINDOW, axis=-1)
+    frame: Float = np.fft.irfft(spectra, WINDOW, axis=-1)  # type: ignore[assignment]  # complex64 gives float32
     frame *= ANALYSIS
     return frame
 

@@ -53,7 +53,9 @@ def stages(clean: Float, noise: Float) -> dict[str, Float]:
     Raises ValueError for other shapes.
     """
     if clean.ndim != 1 or clean.shape != noise.shape:
-        raise ValueError(f"clean and noise must be [samples] of equal length, got {clean.shape}, {noise.shape}")
+        raise ValueError(
+            f"clean and noise must be [samples] of equal length, got {clean.shape}, {noise.shape}"
+        )
     noisy = (clean + noise).astype(np.float32)
     padding = (-len(noisy)) % HOP + LATENCY
     rows = np.pad(np.stack([noisy, clean.astype(np.float32)]), ((0, 0), (HISTORY, padding)))

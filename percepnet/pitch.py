@@ -88,7 +88,7 @@ def track(spectra: Complex, state: PitchState) -> tuple[NDArray[np.int64], Float
     spectra: ``[streams, hops, BINS]`` of the newest frames; ``state`` is updated in place
     Returns T ``[streams, hops]`` in samples of 48 kHz, and its normalised correlation in [−1, 1].
     """
-    streams, hops, _ = spectra.shape
+    hops = spectra.shape[1]
     excitation = _excite(spectra, state)
     segments = sliding_window_view(excitation, _SEGMENT + _MAX_LAG, axis=1)[:, ::_HOP]  # [streams, hops, 432]
     state.excitation[:] = excitation[:, hops * _HOP :]
@@ -113,9 +113,11 @@ def _excite(spectra: Complex, state: PitchState) -> Float:
     """Flattened signal at 12 kHz, ``[streams, 312 + hops · 120]``, complete up to one hop before the newest."""
     low = spectra[..., :_BINS]
     envelope = bands.power(low) @ _SMOOTHING + np.float32(1e-9)
-    level = envelope.mean(-1, keepdims=True)  # what the flattening leaves of it, so that e does not depend on it
+    level = envelope.mean(
+        -1, keepdims=True
+    )  # what the flattening leaves of it, so that e does not depend on it
     scale = _EMPHASIS * (envelope / level) ** (-_FLATTENING / 2) / np.sqrt(level)
-    frame = np.fft.irfft(low * scale, 2 * _HOP, axis=-1) * _WINDOW12
+    frame: Float = np.fft.irfft(low * scale, 2 * _HOP, axis=-1) * _WINDOW12  # type: ignore[assignment]
     return np.concatenate([state.excitation, overlap_add(frame, state.tail)], axis=1)
 
 
@@ -124,7 +126,7 @@ def _correlate(segments: Float) -> Float:
     size = _SEGMENT + _MAX_LAG
     newest = segments[..., _MAX_LAG:]
     product = np.conj(np.fft.rfft(newest, size, axis=-1)) * np.fft.rfft(segments, axis=-1)
-    cross = np.fft.irfft(product, size, axis=-1)[..., : _LAGS][..., ::-1]  # shift 192 − T
+    cross = np.fft.irfft(product, size, axis=-1)[..., :_LAGS][..., ::-1]  # shift 192 − T
     total = np.zeros((*segments.shape[:2], size + 1), np.float32)
     np.cumsum(np.square(segments), axis=-1, out=total[..., 1:])
     energy = total[..., _SEGMENT:] - total[..., :-_SEGMENT]  # [.., 193] of each shift

@@ -30,7 +30,5 @@ def targets(clean: Float, noisy: Analysis) -> Targets:
     measured = coherence.measured(bands.cross(combed, spectra), energy, comb_energy)
     clean_coherence = coherence.unbiased(measured, noisy.period)
     gain = np.minimum(np.sqrt(energy / np.maximum(noisy.energy, np.float32(1e-12))), 1)
-    strength, extra = coherence.ideal_strength(
-        clean_coherence, noisy.coherence, noisy.measured, noisy.period
-    )
+    strength, extra = coherence.ideal_strength(clean_coherence, noisy.coherence, noisy.measured, noisy.period)
     return Targets(gain, strength, extra, spectra)

@@ -1,0 +1,226 @@
+"""The hop loop: noisy samples of many calls in, enhanced samples out, 30 ms later.
+
+Source: P20. The order of the signal: history → analysis (spectrum, pitch, comb filter, coherence, features) → network →
+post-filter → resynthesis → overlap-add. All streams and all hops of a block go through each stage at once.
+"""
+
+from collections.abc import Sequence
+from operator import index
+from pathlib import Path
+from types import EllipsisType
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from percepnet import framing, network
+from percepnet.analysis import HISTORY, Analysis, AnalysisState, analyse
+from percepnet.framing import ANALYSIS, HOP, LATENCY, LOOKAHEAD, Float
+from percepnet.network import Network
+from percepnet.postfilter import envelope_postfilter
+from percepnet.resynthesis import enhance_spectra
+
+MAX_ATTENUATION_LIMIT_DB: Final = 100.0
+
+_BLOCK: Final = 50  # hops that go through at once; bounds the memory of a long recording
+_RAMP: Final = np.float32(0.2)  # per hop: a control is where it was set after 50 ms
+_CLIP: Final = np.float32(32)  # 30 dB above full scale; keeps energies finite
+_DRY: Final[Float] = np.square(ANALYSIS)  # what analysis and synthesis windows make of an unchanged frame
+
+Rows = NDArray[np.int64]
+
+
+class Enhancer:
+    """Noise suppression of ``streams`` independent mono calls at 48 kHz with one shared network.
+
+    Each stream's output is its input ``latency_samples`` later, enhanced. Not thread-safe.
+
+    Args:
+        streams: number of calls, at least 1.
+        model: path of an exported ``.onnx``, or the name of a shipped one (``lite``); None: the default model.
+        postfilter: deepen the valleys between bands (P20's envelope post-filter).
+        attenuation_limit_db: the most that anything is attenuated by, 0…100 dB, by mixing the dry signal back in;
+            None: no limit.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong kind or out of range, named with what is allowed.
+        FileNotFoundError: no model there.
+
+    >>> import numpy as np
+    >>> e = Enhancer(streams=4)
+    >>> y = e.process(np.zeros((4, 960), np.float32))
+    >>> y.shape, e.latency_samples
+    ((4, 960), 1440)
+    """
+
+    latency_samples: Final = LATENCY
+
+    def __init__(
+        self,
+        *,
+        streams: int = 1,
+        model: str | Path | None = None,
+        postfilter: bool = True,
+        attenuation_limit_db: float | None = None,
+    ) -> None:
+        if isinstance(streams, bool) or index(streams) < 1:
+            raise ValueError(f"streams is {streams!r}; allowed: 1 and more")
+        self.streams = index(streams)
+        self.network = Network(model)
+        self._history = np.zeros((self.streams, HISTORY), np.float32)
+        self._tail = np.zeros((self.streams, HOP), np.float32)
+        self._analysis = AnalysisState.new(self.streams)
+        self._state = self.network.new_state(self.streams)
+        wet = _wet(attenuation_limit_db)
+        self._enabled = np.ones(self.streams, bool)
+        self._limit = np.full(self.streams, wet, np.float32)
+        self._wet = np.full(
+            self.streams, wet, np.float32
+        )  # share of the enhanced signal now; 0 costs no network
+        self._idle = np.zeros(
+            self.streams, bool
+        )  # was dry: what the analysis and the network remember is stale
+        self._postfilter = np.full(self.streams, postfilter, np.float32)
+        self._post = self._postfilter.copy()  # share of the post-filter now
+
+    def set(
+        self,
+        stream: int,
+        *,
+        enabled: bool | None = None,
+        attenuation_limit_db: float | EllipsisType | None = ...,
+        postfilter: bool | None = None,
+    ) -> None:
+        """Change controls of one stream; they move within 50 ms, without a click. What is not named stays.
+
+        A disabled stream returns its input at the same delay and costs no network.
+        """
+        row = self._rows([stream])[0]
+        if not isinstance(attenuation_limit_db, EllipsisType):
+            self._limit[row] = _wet(attenuation_limit_db)
+        if enabled is not None:
+            self._enabled[row] = enabled
+        if postfilter is not None:
+            self._postfilter[row] = postfilter
+
+    def reset(self, stream: int | None = None) -> None:
+        """Forget all that was heard of a stream, or of every stream; the controls stay and take effect at once."""
+        rows = self._rows(None if stream is None else [stream])
+        self._history[rows] = 0
+        self._tail[rows] = 0
+        self._analysis.put(rows, AnalysisState.new(len(rows)))
+        network.put(self._state, rows, self.network.new_state(len(rows)))
+        self._idle[rows] = False
+        self._wet[rows] = self._wanted(rows)
+        self._post[rows] = self._postfilter[rows]
+
+    def process(self, x: Float, streams: Sequence[int] | Rows | None = None) -> Float:
+        """Enhance the next samples of all streams, or of those in ``streams``.
+
+        x: float32 ``[streams, n · 480]``, full scale ±1, row i for ``streams[i]``; NaN and infinities count as 0,
+        beyond ±32 is clipped. Returns the same shape: the enhanced input of ``latency_samples`` before.
+        Raises TypeError for another dtype, ValueError for another shape or for streams that do not exist.
+        """
+        rows = self._rows(streams)
+        if not isinstance(x, np.ndarray) or x.dtype != np.float32:
+            kind = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
+            raise TypeError(f"x is {kind}; allowed: numpy float32 with full scale ±1")
+        if x.ndim != 2 or len(x) != len(rows) or x.shape[1] % HOP:
+            raise ValueError(f"x has shape {x.shape}; allowed: [{len(rows)}, a multiple of {HOP}]")
+        x = np.clip(np.where(np.isfinite(x), x, np.float32(0)), -_CLIP, _CLIP)
+        out = np.empty_like(x)
+        for start in range(0, x.shape[1], _BLOCK * HOP):
+            block = slice(start, start + _BLOCK * HOP)
+            out[:, block] = self._block(x[:, block], rows)
+        return out
+
+    def _block(self, x: Float, rows: Rows) -> Float:
+        hops = x.shape[1] // HOP
+        samples = np.concatenate([self._history[rows], x], axis=1)
+        self._history[rows] = samples[:, hops * HOP :]
+
+        frame = framing.frames(samples, hops, delay=LOOKAHEAD) * _DRY
+        wet = self._ramp(self._wet, self._wanted(rows), rows, hops)
+        active = wet.max(axis=1) > 0
+        if active.any():
+            woken = active & self._idle[rows]
+            if woken.any():
+                self._wake(rows[woken], framing.frames(samples[woken], LOOKAHEAD, delay=hops))
+            frame[active] = self._enhance(samples[active], rows[active], wet[active], hops)
+        self._idle[rows] = ~active
+        tail = self._tail[rows]
+        out = framing.overlap_add(frame, tail)
+        self._tail[rows] = tail
+        return out
+
+    def _enhance(self, samples: Float, rows: Rows, wet: Float, hops: int) -> Float:
+        """Windowed output frames ``[rows, hops, WINDOW]`` of the streams that are enhanced now."""
+        frames, gain, strength = self._decide(samples, rows)
+        ill = ~np.isfinite(gain + strength).min(axis=(1, 2))
+        if ill.any():  # a fault of the network: dry, and the stream starts anew
+            gain[ill], strength[ill], wet = 1, 0, np.where(ill[:, None], 0, wet)
+            network.put(self._state, rows[ill], self.network.new_state(int(ill.sum())))
+            self._wet[rows[ill]] = 0
+        post = self._ramp(self._post, self._postfilter[rows], rows, hops)[..., None]
+        if post.any():
+            gain += post * (envelope_postfilter(gain, np.sqrt(frames.energy)) - gain)
+        enhanced = enhance_spectra(frames, gain, strength)
+        enhanced -= frames.spectra
+        enhanced *= wet[..., None]
+        enhanced += frames.spectra
+        return framing.synthesis(enhanced)
+
+    def _wake(self, rows: Rows, undecided: Float) -> None:
+        """Fresh states for streams that were dry; the undecided frames ``[rows, LOOKAHEAD, WINDOW]`` are theirs."""
+        analysis = AnalysisState.new(len(rows))
+        analysis.spectra[:] = framing.spectrum(undecided)
+        self._analysis.put(rows, analysis)
+        network.put(self._state, rows, self.network.new_state(len(rows)))
+
+    def _decide(self, samples: Float, rows: Rows) -> tuple[Analysis, Float, Float]:
+        """Analyse the newest hops and ask the network."""
+        if (
+            len(rows) == self.streams and (rows[:-1] < rows[1:]).all()
+        ):  # all, in order: no copies of the states
+            frames = analyse(samples, self._analysis)
+            gain, strength, self._state = self.network(frames.features, self._state)
+            return frames, gain, strength
+        analysis, state = self._analysis.rows(rows), network.rows(self._state, rows)
+        frames = analyse(samples, analysis)
+        gain, strength, state = self.network(frames.features, state)
+        self._analysis.put(rows, analysis)
+        network.put(self._state, rows, state)
+        return frames, gain, strength
+
+    def _wanted(self, rows: Rows) -> Float:
+        return np.where(self._enabled[rows], self._limit[rows], np.float32(0))
+
+    def _ramp(self, current: Float, wanted: Float, rows: Rows, hops: int) -> Float:
+        """Values ``[rows, hops]`` of a control on its way from ``current[rows]`` to ``wanted [rows]``; moves it."""
+        now = current[rows]
+        steps = _RAMP * np.arange(1, hops + 1, dtype=np.float32)
+        distance = (wanted - now)[:, None]
+        path = now[:, None] + np.clip(distance, -steps, steps)
+        current[rows] = path[:, -1]
+        return path
+
+    def _rows(self, streams: Sequence[int] | Rows | None) -> Rows:
+        if streams is None:
+            return np.arange(self.streams)
+        rows = np.array([index(stream) for stream in streams], np.int64)
+        if len(rows) and not (rows.min() >= 0 and rows.max() < self.streams):
+            raise ValueError(f"streams are {rows.tolist()}; allowed: 0 to {self.streams - 1}")
+        if len(np.unique(rows)) != len(rows):
+            raise ValueError(f"streams are {rows.tolist()}; allowed: each once")
+        return rows
+
+
+def _wet(attenuation_limit_db: float | None) -> float:
+    """Share of the enhanced signal that keeps the attenuation within the limit."""
+    if attenuation_limit_db is None:
+        return 1.0
+    if not 0 <= attenuation_limit_db <= MAX_ATTENUATION_LIMIT_DB:
+        raise ValueError(
+            f"attenuation_limit_db is {attenuation_limit_db}; allowed: 0 to {MAX_ATTENUATION_LIMIT_DB:g}, or None"
+        )
+    return 1.0 - 10 ** (-attenuation_limit_db / 20)

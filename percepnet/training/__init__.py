@@ -1,0 +1,1 @@
+"""Training of the network (extra ``[train]``): mixtures, model, losses, loop and export."""

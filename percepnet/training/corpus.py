@@ -1,0 +1,113 @@
+"""Recordings to train on: a folder of speech and noise, decoded once into one memory-mapped file."""
+
+import csv
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from percepnet.framing import SAMPLE_RATE
+
+_SUFFIXES = {".opus", ".ogg", ".wav", ".flac", ".mp3", ".m4a"}
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One file of the corpus."""
+
+    file: str
+    kind: str  # speech or noise
+    split: str  # train or valid
+    bandwidth: float  # Hz; nothing above it is evidence of anything
+    start: int = 0  # sample in the decoded corpus
+    length: int = 0  # samples
+
+
+def scan(folder: Path) -> list[Recording]:
+    """Recordings of ``folder``: those of its ``manifest.csv`` (columns file, kind, split, bandwidth_hz), or else all
+    audio below ``speech/`` and ``noise/``, taken as full-band, a twentieth of it (by name) for validation.
+
+    Raises ValueError where there is no speech or no noise.
+    """
+    manifest = folder / "manifest.csv"
+    if manifest.exists():
+        with manifest.open(newline="") as rows:
+            found = [
+                Recording(r["file"], r["kind"], r["split"], float(r["bandwidth_hz"]))
+                for r in csv.DictReader(rows)
+            ]
+    else:
+        found = []
+        for kind in ("speech", "noise"):
+            for path in sorted((folder / kind).rglob("*")):
+                if path.suffix.lower() in _SUFFIXES:
+                    name = path.relative_to(folder).as_posix()
+                    held_out = hashlib.sha256(name.encode()).digest()[0] < 13
+                    found.append(Recording(name, kind, "valid" if held_out else "train", SAMPLE_RATE / 2))
+    if missing := {"speech", "noise"} - {r.kind for r in found}:
+        raise ValueError(
+            f"no {' and no '.join(sorted(missing))} in {folder}: want manifest.csv, or speech/ and noise/"
+        )
+    return found
+
+
+def decode(path: Path) -> NDArray[np.int16]:
+    """Mono int16 samples of an audio file at 48 kHz."""
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
+    with av.open(str(path)) as container:
+        parts = [
+            part.to_ndarray()[0] for frame in container.decode(audio=0) for part in resampler.resample(frame)
+        ]
+        parts += [part.to_ndarray()[0] for part in resampler.resample(None)]
+    return np.concatenate(parts)
+
+
+class Corpus:
+    """Decoded recordings of one split.
+
+    The first use of a folder decodes it into ``cache``; later ones map that file.
+    """
+
+    def __init__(self, folder: Path, cache: Path, split: str) -> None:
+        samples, index = cache / "corpus.i16", cache / "corpus.csv"
+        if not index.exists():
+            _decode_all(folder, samples, index)
+        with index.open(newline="") as rows:
+            entries = [
+                Recording(
+                    r["file"], r["kind"], r["split"], float(r["bandwidth"]), int(r["start"]), int(r["length"])
+                )
+                for r in csv.DictReader(rows)
+            ]
+        self.samples = np.memmap(samples, np.int16, mode="r")
+        self.speech = [r for r in entries if r.kind == "speech" and r.split == split]
+        self.noise = [r for r in entries if r.kind == "noise" and r.split == split]
+
+    def crop(self, recording: Recording, length: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        """``length`` samples of a recording from a random place, looped where it is shorter; full scale is 1."""
+        offset = int(rng.integers(max(recording.length - length, 0) + 1))
+        size = min(length, recording.length - offset)
+        part = (
+            self.samples[recording.start + offset : recording.start + offset + size].astype(np.float32)
+            / 32768
+        )
+        return np.resize(part, length)
+
+
+def _decode_all(folder: Path, samples: Path, index: Path) -> None:
+    samples.parent.mkdir(parents=True, exist_ok=True)
+    entries, start = [], 0
+    with samples.open("wb") as out:
+        for recording in tqdm(scan(folder), desc="decoding", unit="file"):
+            audio = decode(folder / recording.file)
+            audio.tofile(out)
+            entries.append(asdict(recording) | {"start": start, "length": len(audio)})
+            start += len(audio)
+    with index.open("w", newline="") as out_index:
+        writer = csv.DictWriter(out_index, list(entries[0]))
+        writer.writeheader()
+        writer.writerows(entries)

@@ -1,0 +1,72 @@
+"""``percepnet export``: from a checkpoint to the ``.onnx`` files that ship, with a parity check of every output."""
+
+import argparse
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+import torch
+
+from percepnet.features import FEATURES
+from percepnet.network import Network
+from percepnet.training.graph import build
+from percepnet.training.model import PercepNet, Topology
+from percepnet.training.weights import load_weights, save_weights
+
+FLOAT_TOLERANCE: Final = 1e-4  # largest difference of a gain, strength or state from PyTorch's
+INT8_TOLERANCE: Final = 0.03  # root of the mean square difference of gains and strengths, likewise
+_HOPS: Final = 400
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``percepnet export``."""
+    parser.add_argument("weights", type=Path, help="a run's checkpoint.pt, or shipped weights (.npz)")
+    parser.add_argument(
+        "out", type=Path, help="stem of the files: OUT.onnx (eight bits), OUT.float.onnx and OUT.npz"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export and check; returns the exit code."""
+    topology, weights = load_weights(args.weights)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(args.out.with_suffix(".npz"), topology, weights)
+    topology, weights = load_weights(args.out.with_suffix(".npz"))  # 16-bit, as shipped
+    arrays = {name: value.numpy() for name, value in weights.items()}
+    for quantised, suffix in ((False, ".float.onnx"), (True, ".onnx")):
+        path = args.out.with_suffix(suffix)
+        onnx.save(build(topology, arrays, quantised=quantised), path)
+        worst, rms = parity(path, topology, weights)
+        print(
+            f"{path}: {path.stat().st_size / 1e6:.1f} MB, against PyTorch: worst {worst:.2g}, rms {rms:.2g}"
+        )
+        if (rms > INT8_TOLERANCE) if quantised else (worst > FLOAT_TOLERANCE):
+            path.unlink()
+            raise RuntimeError(f"{path} differs from PyTorch by more than allowed; removed")
+    return 0
+
+
+def parity(path: Path, topology: Topology, weights: dict[str, torch.Tensor]) -> tuple[float, float]:
+    """Largest and root-mean-square difference of gains and strengths from PyTorch's, over speech-like features.
+
+    The features run through onnxruntime two hops at a time, as in a call, and through PyTorch at once.
+    """
+    rng = np.random.default_rng(0)
+    steps = rng.standard_normal((2, _HOPS, FEATURES)).astype(np.float32)
+    features = np.empty_like(steps)
+    features[:, 0] = steps[:, 0]
+    for hop in range(1, _HOPS):  # features of speech move slowly
+        features[:, hop] = 0.9 * features[:, hop - 1] + 0.4 * steps[:, hop]
+
+    model = PercepNet(topology)
+    model.load_state_dict(weights)
+    with torch.no_grad():
+        wanted = torch.cat(model(torch.from_numpy(features)), -1).numpy()
+    network = Network(path)
+    state, parts = network.new_state(2), []
+    for hop in range(0, _HOPS, 2):
+        gain, strength, state = network(features[:, hop : hop + 2], state)
+        parts.append(np.concatenate([gain, strength], -1))
+    error = np.concatenate(parts, 1) - wanted
+    return float(np.abs(error).max()), float(np.sqrt(np.mean(np.square(error))))

@@ -1,0 +1,167 @@
+"""Training mixtures: speech and noise with everything that happens to them before they reach a server.
+
+Source: the augmentations of P20 section 4 and its successors. All of it runs at 48 kHz on float32 ``[samples]``.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from scipy.signal import fftconvolve, lfilter, resample_poly
+
+from percepnet.framing import SAMPLE_RATE, Float
+from percepnet.training.corpus import Corpus
+from percepnet.training.rooms import EARLY, room_response
+
+_SPEEDS: Final = ((1, 1), (1, 1), (9, 10), (10, 9), (7, 8), (8, 7), (19, 20), (20, 19))
+_ROOMS: Final = 64  # responses that one mixer draws from
+_NYQUIST: Final = SAMPLE_RATE / 2
+
+
+class Mixture(NamedTuple):
+    noisy: Float  # [samples]
+    clean: Float  # [samples]; the wanted part of it: speech with early reflections
+    bandwidth: float  # Hz, up to which clean is evidence
+
+
+class Mixer:
+    """Endless mixtures of ``length`` samples from a corpus; the same seed gives the same ones."""
+
+    def __init__(self, corpus: Corpus, length: int, seed: int) -> None:
+        self.corpus, self.length = corpus, length
+        self.rng = np.random.default_rng(seed)
+        self.rooms = [room_response(self.rng) for _ in range(_ROOMS)]
+        self._weights = {
+            kind: np.array([min(r.length, 60 * SAMPLE_RATE) for r in getattr(corpus, kind)], float)
+            for kind in ("speech", "noise")
+        }
+        for weights in self._weights.values():
+            weights /= weights.sum()
+
+    def draw(self) -> Mixture:
+        """One mixture."""
+        rng = self.rng
+        speech, bandwidth = self._speech()
+        wanted = speech
+        if rng.random() < 0.3:
+            response = self.rooms[rng.integers(len(self.rooms))]
+            wanted = fftconvolve(speech, response[:EARLY])[: self.length]
+            speech = fftconvolve(speech, response)[: self.length]
+        noise = self._noise()
+
+        kind = rng.random()
+        level = 10 ** (rng.uniform(-45, -10) / 20)
+        scale = level / _active_level(wanted)
+        ratio = rng.uniform(-5, 35) if rng.random() < 0.25 else np.clip(rng.normal(7, 7), -5, 35)
+        noise *= level / max(np.sqrt(np.mean(np.square(noise))), 1e-5) * 10 ** (-ratio / 20)
+        if kind < 0.05:  # noise only
+            scale, bandwidth = 0.0, _NYQUIST
+        elif kind < 0.12:  # noise-free
+            noise *= 0
+        speech, wanted = speech * scale, wanted * scale
+        noisy = speech + noise
+
+        if rng.random() < 0.12:
+            cutoff = rng.uniform(3000, 20000)
+            noisy, wanted = _low_pass(noisy, cutoff), _low_pass(wanted, cutoff)
+        if rng.random() < 0.1:
+            steps = _gain_steps(self.length, rng)
+            noisy, wanted = noisy * steps, wanted * steps
+        if rng.random() < 0.05:
+            limit = np.float32(rng.uniform(0.3, 1)) * np.abs(noisy).max()
+            noisy = np.clip(noisy, -limit, limit)
+        noisy = np.clip(noisy, -1, 1)
+        return Mixture(noisy.astype(np.float32), wanted.astype(np.float32), bandwidth)
+
+    def _speech(self) -> tuple[Float, float]:
+        rng = self.rng
+        recording = self.corpus.speech[rng.choice(len(self.corpus.speech), p=self._weights["speech"])]
+        up, down = _SPEEDS[rng.integers(len(_SPEEDS))]
+        speech = self.corpus.crop(recording, -(-self.length * down // up) + down, rng)
+        if up != down:
+            speech = resample_poly(speech, up, down).astype(np.float32)
+        speech = speech[: self.length]
+        if rng.random() < 0.3:  # a call that begins, or pauses, with nobody speaking
+            pause = int(rng.uniform(0.5, 4) * SAMPLE_RATE)
+            start = int(rng.integers(max(self.length - pause, 1))) if rng.random() < 0.5 else 0
+            edge = np.minimum(np.arange(pause)[::-1] / 480, 1) if start == 0 else np.ones(pause)
+            speech = speech.copy()
+            speech[start : start + pause] *= (1 - edge)[: self.length - start] if start == 0 else 0
+        bandwidth = min(recording.bandwidth * down / up, _NYQUIST)
+        return _tilt(speech, rng), bandwidth
+
+    def _noise(self) -> Float:
+        rng = self.rng
+        total = np.zeros(self.length, np.float32)
+        for part in range(rng.choice([1, 2, 3], p=[0.65, 0.25, 0.1])):
+            kind = rng.random()
+            if kind < 0.08:
+                noise = _coloured(self.length, rng)
+            elif kind < 0.11:
+                noise = _hum(self.length, rng)
+            elif kind < 0.18:
+                talkers = rng.choice(len(self.corpus.speech), rng.integers(3, 9))
+                noise = sum(
+                    (self.corpus.crop(self.corpus.speech[i], self.length, rng) for i in talkers), total * 0
+                )
+            else:
+                recording = self.corpus.noise[rng.choice(len(self.corpus.noise), p=self._weights["noise"])]
+                up, down = _SPEEDS[rng.integers(len(_SPEEDS))]
+                noise = self.corpus.crop(recording, -(-self.length * down // up) + down, rng)
+                if up != down:
+                    noise = resample_poly(noise, up, down)
+                noise = noise[: self.length]
+            noise = noise / max(np.sqrt(np.mean(np.square(noise))), 1e-5)
+            total += noise * (10 ** (rng.uniform(-12, 0) / 20) if part else 1)
+        return _tilt(total, rng)
+
+
+def _active_level(speech: Float) -> float:
+    """RMS over the frames within 30 dB of the loudest."""
+    power = np.square(speech[: len(speech) // 480 * 480]).reshape(-1, 480).mean(1)
+    active = power[power > power.max() * 1e-3]
+    return float(np.sqrt(active.mean())) if len(active) and power.max() > 1e-10 else 1.0
+
+
+def _tilt(samples: Float, rng: np.random.Generator) -> Float:
+    """A random second-order pole-zero filter, of gain within some 10 dB."""
+    b = np.array([1, *rng.uniform(-3 / 8, 3 / 8, 2)])
+    a = np.array([1, *rng.uniform(-3 / 8, 3 / 8, 2)])
+    return lfilter(b, a, samples).astype(np.float32)
+
+
+def _spectral(samples: Float, gain: Float) -> Float:
+    return np.fft.irfft(np.fft.rfft(samples) * gain, len(samples)).astype(np.float32)
+
+
+def _low_pass(samples: Float, cutoff: float) -> Float:
+    """Cut above ``cutoff`` Hz with a transition of a tenth of it."""
+    hz = np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE)
+    gain = np.clip((1.1 * cutoff - hz) / (0.1 * cutoff), 0, 1)
+    return _spectral(samples, gain.astype(np.float32))
+
+
+def _coloured(length: int, rng: np.random.Generator) -> Float:
+    """Stationary noise falling by 0 to 12 dB per octave."""
+    hz = np.maximum(np.fft.rfftfreq(length, 1 / SAMPLE_RATE), 30)
+    return _spectral(rng.standard_normal(length).astype(np.float32), (hz / 1000) ** -rng.uniform(0, 2))
+
+
+def _hum(length: int, rng: np.random.Generator) -> Float:
+    """Mains hum with harmonics, 50 or 60 Hz."""
+    base = rng.choice([50, 60]) * rng.uniform(0.995, 1.005)
+    harmonics = np.arange(1, int(rng.integers(4, 30)))
+    amplitude = rng.uniform(0, 1, len(harmonics)) / harmonics ** rng.uniform(0.3, 1.5)
+    phase = 2 * np.pi * base * np.arange(length) / SAMPLE_RATE
+    return sum(
+        (a * np.sin(k * phase + rng.uniform(0, 6.3)) for k, a in zip(harmonics, amplitude, strict=True)),
+        np.zeros(length),
+    ).astype(np.float32)
+
+
+def _gain_steps(length: int, rng: np.random.Generator) -> Float:
+    """Gain control that moves by up to 10 dB a few times, each within 50 ms."""
+    knots = np.sort(rng.uniform(0, length, rng.integers(1, 4)))
+    decibels = np.zeros(length)
+    for knot in knots:
+        decibels += rng.uniform(-10, 10) * np.clip((np.arange(length) - knot) / (0.05 * SAMPLE_RATE), 0, 1)
+    return (10 ** (np.clip(decibels, -15, 10) / 20)).astype(np.float32)

@@ -1,0 +1,63 @@
+"""Mixtures turned into what the loss compares: features, targets and weights, in shards on disk.
+
+The chain's own code makes them, so training and run time cannot drift apart.
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from percepnet.analysis import HISTORY, AnalysisState, analyse
+from percepnet.bands import BANDS, CENTRES_HZ
+from percepnet.features import FEATURES
+from percepnet.framing import HOP
+from percepnet.targets import targets
+from percepnet.training.corpus import Corpus
+from percepnet.training.mixing import Mixer
+
+STREAMS: Final = 32  # mixtures in a shard
+HOPS: Final = 1000  # 10 s each
+COLUMNS: Final = FEATURES + 3 * BANDS  # features, gains, strengths, weights
+HOURS: Final = STREAMS * HOPS * 0.01 / 3600  # audio in a shard
+_BLOCK: Final = 40  # hops analysed at once
+
+
+def make_shard(mixer: Mixer) -> NDArray[np.float16]:
+    """``[STREAMS, HOPS, COLUMNS]``: network inputs, ideal gains, ideal strengths, and the weight of each band.
+
+    A band's weight is 0 above the bandwidth of its speech, and falls where the band holds next to nothing.
+    """
+    mixtures = [mixer.draw() for _ in range(STREAMS)]
+    rows = np.stack([m.noisy for m in mixtures]), np.stack([m.clean for m in mixtures])
+    noisy, clean = (np.pad(x, ((0, 0), (HISTORY, 0))) for x in rows)
+    evidence = np.array([m.bandwidth for m in mixtures])[:, None] >= CENTRES_HZ  # [streams, bands]
+    state = AnalysisState.new(STREAMS)
+    out = np.empty((STREAMS, HOPS, COLUMNS), np.float16)
+    for hop in range(0, HOPS, _BLOCK):
+        span = slice(hop * HOP, HISTORY + (hop + _BLOCK) * HOP)
+        frames = analyse(noisy[:, span], state)
+        ideal = targets(clean[:, span], frames)
+        audible = np.clip((np.log10(frames.energy + 1e-12) + 8) / 2, 0, 1)  # from −130 to −110 dBFS a band
+        weight = evidence[:, None] * audible
+        out[:, hop : hop + _BLOCK] = np.concatenate(
+            [frames.features, ideal.gain, ideal.strength, weight], axis=-1
+        )
+    return out
+
+
+def produce(folder: Path, cache: Path, split: str, hours: float, first: int, step: int) -> None:
+    """Write the shards ``first, first + step, …`` up to ``hours`` of audio to ``cache/split``; skips those there."""
+    os.nice(5)
+    corpus = Corpus(folder, cache, split)
+    target = cache / split
+    target.mkdir(parents=True, exist_ok=True)
+    for number in range(first, round(hours / HOURS) or 1, step):
+        path = target / f"{number:05d}.npy"
+        if not path.exists():
+            # a mixer of its own for each shard: what a shard holds depends on its number alone
+            shard = make_shard(Mixer(corpus, HOPS * HOP, seed=number + (10**6 if split == "valid" else 0)))
+            np.save(path.with_suffix(".tmp.npy"), shard)
+            path.with_suffix(".tmp.npy").rename(path)

@@ -1,0 +1,228 @@
+"""``percepnet train``: from a folder of speech and noise to a checkpoint that ``percepnet export`` turns into a model.
+
+Mixtures are made by background processes and kept as shards in ``--cache``; the loop draws from those already there.
+A run goes on from ``RUN/checkpoint.pt`` where that exists.
+"""
+
+import argparse
+import json
+import math
+import multiprocessing
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from percepnet.bands import BANDS
+from percepnet.features import FEATURES
+from percepnet.training import shards
+from percepnet.training.losses import band_loss
+from percepnet.training.model import TOPOLOGIES, PercepNet
+from percepnet.training.weights import load_weights
+
+_AVERAGE_DECAY: Final = 0.998  # of the weights that are validated and exported
+_WARM_UP: Final = 200  # steps
+_CLIP: Final = 1.0  # gradient norm
+_FINAL_RATE: Final = 0.03  # of the highest learning rate, at the end of the cosine
+_SAVE_EVERY: Final = 250  # steps
+_TOY: Final = {"topology": "toy", "mixtures": 0.1, "steps": 60, "batch": 8, "hops": 100, "workers": 1}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``percepnet train``."""
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with manifest.csv, or speech/ and noise/"
+    )
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs/percepnet"), help="folder of the checkpoint and log"
+    )
+    parser.add_argument(
+        "--cache", type=Path, default=Path("cache"), help="folder of decoded audio and shards"
+    )
+    parser.add_argument(
+        "--preset", choices=["toy"], help="toy: a tiny network, some 60 steps, under a minute"
+    )
+    parser.add_argument("--topology", choices=sorted(TOPOLOGIES), default="lite")
+    parser.add_argument(
+        "--mixtures", type=float, default=20, help="hours of different mixtures (default: %(default)s)"
+    )
+    parser.add_argument("--steps", type=int, default=6000, help="optimiser steps (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=16, help="sequences in a step (default: %(default)s)")
+    parser.add_argument(
+        "--hops", type=int, default=500, help="10 ms hops in a sequence (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rate", type=float, default=1.5e-3, help="highest learning rate (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes that make mixtures (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=int, help="threads of the network's arithmetic")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument(
+        "--bf16", action="store_true", help="multiply in bfloat16: twice as fast where the CPU can"
+    )
+    parser.add_argument("--init", type=Path, help="weights (.npz, as shipped) to begin a new run from")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; returns the exit code."""
+    if args.preset == "toy":
+        for name, value in _TOY.items():
+            setattr(args, name, value)
+    if args.hops > shards.HOPS:
+        raise ValueError(f"--hops {args.hops}: at most {shards.HOPS}, the length of a mixture")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    args.run.mkdir(parents=True, exist_ok=True)
+    shards.produce(args.data, args.cache, "valid", min(1.0, args.mixtures), first=0, step=1)
+    context = multiprocessing.get_context("spawn")
+    producers = [
+        context.Process(
+            target=shards.produce,
+            args=(args.data, args.cache, "train", args.mixtures, worker, args.workers),
+            daemon=True,
+        )
+        for worker in range(args.workers)
+    ]
+    for producer in producers:
+        producer.start()
+    try:
+        _Training(args, device, producers).loop()
+    finally:
+        for producer in producers:
+            producer.terminate()
+            producer.join()
+    return 0
+
+
+def _split(batch: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """Features, and (ideal gains, ideal strengths, weights), of shard rows ``[B, T, COLUMNS]``."""
+    features, gain, strength, weight = torch.split(batch.float(), [FEATURES, BANDS, BANDS, BANDS], dim=-1)
+    return features, (gain, strength, weight)
+
+
+class _Training:
+    """A run: network, optimiser, averaged weights and the step they are at."""
+
+    def __init__(self, args: argparse.Namespace, device: torch.device, producers: list[Any]) -> None:
+        self.args, self.device, self.producers = args, device, producers
+        torch.manual_seed(0)
+        self.model = PercepNet(TOPOLOGIES[args.topology]).to(device)
+        if args.init:
+            self.model.load_state_dict(load_weights(args.init)[1])
+        self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=0.01
+        )
+        self.step = 0
+        self.checkpoint = args.run / "checkpoint.pt"
+        if self.checkpoint.exists():
+            state = torch.load(self.checkpoint, map_location=device, weights_only=True)
+            if state["topology"] != self.model.topology.as_dict():
+                raise ValueError(f"{self.checkpoint} is of topology {state['topology']}, not {args.topology}")
+            self.model.load_state_dict(state["model"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.average, self.step = state["average"], state["step"]
+
+    def loop(self) -> None:
+        """Steps up to ``--steps``, a checkpoint and a validation line every few hundred."""
+        bar = tqdm(total=self.args.steps, initial=self.step, desc="training", unit="step", mininterval=2)
+        losses: list[float] = []
+        began = time.monotonic()
+        for batch in self._batches():
+            if self.step >= self.args.steps:
+                break
+            losses.append(self._update(batch.to(self.device)))
+            bar.update()
+            if self.step % _SAVE_EVERY == 0 or self.step == self.args.steps:
+                report = {"step": self.step, "train": float(np.mean(losses)), **self.validate()}
+                report["seconds"] = round(time.monotonic() - began)
+                losses.clear()
+                self._save(report)
+                bar.write(json.dumps(report))
+        bar.close()
+
+    def _update(self, batch: Tensor) -> float:
+        progress = self.step / self.args.steps
+        cosine = _FINAL_RATE + (1 - _FINAL_RATE) * (0.5 + 0.5 * math.cos(math.pi * progress))
+        warm_up = min(_WARM_UP, self.args.steps // 10 + 1)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.args.rate * min(1, (self.step + 1) / warm_up) * cosine
+        features, ideal = _split(batch)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16):
+            gain, strength = self.model(features)
+        gain_loss, strength_loss = band_loss(gain.float(), strength.float(), *ideal)
+        loss = gain_loss + strength_loss
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
+        self.optimiser.step()
+        self.step += 1
+        decay = min(_AVERAGE_DECAY, self.step / (self.step + 10))
+        for name, value in self.model.state_dict().items():
+            self.average[name].lerp_(value, 1 - decay)
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Losses of the averaged weights on the validation mixtures."""
+        model = PercepNet(self.model.topology).to(self.device)
+        model.load_state_dict(self.average)
+        sums = np.zeros(2)
+        paths = sorted((self.args.cache / "valid").glob("?????.npy"))
+        for path in paths:
+            features, ideal = _split(torch.from_numpy(np.load(path)).to(self.device))
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16):
+                gain, strength = model(features)
+            sums += [float(part) for part in band_loss(gain.float(), strength.float(), *ideal)]
+        gain_loss, strength_loss = sums / len(paths)
+        return {"valid_gain": float(gain_loss), "valid_strength": float(strength_loss)}
+
+    def _batches(self) -> Iterator[Tensor]:
+        """Random sequences of the shards that exist, ``[batch, hops, COLUMNS]``, without end."""
+        folder, rng = self.args.cache / "train", np.random.default_rng(self.step)
+        wanted = round(self.args.mixtures / shards.HOURS) or 1
+        rows: list[np.memmap[Any, Any]] = []
+        while True:
+            if len(rows) < wanted and self.step % 20 == 0:
+                rows = self._shards(folder, wanted)
+            chosen = rng.integers(len(rows), size=self.args.batch)
+            starts = rng.integers(shards.HOPS - self.args.hops + 1, size=self.args.batch)
+            mixtures = rng.integers(shards.STREAMS, size=self.args.batch)
+            yield torch.from_numpy(
+                np.stack(
+                    [
+                        rows[i][m, s : s + self.args.hops]
+                        for i, m, s in zip(chosen, mixtures, starts, strict=True)
+                    ]
+                )
+            )
+
+    def _shards(self, folder: Path, wanted: int) -> list[Any]:
+        """The shards there are, at least one: waits for the first, and fails when its makers have."""
+        while not (paths := sorted(folder.glob("?????.npy"))[:wanted]):
+            self.producers[0].join(timeout=1)
+            if self.producers[0].exitcode:
+                raise RuntimeError("the process that makes mixtures has failed; see its error above")
+        return [np.load(path, mmap_mode="r") for path in paths]
+
+    def _save(self, report: dict[str, float]) -> None:
+        state = {
+            "topology": self.model.topology.as_dict(),
+            "model": self.model.state_dict(),
+            "average": self.average,
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+        }
+        partial = self.checkpoint.with_suffix(".part")
+        torch.save(state, partial)
+        partial.replace(self.checkpoint)
+        with (self.args.run / "log.jsonl").open("a") as log:
+            log.write(json.dumps(report) + "\n")

@@ -1,0 +1,35 @@
+"""Weights as shipped: one ``.npz`` of 16-bit floats beside each model, from which training and export go on."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from percepnet.training.model import Topology
+
+
+def save_weights(path: Path, topology: Topology, weights: dict[str, Tensor]) -> None:
+    """Write float16 weights and their topology."""
+    arrays = {name: value.detach().cpu().numpy().astype(np.float16) for name, value in weights.items()}
+    sizes = {f"topology.{name}": np.array(value) for name, value in topology.as_dict().items()}
+    np.savez(path, **arrays, **sizes)  # type: ignore[arg-type]  # names become keywords
+
+
+def load_weights(path: Path) -> tuple[Topology, dict[str, Tensor]]:
+    """Topology and float32 weights: of an ``.npz`` as shipped, or the averaged ones of a training checkpoint."""
+    if path.suffix == ".npz":
+        with np.load(path) as file:
+            sizes = {
+                name.removeprefix("topology."): int(file[name])
+                for name in file
+                if name.startswith("topology.")
+            }
+            weights = {
+                name: torch.from_numpy(file[name].astype(np.float32))
+                for name in file
+                if not name.startswith("topology.")
+            }
+        return Topology(**sizes), weights
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return Topology(**state["topology"]), state["average"]
