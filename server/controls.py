@@ -35,6 +35,14 @@ class Controls:
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
 
+    def as_changes(self) -> Changes:
+        """All of them."""
+        return {
+            "enabled": self.enabled,
+            "attenuation_limit_db": self.attenuation_limit_db,
+            "postfilter": self.postfilter,
+        }
+
 
 def checked(changes: object) -> Changes:
     """The controls named in a decoded JSON object; ``ValueError`` names what is wrong and what is allowed."""

@@ -26,7 +26,7 @@ Sink: TypeAlias = Callable[[int, Float], object]
 
 PACKET: Final = 2 * HOP  # samples, 20 ms
 RETRY_PACKETS: Final = 250  # 5 s of dry audio after a fault, then the call is tried again
-WARM_UP_PACKETS: Final = 2  # of those, the last are computed but not heard: they fill the look-ahead
+WARM_UP_PACKETS: Final = 2  # computed but not heard before that: they fill the look-ahead
 SILENCE_DB: Final = -120.0  # floor of the level meters
 _RAMP: Final = np.linspace(0, 1, PACKET, dtype=np.float32)
 
@@ -181,11 +181,12 @@ class Engine:
                     port.figures.dropped += 1
 
     def _renew(self, port: Port) -> None:
+        """Make the stream as new; after the controls, because a reset stream has them at once, without a ramp."""
+        self._turn(port, port.controls.as_changes())
         try:
             self._enhancer.reset(port.slot)
         except Exception as error:
             self._fail(port, error)
-        self._turn(port, Changes(**port.controls.as_dict()))  # type: ignore[typeddict-item]
 
     def _turn(self, port: Port, changes: Changes) -> None:
         if port.closed:
@@ -200,11 +201,10 @@ class Engine:
         ports = [port for port, *_ in batch]
         x = np.stack([samples for _, _, samples, _ in batch])  # [calls, 960]
         y = self._dry([port.slot for port in ports], x)  # what a call gets that fails
-        healthy = [row for row, port in enumerate(ports) if not port.bypass]
-        self._enhance(ports, healthy, x, y)
-        for row, port in enumerate(ports):
-            if port.bypass:
-                self._rehabilitate(port, x[row], y[row])
+        ill = [row for row, port in enumerate(ports) if port.bypass]
+        self._enhance(ports, [row for row, port in enumerate(ports) if not port.bypass], x, y)
+        for row in ill:
+            self._rehabilitate(ports[row], x[row], y[row])
         level_in, level_out = _level_db(x), _level_db(y)
         ended = time.perf_counter()
         for row, (port, time_, _, queued) in enumerate(batch):
@@ -258,7 +258,6 @@ class Engine:
             return
         if port.bypass == WARM_UP_PACKETS:
             self._renew(port)
-            return
         wet = y[np.newaxis].copy()
         self._enhance([port], [0], x[np.newaxis], wet)
         if port.bypass == 0:

@@ -1,0 +1,1 @@
+"""Synthetic callers, and what they measure of a running server."""

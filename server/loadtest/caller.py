@@ -1,0 +1,144 @@
+"""A caller as a program: sends recorded audio in real time, keeps what comes back."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from fractions import Fraction
+from types import TracebackType
+from typing import Any, Final, Self
+
+import aiohttp
+import numpy as np
+from aiortc import (
+    MediaStreamTrack,
+    RTCConfiguration,
+    RTCDataChannel,
+    RTCPeerConnection,
+    RTCSessionDescription,
+)
+from aiortc.mediastreams import MediaStreamError
+from av import AudioFrame
+from numpy.typing import NDArray
+
+from server.media import audiolevel, receiver
+
+SAMPLE_RATE: Final = 48_000  # Hz
+PACKET: Final = 960  # samples, 20 ms
+
+Pcm = NDArray[np.int16]
+
+
+class RecordedTrack(MediaStreamTrack):
+    """Mono ``pcm`` in real time, again and again; starts with the first ``recv()``."""
+
+    kind = "audio"
+
+    def __init__(self, pcm: Pcm) -> None:
+        super().__init__()
+        self._pcm = pcm
+        self._began: float | None = None
+        self._sent = 0  # samples
+
+    async def recv(self) -> AudioFrame:
+        if self.readyState == "ended":
+            raise MediaStreamError
+        loop = asyncio.get_running_loop()
+        if self._began is None:
+            self._began = loop.time()
+        await asyncio.sleep(self._began + self._sent / SAMPLE_RATE - loop.time())
+        samples = self._pcm.take(range(self._sent, self._sent + PACKET), mode="wrap")
+        frame = AudioFrame.from_ndarray(samples[np.newaxis], format="s16", layout="mono")
+        frame.sample_rate = SAMPLE_RATE
+        frame.time_base = Fraction(1, SAMPLE_RATE)
+        frame.pts = self._sent
+        self._sent += PACKET
+        return frame
+
+
+class Caller:
+    """One call to the server at ``url``, as an async context manager that is connected inside.
+
+    ``options`` go into the offer: enabled, attenuation_limit_db, postfilter.
+    """
+
+    def __init__(self, url: str, pcm: Pcm, options: Mapping[str, object] | None = None) -> None:
+        audiolevel.install()
+        self.id = ""
+        self.connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.channel: RTCDataChannel = self.connection.createDataChannel("control")
+        self.messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()  # from the control channel
+        self.frames: list[tuple[int, Pcm]] = []  # what came back: pts, mono samples
+        self.first_frame = asyncio.Event()
+        self._url = url.rstrip("/")
+        self._options = dict(options or {})
+        self._open = asyncio.Event()
+        self._reader: asyncio.Task[None] | None = None
+        self._reception: receiver.Reception | None = None
+        self.connection.addTrack(RecordedTrack(pcm))
+        self.connection.on("track", self._on_track)
+        self.channel.on("open", self._open.set)
+        self.channel.on("message", lambda text: self.messages.put_nowait(json.loads(text)))
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._call()
+            async with asyncio.timeout(15):
+                await self._open.wait()
+                await self.first_frame.wait()
+        except BaseException:
+            await self.hang_up()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.hang_up()
+
+    async def hang_up(self) -> None:
+        """Close this end; the server learns of it through DTLS."""
+        await self.connection.close()
+        if self._reception is not None:
+            self._reception.close()
+        if self._reader is not None:
+            await asyncio.gather(self._reader, return_exceptions=True)
+
+    def heard(self) -> Pcm:
+        """All that has come back, on the timeline of its pts; silence where nothing came."""
+        start = self.frames[0][0]
+        pcm = np.zeros(max(pts + len(samples) for pts, samples in self.frames) - start, np.int16)
+        for pts, samples in self.frames:
+            pcm[pts - start : pts - start + len(samples)] = samples
+        return pcm
+
+    async def _call(self) -> None:
+        await self.connection.setLocalDescription(await self.connection.createOffer())
+        local = self.connection.localDescription
+        async with (
+            aiohttp.ClientSession() as http,
+            http.post(
+                self._url + "/offer", json={"sdp": local.sdp, "type": local.type, **self._options}
+            ) as response,
+        ):
+            answer = await response.json()
+            if response.status != 201:
+                raise ConnectionError(f"the server said {response.status}: {answer['error']}")
+        self.id = answer["id"]
+        await self.connection.setRemoteDescription(RTCSessionDescription(answer["sdp"], answer["type"]))
+
+    def _on_track(self, track: MediaStreamTrack) -> None:
+        (transceiver,) = self.connection.getTransceivers()
+        self._reception = receiver.install(transceiver.receiver)
+        self._reader = asyncio.create_task(self._read(track))
+
+    async def _read(self, track: MediaStreamTrack) -> None:
+        try:
+            while True:
+                frame = await track.recv()
+                assert isinstance(frame, AudioFrame)
+                assert frame.pts is not None
+                stereo = np.asarray(frame.to_ndarray(), np.int16).reshape(frame.samples, -1)
+                self.frames.append((frame.pts, stereo[:, 0].copy()))
+                self.first_frame.set()
+        except MediaStreamError:
+            pass

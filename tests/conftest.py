@@ -1,0 +1,29 @@
+"""The shipped recordings, as arrays."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+RECORDINGS = Path(__file__).parent / "recordings"
+
+
+def recording(name: str) -> NDArray[np.float32]:
+    """Mono samples at 48 kHz, full scale ±1."""
+    with av.open(RECORDINGS / f"{name}.flac") as file:
+        parts = [frame.to_ndarray().ravel() for frame in file.decode(audio=0)]
+    return np.concatenate(parts).astype(np.float32) / 32768
+
+
+@pytest.fixture(scope="session")
+def noisy() -> NDArray[np.float32]:
+    """13.76 s of speech in noise at 5 dB."""
+    return recording("noisy")
+
+
+@pytest.fixture(scope="session")
+def clean() -> NDArray[np.float32]:
+    """The speech in ``noisy``, aligned to the sample."""
+    return recording("clean")

@@ -1,0 +1,265 @@
+"""The engine: batches, order, isolation of calls, faults, queues."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from percepnet import Enhancer
+from percepnet.framing import LATENCY
+from server.controls import Controls
+from server.engine import PACKET, RETRY_PACKETS, WARM_UP_PACKETS, Engine, EngineFull, Port
+
+Float = NDArray[np.float32]
+TIMEOUT = 20  # s, far above what anything here takes
+
+
+class Gate(Enhancer):
+    """An Enhancer that keeps note of its batches, and can be held up or broken."""
+
+    def __init__(self, streams: int) -> None:
+        super().__init__(streams=streams)
+        self.batches: list[list[int]] = []
+        self.open = threading.Event()
+        self.open.set()
+        self.entered = threading.Semaphore(0)
+        self.faulty: Callable[[list[int]], bool] = lambda streams: False
+
+    def process(self, x: Float, streams: Sequence[int] | NDArray[np.int64] | None = None) -> Float:
+        assert streams is not None
+        self.batches.append([int(stream) for stream in streams])
+        self.entered.release()
+        assert self.open.wait(TIMEOUT)
+        if self.faulty(self.batches[-1]):
+            raise RuntimeError("a fault on purpose")
+        return super().process(x, streams=streams)
+
+
+class Ear:
+    """Collects what a port gives back."""
+
+    def __init__(self, engine: Engine, controls: Controls | None = None) -> None:
+        self.heard: list[tuple[int, Float]] = []
+        self._news = threading.Condition()
+        self.port: Port = engine.open(self._sink, controls)
+
+    def _sink(self, time: int, samples: Float) -> None:
+        with self._news:
+            self.heard.append((time, samples))
+            self._news.notify_all()
+
+    def wait(self, packets: int) -> Float:
+        with self._news:
+            assert self._news.wait_for(lambda: len(self.heard) >= packets, TIMEOUT)
+            return np.concatenate([samples for _, samples in self.heard])
+
+    def say(self, pcm: Float) -> Float:
+        """Submit one packet after the other, each when the last is back."""
+        before = len(self.heard)
+        for n, samples in enumerate(pcm.reshape(-1, PACKET)):
+            self.port.submit(before + n, samples)
+            self.wait(before + n + 1)
+        return np.concatenate([samples for _, samples in self.heard[before:]])
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate(4)
+
+
+@pytest.fixture
+def engine(gate: Gate) -> Iterator[Engine]:
+    engine = Engine(gate, streams=4, queue_packets=10)
+    engine.start()
+    gate.batches.clear()
+    while gate.entered.acquire(blocking=False):
+        pass
+    yield engine
+    gate.open.set()
+    engine.stop()
+    assert not engine.alive
+
+
+def alone(pcm: Float) -> Float:
+    """What a separate Enhancer gives, packet by packet."""
+    enhancer = Enhancer(streams=1)
+    packets = pcm.reshape(-1, 1, PACKET)
+    return np.concatenate([enhancer.process(packet)[0] for packet in packets])
+
+
+def delayed(pcm: Float) -> Float:
+    return np.concatenate([np.zeros(LATENCY, np.float32), pcm])[: len(pcm)]
+
+
+def test_two_interleaved_calls_get_what_separate_enhancers_give(engine: Engine, noisy: Float) -> None:
+    one, two = noisy[: 50 * PACKET], noisy[100 * PACKET : 150 * PACKET]
+    a, b = Ear(engine), Ear(engine)
+    for n in range(50):
+        a.port.submit(n, one[n * PACKET :][:PACKET])
+        if n % 3:
+            b.wait(n)
+        b.port.submit(n, two[n * PACKET :][:PACKET])
+        a.wait(n + 1)
+    for ear, pcm in ((a, one), (b, two)):
+        wanted = alone(pcm)
+        assert np.abs(ear.wait(50) - wanted).max() < 1e-6
+        assert [time for time, _ in ear.heard] == list(range(50))
+        assert np.abs(wanted - delayed(pcm)).max() > 0.02  # it is not the dry signal that they share
+
+
+def test_a_packet_alone_is_a_batch_at_once(engine: Engine, gate: Gate, noisy: Float) -> None:
+    ear = Ear(engine)
+    ear.say(noisy[: 5 * PACKET])
+    assert gate.batches == [[ear.port.slot]] * 5
+    assert ear.port.figures.batch == 1
+
+
+def test_what_waits_when_the_engine_becomes_free_is_one_batch(
+    engine: Engine, gate: Gate, noisy: Float
+) -> None:
+    ears = [Ear(engine) for _ in range(4)]
+    gate.open.clear()
+    ears[0].port.submit(0, noisy[:PACKET])
+    assert gate.entered.acquire(timeout=TIMEOUT)
+    for n in range(2):
+        for ear in ears[1:]:
+            ear.port.submit(n, noisy[n * PACKET :][:PACKET])
+    gate.open.set()
+    for ear in ears[1:]:
+        ear.wait(2)
+        assert [time for time, _ in ear.heard] == [0, 1]  # two packets of a call: two batches, in order
+    others = sorted(ear.port.slot for ear in ears[1:])
+    assert [sorted(batch) for batch in gate.batches] == [[ears[0].port.slot], others, others]
+
+
+def test_controls_hold_from_the_next_packet(engine: Engine, noisy: Float) -> None:
+    ear = Ear(engine)
+    wet = ear.say(noisy[: 50 * PACKET])
+    ear.port.set({"enabled": False})
+    assert ear.port.controls == Controls(enabled=False)
+    ear.say(noisy[50 * PACKET : 60 * PACKET])
+    everything = ear.wait(60)
+    dry = delayed(noisy[: 60 * PACKET])
+    assert np.abs(wet - dry[: 50 * PACKET]).max() > 0.02
+    assert np.abs(everything - dry)[55 * PACKET :].max() < 1e-6
+
+
+def test_a_call_begins_with_the_controls_it_was_opened_with(engine: Engine, noisy: Float) -> None:
+    pcm = noisy[: 20 * PACKET]
+    ear = Ear(engine, Controls(enabled=False))
+    assert np.abs(ear.say(pcm) - delayed(pcm)).max() < 1e-6
+
+
+def test_a_place_given_back_is_as_new_for_the_next_call(engine: Engine, noisy: Float) -> None:
+    first = Ear(engine, Controls(attenuation_limit_db=3, postfilter=False))
+    first.say(noisy[: 50 * PACKET])
+    first.port.close()
+    second = Ear(engine)
+    assert second.port.slot == first.port.slot
+    pcm = noisy[100 * PACKET : 150 * PACKET]
+    assert np.abs(second.say(pcm) - alone(pcm)).max() < 1e-6
+
+
+def test_a_closed_port_takes_and_gives_nothing(engine: Engine, gate: Gate, noisy: Float) -> None:
+    ear, other = Ear(engine), Ear(engine)
+    gate.open.clear()
+    ear.port.submit(0, noisy[:PACKET])
+    assert gate.entered.acquire(timeout=TIMEOUT)
+    ear.port.submit(1, noisy[:PACKET])
+    ear.port.close()
+    ear.port.close()
+    ear.port.submit(2, noisy[:PACKET])
+    gate.open.set()
+    other.say(noisy[: 2 * PACKET])
+    assert ear.heard == []
+
+
+def test_a_full_engine_says_so(engine: Engine) -> None:
+    ears = [Ear(engine) for _ in range(4)]
+    with pytest.raises(EngineFull, match="4"):
+        Ear(engine)
+    ears[2].port.close()
+    Ear(engine)
+
+
+def test_a_full_queue_drops_the_oldest_and_counts(engine: Engine, gate: Gate, noisy: Float) -> None:
+    ear = Ear(engine)
+    gate.open.clear()
+    ear.port.submit(0, noisy[:PACKET])
+    assert gate.entered.acquire(timeout=TIMEOUT)
+    for n in range(1, 15):
+        ear.port.submit(n, noisy[n * PACKET :][:PACKET])
+    gate.open.set()
+    ear.wait(11)
+    assert [time for time, _ in ear.heard] == [0, *range(5, 15)]
+    assert (ear.port.figures.packets_in, ear.port.figures.dropped) == (15, 4)
+
+
+def test_a_fault_gives_that_call_dry_audio_and_leaves_the_others_alone(
+    engine: Engine, gate: Gate, noisy: Float, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = noisy[: 60 * PACKET], noisy[100 * PACKET : 160 * PACKET]
+    ill, well = Ear(engine), Ear(engine)
+    gate.faulty = lambda streams: ill.port.slot in streams
+    for n in range(60):
+        gate.open.clear()  # so that both are in one batch
+        well.port.submit(n, two[n * PACKET :][:PACKET])
+        ill.port.submit(n, one[n * PACKET :][:PACKET])
+        gate.open.set()
+        ill.wait(n + 1), well.wait(n + 1)
+    assert np.array_equal(ill.wait(60), delayed(one))
+    assert np.abs(well.wait(60) - alone(two)).max() < 1e-6
+    assert ill.port.figures.degraded
+    assert not well.port.figures.degraded
+    assert well.port.figures.faults == 0
+    assert caplog.text.count("a call gets dry audio") == 1
+
+
+def test_a_model_that_fails_for_all_gives_all_dry_audio(engine: Engine, gate: Gate, noisy: Float) -> None:
+    pcm = noisy[: 20 * PACKET]
+    gate.faulty = lambda streams: True
+    ears = [Ear(engine) for _ in range(3)]
+    for ear in ears:
+        assert np.array_equal(ear.say(pcm), delayed(pcm))
+
+
+def test_a_fault_that_passes_is_forgotten_without_a_gap(engine: Engine, gate: Gate, noisy: Float) -> None:
+    pcm = np.resize(noisy, (RETRY_PACKETS + 50) * PACKET).astype(np.float32)
+    gate.faulty = lambda streams: len(gate.batches) == 11
+    ear = Ear(engine)
+    heard = ear.say(pcm)
+    back = (10 + RETRY_PACKETS) * PACKET
+    assert not ear.port.figures.degraded
+    assert np.array_equal(heard[10 * PACKET : back], delayed(pcm)[10 * PACKET : back])
+    # After a packet of transition it is what an enhancer gives that began with the warm-up.
+    start = back - WARM_UP_PACKETS * PACKET
+    fresh = alone(pcm[start:])
+    assert np.abs(heard[back + PACKET :] - fresh[back + PACKET - start :]).max() < 1e-6
+
+
+def test_a_sink_that_fails_harms_nobody(engine: Engine, noisy: Float) -> None:
+    def broken(time: int, samples: Float) -> None:
+        raise RuntimeError("gone")
+
+    port, ear = engine.open(broken), Ear(engine)
+    for n in range(5):
+        port.submit(n, noisy[:PACKET])
+    ear.say(noisy[: 5 * PACKET])
+    assert engine.alive
+
+
+def test_levels_are_those_of_the_signal(engine: Engine) -> None:
+    ear = Ear(engine, Controls(enabled=False))
+    sine = (0.1 * np.sin(np.arange(10 * PACKET) / 10)).astype(np.float32)
+    ear.say(sine)
+    assert ear.port.figures.level_in_db == pytest.approx(-23.0, abs=0.1)
+    assert ear.port.figures.level_out_db == pytest.approx(-23.0, abs=0.1)
+
+
+@pytest.mark.parametrize("bad", [np.zeros(480, np.float32), np.zeros(960), np.zeros((1, 960), np.float32)])
+def test_a_packet_of_another_kind_is_refused(engine: Engine, bad: Any) -> None:
+    with pytest.raises(ValueError, match="960"):
+        Ear(engine).port.submit(0, bad)
