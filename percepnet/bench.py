@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from percepnet.enhancer import Enhancer
 from percepnet.framing import HOP, SAMPLE_RATE, Float
+from percepnet.network import Network
 
 STEP: Final = 2 * HOP  # samples, one 20 ms packet
 LOOP: Final = 20 * SAMPLE_RATE  # samples of material, repeated as long as a run takes
@@ -69,7 +70,7 @@ def measure(
         raise ValueError(f"{streams=}, {seconds=}, {repeats=}; allowed are ≥ 1, ≥ 0.02 and ≥ 1")
     enhancer = Enhancer(streams=streams, model=model, postfilter=postfilter)
     network = _Timed(enhancer.network)
-    enhancer.network = network
+    enhancer.network = cast(Network, network)
     packets = _Packets(streams)
     for _ in range(WARM_UP):
         enhancer.process(packets.next())
@@ -107,9 +108,9 @@ def report(loads: Sequence[Load]) -> dict[str, Any]:
 
 
 def speech_like(samples: int, rng: np.random.Generator) -> Float:
-    """Vowels of a gliding voice of 90…250 Hz with pauses ``[samples]``, −26 dBFS: work for the pitch search.
+    """Vowels of a gliding voice of 100…200 Hz with pauses ``[samples]``, −26 dBFS: work for the pitch search.
 
-    Harmonics under moving formants; four syllables a second, every fifth of them a pause.
+    Harmonics under moving formants; four syllables a second, about every fifth a pause.
     """
     syllables = samples * 4 // SAMPLE_RATE + 2
     at = np.arange(samples) * 4 / SAMPLE_RATE
@@ -117,17 +118,14 @@ def speech_like(samples: int, rng: np.random.Generator) -> Float:
     def moving(values: NDArray[np.float64]) -> Float:
         return np.interp(at, np.arange(syllables), values).astype(np.float32)
 
-    pitch = moving(rng.uniform(90, 250, syllables))
-    formants = FORMANTS[rng.integers(len(FORMANTS), size=syllables)].T
-    phase = np.cumsum(2 * np.pi * pitch / SAMPLE_RATE)
-    centres = [moving(centre) for centre in formants]
+    pitch = moving(150 + 50 * np.sin(np.arange(syllables) * 0.7))
+    phase = np.cumsum(2 * np.pi * pitch / SAMPLE_RATE, dtype=np.float64) % (2 * np.pi)
+    formants = [moving(centre) for centre in FORMANTS[rng.integers(len(FORMANTS), size=syllables)].T]
     voice = np.zeros(samples, np.float32)
     for harmonic in range(1, 40):
-        frequency = harmonic * pitch
-        level = sum(1 / (1 + ((frequency - centre) / 120) ** 2) for centre in centres)
-        voice += level * np.sin(harmonic * phase, dtype=np.float32)
-    syllable = np.sin(np.pi * at) ** 2 * (rng.random(syllables) > 0.2)[at.astype(int)]
-    voice *= syllable
+        level = sum(1 / (1 + ((harmonic * pitch - formant) / 120) ** 2) for formant in formants)
+        voice += level * np.sin((harmonic * phase).astype(np.float32))
+    voice *= np.sin(np.pi * at) ** 2 * (rng.random(syllables) > 0.2)[at.astype(int)]
     scaled: Float = voice * np.float32(0.05 / np.sqrt(np.mean(np.square(voice)) + 1e-12))
     return scaled
 

@@ -121,5 +121,5 @@ def _panel(stage: Stage) -> str:
     return (
         f"<figure><figcaption><span>{name}</span><span>{' · '.join(found)}</span></figcaption>"
         f'<div class="picture"><img src="{picture}" alt="Spectrogram: {name}" loading="lazy"><i></i></div>'
-        f'<audio controls preload="none" src="{audio}"></audio></figure>'
+        f'<audio controls preload="metadata" src="{audio}"></audio></figure>'
     )

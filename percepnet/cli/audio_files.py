@@ -166,6 +166,7 @@ def _encode(path: Path, form: FileFormat, samples: Float, rate: int, bits: int) 
             stream.format = SAMPLE_FORMATS[depth]
         if form.bit_rate:
             stream.bit_rate = form.bit_rate * len(samples)
+        container.start_encoding()  # or a recording without samples would make no file
         for start in range(0, samples.shape[1], BLOCK):
             block = np.ascontiguousarray(samples[:, start : start + BLOCK], np.float32)
             frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)

@@ -72,11 +72,9 @@ def run(args: argparse.Namespace) -> int:
             progress(1.0)
     done = len(jobs) - failures
     if done and not args.quiet:
+        files = "1 file" if len(jobs) == 1 else f"{done} of {len(jobs)} files"
         took = time.monotonic() - began
-        print(
-            f"{done} of {len(jobs)} file{'s' if len(jobs) > 1 else ''}, {seconds:.1f} s of audio in {took:.1f} s",
-            file=sys.stderr,
-        )
+        print(f"{files}, {seconds:.1f} s of audio in {took:.1f} s", file=sys.stderr)
     return FAILURE if failures else 0
 
 

@@ -1,6 +1,7 @@
 """``percepnet serve``: the WebRTC server. The only place where this package meets ``server``."""
 
 import argparse
+import logging
 
 from server.app import serve
 from server.config import Config
@@ -13,4 +14,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Serves until a signal ends it."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     serve(Config.from_arguments(args))

@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from percepnet.cli.audio_files import FORMATS, audio_files, read, write
+
+LOSSLESS = [
+    (".wav", 16),
+    (".wav", 24),
+    (".wav", 32),
+    (".flac", 16),
+    (".flac", 24),
+    (".aiff", 16),
+    (".aiff", 24),
+]
+LOSSY = [".opus", ".ogg", ".mp3", ".m4a"]
+
+
+def chirp(channels: int, rate: int, samples: int) -> np.ndarray:
+    time = np.arange(samples) / rate
+    rows = [0.4 * np.sin(2 * np.pi * (200 + 150 * time + 90 * row) * time) for row in range(channels)]
+    return np.stack(rows).astype(np.float32)
+
+
+@pytest.mark.parametrize(("suffix", "bits"), LOSSLESS)
+@pytest.mark.parametrize(("channels", "rate"), [(1, 48_000), (2, 44_100), (6, 11_025)])
+def test_lossless_files_return_what_was_written(
+    tmp_path: Path, suffix: str, bits: int, channels: int, rate: int
+) -> None:
+    x = chirp(channels, rate, rate + 37)
+    write(tmp_path / f"x{suffix}", x, rate, bits=bits)
+    y, found = read(tmp_path / f"x{suffix}")
+    assert found == rate
+    assert y.shape == x.shape
+    assert y.dtype == np.float32
+    assert np.abs(y - x).max() <= (0 if bits == 32 else 2.0 ** (1 - bits))
+
+
+@pytest.mark.parametrize("suffix", LOSSY)
+@pytest.mark.parametrize("rate", [16_000, 44_100, 48_000])
+def test_lossy_files_keep_time_and_sound(tmp_path: Path, suffix: str, rate: int) -> None:
+    x = chirp(2, rate, rate + 37)
+    write(tmp_path / f"x{suffix}", x, rate)
+    y, found = read(tmp_path / f"x{suffix}")
+    assert y.shape[1] / found == pytest.approx(
+        x.shape[1] / rate, abs=1_024 / rate
+    )  # AAC fills its last frame
+    if found == rate:
+        part = slice(rate // 10, rate - rate // 10)
+        assert np.corrcoef(x[0, part], y[0, part])[0, 1] > 0.999
+
+
+def test_every_format_is_tested() -> None:
+    assert {suffix for suffix, _ in LOSSLESS} | set(LOSSY) == set(FORMATS)
+
+
+def test_samples_past_full_scale_are_clipped_not_wrapped(tmp_path: Path) -> None:
+    write(tmp_path / "x.wav", np.array([[2.0, -2.0] * 500], np.float32), 48_000)
+    y, _ = read(tmp_path / "x.wav")
+    assert y.max() > 0.99
+    assert y.min() < -0.99
+    np.testing.assert_array_equal(np.sign(y[0]), [1, -1] * 500)
+
+
+def test_empty_recordings_are_files_too(tmp_path: Path) -> None:
+    write(tmp_path / "x.wav", np.zeros((2, 0), np.float32), 16_000)
+    y, rate = read(tmp_path / "x.wav")
+    assert y.shape == (2, 0)
+    assert rate == 16_000
+
+
+def test_errors_name_file_and_choice(tmp_path: Path) -> None:
+    x = np.zeros((1, 480), np.float32)
+    with pytest.raises(ValueError, match=r"x\.xyz: cannot write \.xyz; allowed are \.wav, \.flac"):
+        write(tmp_path / "x.xyz", x, 48_000)
+    with pytest.raises(ValueError, match=r"x\.flac: .* 32 bits; allowed are 16 and 24"):
+        write(tmp_path / "x.flac", x, 48_000, bits=32)
+    with pytest.raises(ValueError, match=r"x\.mp3: 3 channels; allowed are 1 to 2"):
+        write(tmp_path / "x.mp3", np.zeros((3, 480), np.float32), 48_000)
+    with pytest.raises(FileNotFoundError, match=r"nothing\.wav"):
+        read(tmp_path / "nothing.wav")
+    (tmp_path / "text.wav").write_text("this is no audio at all\n" * 100)
+    with pytest.raises(ValueError, match=r"text\.wav"):
+        read(tmp_path / "text.wav")
+    assert [path.name for path in tmp_path.iterdir()] == ["text.wav"]  # nothing half-written
+
+
+def test_directories_are_walked(tmp_path: Path) -> None:
+    for name in ("b.WAV", "a/c.flac", "notes.txt", ".hidden/d.wav", "out/e.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = audio_files(tmp_path, without=tmp_path / "out")
+    assert [path.as_posix() for path in found] == ["a/c.flac", "b.WAV"]
+    with pytest.raises(ValueError, match="no audio files"):
+        audio_files(tmp_path / "a", without=tmp_path)

@@ -1,0 +1,305 @@
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from percepnet import enhance
+from percepnet.cli import COMMANDS, describe, main
+from percepnet.cli.audio_files import read, write
+from percepnet.cli.evaluate import Task, score
+from percepnet.cli.options import within
+from percepnet.cli.processes import each
+
+RECORDINGS = Path(__file__).parent / "recordings"
+
+
+def percepnet(*arguments: str | Path) -> int:
+    """The exit status, also where argparse leaves."""
+    try:
+        return main([str(argument) for argument in arguments])
+    except SystemExit as left:
+        return int(left.code or 0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two recordings of 3 s as a test set: clean/, noisy/, noise/."""
+    root = tmp_path_factory.mktemp("set")
+    for part in ("clean", "noisy", "noise"):
+        samples, rate = read(RECORDINGS / f"{part}.flac")
+        write(root / part / "one.flac", samples[:, 24_000 : 24_000 + 3 * rate], rate)
+        write(root / part / "deeper" / "two.flac", samples[:, 7 * rate : 10 * rate], rate)
+    return root
+
+
+class TestEnhance:
+    def test_a_file_is_what_the_library_makes_of_it(self, folder: Path, tmp_path: Path) -> None:
+        assert percepnet("enhance", folder / "noisy/one.flac", tmp_path / "new/out.wav", "--bits", "32") == 0
+        x, rate = read(folder / "noisy/one.flac")
+        y, found = read(tmp_path / "new/out.wav")
+        assert found == rate
+        np.testing.assert_allclose(y, enhance(x, rate), atol=1e-6)
+
+    def test_options_reach_the_enhancer(self, folder: Path, tmp_path: Path) -> None:
+        target = tmp_path / "out.wav"
+        options = ("--attenuation-limit-db", "0", "--no-postfilter", "--bits", "24")
+        assert percepnet("enhance", folder / "noisy/one.flac", target, *options) == 0
+        np.testing.assert_allclose(read(target)[0], read(folder / "noisy/one.flac")[0], atol=2e-6)
+
+    def test_a_directory_keeps_names_and_goes_on_after_a_bad_file(
+        self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        source = tmp_path / "in"
+        for name in ("one.flac", "deeper/two.flac"):
+            write(source / name, *read(folder / "noisy" / name))
+        (source / "bad.wav").write_text("not audio")
+        assert percepnet("enhance", source, tmp_path / "out") == 1
+        made = sorted(
+            path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")
+        )
+        assert made == ["deeper/two.flac", "one.flac"]
+        errors = capsys.readouterr().err
+        assert len(re.findall(r"^percepnet: .*bad\.wav", errors, re.MULTILINE)) == 1
+        assert "2 of 3 files" in errors
+
+    def test_quiet_says_nothing(
+        self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert percepnet("enhance", folder / "noisy/one.flac", tmp_path, "--format", "opus", "--quiet") == 0
+        assert (tmp_path / "one.opus").is_file()
+        assert capsys.readouterr() == ("", "")
+
+    def test_inputs_are_never_replaced(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        before = (folder / "noisy/one.flac").read_bytes()
+        assert percepnet("enhance", folder / "noisy/one.flac", folder / "noisy") == 1
+        assert percepnet("enhance", folder / "noisy", folder / "noisy") == 1
+        assert "replace its own input" in capsys.readouterr().err
+        assert (folder / "noisy/one.flac").read_bytes() == before
+
+    def test_two_inputs_for_one_output_are_refused(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for name in ("a.wav", "a.flac"):
+            write(tmp_path / "in" / name, np.zeros((1, 480), np.float32), 48_000)
+        assert percepnet("enhance", tmp_path / "in", tmp_path / "out", "--format", "mp3") == 1
+        assert "several inputs would be written to" in capsys.readouterr().err
+
+    def test_a_directory_inside_its_input_is_no_input(self, tmp_path: Path) -> None:
+        write(tmp_path / "a.wav", np.zeros((1, 480), np.float32), 48_000)
+        for _ in range(2):
+            assert percepnet("enhance", tmp_path, tmp_path / "out", "-q") == 0
+        assert sorted(path.name for path in tmp_path.rglob("*.wav")) == ["a.wav", "a.wav"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "status", "message"),
+        [
+            (["enhance", "nothing.wav", "out.wav"], 1, "percepnet: nothing.wav: No such file or directory"),
+            (
+                ["enhance", "nothing.wav", "out.xyz"],
+                1,
+                "percepnet: out.xyz: cannot write .xyz; allowed are .wav",
+            ),
+            (["enhance", "a", "b", "--attenuation-limit-db", "101"], 2, "allowed are numbers from 0 to 100"),
+            (["enhance", "a", "b", "--bits", "12"], 2, "invalid choice"),
+            (["enhance", "a"], 2, "required: OUT"),
+            (["dance"], 2, "invalid choice: 'dance'"),
+            ([], 2, "required: COMMAND"),
+        ],
+    )
+    def test_errors_are_one_line(
+        self,
+        arguments: list[str],
+        status: int,
+        message: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert percepnet(*arguments) == status
+        said = capsys.readouterr().err
+        assert message in said
+        assert "Traceback" not in said
+        if status == 1:
+            assert said.count("\n") == 1
+
+
+class TestEvaluate:
+    def test_table_and_csv(self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        target = tmp_path / "scores.csv"
+        assert percepnet("evaluate", folder, "--csv", target, "--jobs", "1") == 0
+        table = capsys.readouterr().out
+        assert table.splitlines()[0].startswith("2 files")
+        with target.open(encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        assert [(row["file"], row["system"]) for row in rows] == [
+            (name, system) for name in ("deeper/two.flac", "one.flac") for system in ("noisy", "enhanced")
+        ]
+        mean = sum(float(row["pesq_wb"]) for row in rows if row["system"] == "noisy") / 2
+        assert re.search(rf"^noisy +{mean:.3f} ", table, re.MULTILINE)
+
+    def test_what_is_already_enhanced_is_scored_as_it_is(
+        self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        samples, rate = read(folder / "clean/one.flac")
+        noisy, _ = read(folder / "noisy/one.flac")
+        write(tmp_path / "clean/x.wav", samples, rate)
+        write(tmp_path / "noisy/x.wav", noisy, rate)
+        write(tmp_path / "enhanced/x.wav", np.stack([samples[0], samples[0]])[:, :-100], rate)
+        assert percepnet("evaluate", tmp_path, "--jobs", "1") == 0
+        assert re.search(r"^enhanced +4\.6\d\d +1\.000", capsys.readouterr().out, re.MULTILINE)
+
+    def test_processes_give_the_same(self, folder: Path, tmp_path: Path) -> None:
+        tasks = [
+            Task(folder, Path(name), False, (), None, True, None) for name in ("one.flac", "deeper/two.flac")
+        ]
+        here, elsewhere = (dict(each(score, tasks, jobs)) for jobs in (1, 2))
+        for index in (0, 1):
+            for system in (
+                "noisy",
+                "enhanced",
+            ):  # BLAS with one thread adds up in another order than with many
+                assert elsewhere[index][system] == pytest.approx(here[index][system], abs=1e-4)
+
+    def test_missing_partners_are_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        write(tmp_path / "clean/a.wav", np.zeros((1, 480), np.float32), 48_000)
+        write(tmp_path / "noisy/b.wav", np.zeros((1, 480), np.float32), 48_000)
+        assert percepnet("evaluate", tmp_path) == 1
+        assert re.search(r"clean lacks b\.wav", capsys.readouterr().err)
+
+
+class TestOracle:
+    def test_report_of_folders(
+        self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        options = ("--snr", "0", "10", "--examples", "1", "--seconds", "2", "--jobs", "1")
+        assert percepnet("oracle", folder / "clean", folder / "noise", tmp_path, *options) == 0
+        assert "4 mixtures" in capsys.readouterr().out
+        page = (tmp_path / "index.html").read_text(encoding="utf-8")
+        sources = re.findall(r'src="([^"]+)"', page)
+        assert len(sources) == 2 * 7  # a picture and a player for the clean signal and six stages
+        for source in sources:
+            assert (tmp_path / source).stat().st_size > 1_000
+        mean = json.loads((tmp_path / "scores.json").read_text())["mean"]
+        assert len(mean) == 6
+        # Ideal answers repair a mixture, whatever the trained network does.
+        assert mean["ideal bands"]["pesq_wb"] > mean["noisy"]["pesq_wb"] + 0.3
+        with (tmp_path / "scores.csv").open(encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == 4 * 6
+        assert {row["snr_db"] for row in rows} == {"0", "10"}
+
+    def test_same_seed_same_mixtures(self, folder: Path, tmp_path: Path) -> None:
+        def report(seed: int, name: str) -> str:
+            options = (
+                "--seed",
+                str(seed),
+                "--seconds",
+                "1",
+                "--limit",
+                "1",
+                "--examples",
+                "0",
+                "--jobs",
+                "1",
+                "-q",
+            )
+            assert percepnet("oracle", folder / "clean", folder / "noise", tmp_path / name, *options) == 0
+            return (tmp_path / name / "scores.csv").read_text()
+
+        assert report(1, "a") == report(1, "b") != report(2, "c")
+
+
+class TestBench:
+    def test_json(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert percepnet("bench", "--streams", "1,2", "--seconds", "0.2", "--repeats", "1", "--json") == 0
+        document = json.loads(capsys.readouterr().out)
+        assert [load["streams"] for load in document["loads"]] == [1, 2]
+
+    def test_table(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert percepnet("bench", "--streams", "3", "--seconds", "0.2", "--repeats", "1") == 0
+        assert re.search(r"^ +3 +\d+\.\d\d% +\d+\.\d\d% +\d+\.\d\d%", capsys.readouterr().out, re.MULTILINE)
+
+    @pytest.mark.parametrize("streams", ["0", "1,x", "", "2000"])
+    def test_wrong_counts(self, streams: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert percepnet("bench", "--streams", streams) == 2
+        assert "whole numbers from 1 to 1024" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert percepnet(command, "--help") == 0
+    said = capsys.readouterr().out
+    assert f"percepnet {command}" in said.split("examples:")[1]
+
+
+@pytest.mark.parametrize("command", ["enhance", "bench", "evaluate"])
+def test_commands_load_only_what_they_need(command: str) -> None:
+    """Neither PyTorch nor a web server, nor the packages of an extra in a command that works without."""
+    unwanted = {"torch", "aiohttp", "aiortc"} | (
+        set() if command == "evaluate" else {"scipy", "matplotlib", "pesq"}
+    )
+    program = (
+        "import sys\nfrom percepnet.cli import main\n"
+        f"try: main(['{command}', '--help'])\nexcept SystemExit: pass\n"
+        f"sys.exit(', '.join({unwanted} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_missing_extras_are_named(tmp_path: Path) -> None:
+    program = (
+        "import sys\nsys.modules['pesq'] = sys.modules['torch'] = sys.modules['matplotlib'] = None\n"
+        "from percepnet.cli import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    for command, extra in (("evaluate", "eval"), ("oracle", "eval"), ("train", "train")):
+        call = [sys.executable, "-c", program, command, "x", "y", "z"]
+        done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 1
+        assert re.fullmatch(rf"percepnet: .*pip install 'percepnet\[{extra}\]'\n", done.stderr), done.stderr
+
+
+def test_the_module_runs_as_a_program() -> None:
+    call = [sys.executable, "-m", "percepnet", "--version"]
+    done = subprocess.run(call, capture_output=True, text=True, check=True, timeout=60)
+    assert re.fullmatch(r"percepnet \d+\.\d+\.\d+\n", done.stdout)
+
+
+def test_faults_of_the_program_are_not_hidden(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("a fault")
+
+    monkeypatch.setattr("percepnet.cli.enhance.read", broken)
+    with pytest.raises(KeyError):
+        percepnet("enhance", tmp_path / "a.wav", tmp_path / "b.wav")
+
+
+def test_interruption_leaves_as_shells_expect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("percepnet.cli.enhance.read", interrupted)
+    assert percepnet("enhance", tmp_path / "a.wav", tmp_path / "b.wav") == 130
+
+
+def test_descriptions_fit_one_line() -> None:
+    assert describe(FileNotFoundError(2, "No such file", "a.wav")) == "a.wav: No such file"
+    assert describe(ValueError("one\n  two")) == "one two"
+    assert describe(RuntimeError()) == "RuntimeError"
+
+
+def test_numbers_are_checked() -> None:
+    assert within(int, 1, 3)("2") == 2
+    for text in ("0", "4", "x", "1.5", "nan"):
+        with pytest.raises(Exception, match=f"{text} is not allowed; allowed are whole numbers from 1 to 3"):
+            within(int, 1, 3)(text)
+    with pytest.raises(Exception, match="nan is not allowed"):
+        within(float, 0, 1)("nan")

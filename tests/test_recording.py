@@ -1,0 +1,117 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from percepnet import enhance
+from percepnet.cli.audio_files import read
+from percepnet.resampling import resample
+
+RECORDINGS = Path(__file__).parent / "recordings"
+RATES = [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000]
+Samples = NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def noisy() -> Samples:
+    samples, rate = read(RECORDINGS / "noisy.flac")
+    assert rate == 48_000
+    return samples[0, 24_000 : 24_000 + 3 * 48_000]
+
+
+def lag(late: Samples, early: Samples) -> float:
+    """Samples by which ``late`` is behind ``early``, to a fraction: the vertex of the correlation's peak."""
+    size = 2 * len(early)
+    correlation = np.fft.irfft(np.fft.rfft(late, size) * np.fft.rfft(early, size).conj())
+    peak = int(correlation.argmax())
+    left, top, right = (correlation[(peak + step) % size] for step in (-1, 0, 1))
+    return (peak + size // 2) % size - size // 2 + (left - right) / (left - 2 * top + right) / 2
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_stays_aligned_and_in_shape(noisy: Samples, rate: int) -> None:
+    x = resample(noisy[None], 48_000, rate)[0][:-7]
+    y = enhance(x, rate)
+    assert y.shape == x.shape
+    assert y.dtype == x.dtype
+    assert abs(lag(y, x)) < 0.25
+    assert y.std() < 0.98 * x.std()
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_without_attenuation_the_input_returns(noisy: Samples, rate: int) -> None:
+    x = resample(noisy[None], 48_000, rate)[0]
+    y = enhance(x, rate, attenuation_limit_db=0)
+    if rate == 48_000:
+        assert np.abs(y - x).max() < 1e-6
+    # Content in the top 5 % of the band is rolled off, so compare what lies below it.
+    spectrum = np.abs(np.fft.rfft((y - x) * np.hanning(len(x))))[
+        : int(0.94 * min(1, 48_000 / rate) * len(x) / 2)
+    ]
+    reference = np.abs(np.fft.rfft(x * np.hanning(len(x))))
+    assert np.sqrt(np.mean(spectrum**2) / np.mean(reference**2)) < 1e-3
+
+
+@pytest.mark.parametrize("samples", [0, 1, 2, 479, 480, 481, 1_439, 1_441, 4_801])
+@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000, 96_000])
+def test_short_and_odd_lengths(samples: int, rate: int) -> None:
+    x = np.random.default_rng(0).uniform(-0.5, 0.5, (2, samples))
+    y = enhance(x, rate)
+    assert y.shape == x.shape
+    assert y.dtype == np.float64
+    assert np.isfinite(y).all()
+
+
+def test_block_borders_leave_no_trace(noisy: Samples) -> None:
+    length = 2 * 48_000 - 1_440  # together with the latency exactly two blocks; one more needs a third
+    for samples in (length - 1, length, length + 1):
+        x = noisy[:samples]
+        assert np.abs(enhance(x, 48_000, attenuation_limit_db=0) - x).max() < 1e-6
+
+
+def test_channels_are_enhanced_by_themselves(noisy: Samples) -> None:
+    other = np.roll(noisy, 5_000) * np.float32(0.3)
+    both = enhance(np.stack([noisy, other]), 48_000)
+    np.testing.assert_allclose(both[0], enhance(noisy, 48_000), atol=1e-5)
+    np.testing.assert_allclose(both[1], enhance(other, 48_000), atol=1e-5)
+
+
+def test_no_channels_are_no_work() -> None:
+    assert enhance(np.zeros((0, 100), np.float32), 48_000).shape == (0, 100)
+
+
+def test_not_finite_samples_count_as_silence(noisy: Samples) -> None:
+    broken = noisy.copy()
+    broken[::5_000] = np.nan
+    broken[1::5_000] = np.inf
+    silenced = np.where(np.isfinite(broken), broken, np.float32(0))
+    for rate in (44_100, 48_000):
+        np.testing.assert_array_equal(enhance(broken, rate), enhance(silenced, rate))
+
+
+def test_progress_ends_at_one(noisy: Samples) -> None:
+    shares: list[float] = []
+    enhance(noisy, 48_000, progress=shares.append)
+    assert shares == sorted(shares)
+    assert len(shares) > 2
+    assert shares[-1] == 1.0
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(480, np.int16), np.zeros(480, np.float16), [0.0, 1.0]])
+def test_wrong_types_are_named(wrong: object) -> None:
+    with pytest.raises(TypeError, match=r"x is (int16|float16|list); allowed are .*float32 or float64"):
+        enhance(wrong, 48_000)  # type: ignore[type-var]
+
+
+def test_wrong_shapes_are_named() -> None:
+    with pytest.raises(ValueError, match=r"\(1, 2, 480\); allowed are \[samples\] and \[channels, samples\]"):
+        enhance(np.zeros((1, 2, 480), np.float32), 48_000)
+
+
+@pytest.mark.parametrize("rate", [7_999, 192_001, -48_000])
+def test_wrong_rates_are_named(rate: int) -> None:
+    with pytest.raises(ValueError, match=rf"{rate} Hz; allowed are 8000 to 192000 Hz"):
+        enhance(np.zeros(480, np.float32), rate)
+    with pytest.raises(TypeError, match=r"48000\.5 .*whole numbers"):
+        enhance(np.zeros(480, np.float32), 48_000.5)  # type: ignore[arg-type]
