@@ -92,7 +92,7 @@ function turn(changes) {
   session?.call.set(changes);
 }
 
-const chosen = () => new FormData(form).get("source");
+const chosen = () => form.elements.source.value;
 
 function attenuationLimit() {
   return limit.value === limit.max ? null : Number(limit.value);
