@@ -24,7 +24,7 @@ MAX_ATTENUATION_LIMIT_DB: Final = 100.0
 
 _BLOCK: Final = 50  # hops that go through at once; bounds the memory of a long recording
 _RAMP: Final = np.float32(0.2)  # per hop: a control is where it was set after 50 ms
-_CLIP: Final = np.float32(32)  # 30 dB above full scale; keeps energies finite
+_CLIP: Final = np.float32(4)  # 12 dB above full scale; bounds what a broken packet does to the level reference
 _DRY: Final[Float] = np.square(ANALYSIS)  # what analysis and synthesis windows make of an unchanged frame
 
 Rows = NDArray[np.int64]
@@ -118,7 +118,7 @@ class Enhancer:
         """Enhance the next samples of all streams, or of those in ``streams``.
 
         x: float32 ``[streams, n · 480]``, full scale ±1, row i for ``streams[i]``; NaN and infinities count as 0,
-        beyond ±32 is clipped. Returns the same shape: the enhanced input of ``latency_samples`` before.
+        beyond ±4 is clipped. Returns the same shape: the enhanced input of ``latency_samples`` before.
         Raises TypeError for another dtype, ValueError for another shape or for streams that do not exist.
         """
         rows = self._rows(streams)

@@ -66,4 +66,4 @@ def overlap_add(frame: Float, tail: Float) -> Float:
     out[:, 0] += tail
     out[:, 1:] += frame[:, :-1, half:]
     tail[:] = frame[:, -1, half:]
-    return out.reshape(len(out), -1)
+    return out.reshape(len(out), out.shape[1] * half)

@@ -1,0 +1,259 @@
+"""Promises of the streaming interface, over real speech and over hostile input."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from percepnet import Enhancer
+from percepnet.framing import HOP, LATENCY, SAMPLE_RATE, Float
+from percepnet.network import Network
+
+
+@pytest.fixture
+def voices(noisy: Float) -> Float:
+    """Four different stretches of noisy speech, ``[4, 2 s]``."""
+    return np.stack([noisy[k * 110_000 : k * 110_000 + 200 * HOP] for k in range(4)])
+
+
+@pytest.mark.parametrize("limit", [0, 0.0])
+def test_unity_gain_is_the_input_30_ms_later(voices: Float, limit: float) -> None:
+    out = Enhancer(streams=4, attenuation_limit_db=limit).process(voices)
+    np.testing.assert_allclose(out[:, LATENCY:], voices[:, :-LATENCY], atol=1e-6)
+
+
+class _Unity(Network):
+    """A network that answers gain 1, strength 0: the whole chain runs and must be transparent."""
+
+    def __call__(self, features, state):  # type: ignore[no-untyped-def]
+        gain, strength, state = super().__call__(features, state)
+        return np.ones_like(gain), np.zeros_like(strength), state
+
+
+@pytest.mark.parametrize("postfilter", [False, True])
+def test_the_chain_at_gain_1_and_strength_0_is_the_input_30_ms_later(voices: Float, postfilter: bool) -> None:
+    enhancer = Enhancer(streams=4, postfilter=postfilter)
+    enhancer.network = _Unity()
+    out = enhancer.process(voices)
+    np.testing.assert_allclose(out[:, LATENCY:], voices[:, :-LATENCY], atol=1e-6)
+
+
+def test_streaming_equals_batch_for_any_chunking(voices: Float) -> None:
+    batch = Enhancer(streams=4).process(voices)
+    for seed in range(3):
+        rng, enhancer, parts, start = np.random.default_rng(seed), Enhancer(streams=4), [], 0
+        while start < voices.shape[1]:
+            size = int(rng.integers(1, 12)) * HOP
+            parts.append(enhancer.process(voices[:, start : start + size]))
+            start += size
+        np.testing.assert_allclose(np.concatenate(parts, axis=1), batch, atol=1e-6)
+
+
+def test_interleaved_calls_equal_separate_ones(voices: Float) -> None:
+    """Packets of any subset of the calls, in any order, at any time."""
+    separate = np.concatenate([Enhancer(streams=1).process(voice[None]) for voice in voices])
+    rng, enhancer = np.random.default_rng(0), Enhancer(streams=4)
+    out, sent = np.zeros_like(voices), np.zeros(4, int)
+    while (sent < voices.shape[1]).any():
+        waiting = np.flatnonzero(sent < voices.shape[1])
+        rows = rng.permutation(waiting)[: rng.integers(1, len(waiting) + 1)]
+        packets = np.stack([voices[row, sent[row] : sent[row] + 2 * HOP] for row in rows])
+        for row, enhanced in zip(rows, enhancer.process(packets, streams=rows), strict=True):
+            out[row, sent[row] : sent[row] + 2 * HOP] = enhanced
+        sent[rows] += 2 * HOP
+    np.testing.assert_allclose(out, separate, atol=1e-6)
+
+
+def test_reset_equals_new_and_leaves_others_alone(voices: Float) -> None:
+    enhancer = Enhancer(streams=2)
+    first = enhancer.process(voices[:2])
+    enhancer.reset(0)
+    second = enhancer.process(voices[:2])
+    np.testing.assert_allclose(second[0], first[0], atol=1e-6)
+    going_on = Enhancer(streams=1)
+    going_on.process(voices[1:2])
+    np.testing.assert_allclose(second[1], going_on.process(voices[1:2])[0], atol=1e-6)
+
+
+def test_noise_goes_and_speech_stays(noisy: Float, clean: Float) -> None:
+    padded = np.pad(noisy, (0, -len(noisy) % HOP + 3 * HOP))
+    out = Enhancer(streams=1).process(padded[None])[0, LATENCY : LATENCY + len(noisy)]
+    pause = slice(0, int(0.55 * SAMPLE_RATE))  # before the first word
+    assert level(out[pause]) < level(noisy[pause]) - 10
+    error_before, error_after = level(noisy - clean), level(out - clean)
+    assert error_after < error_before - 3
+
+
+def level(samples: Float) -> float:
+    return float(10 * np.log10(np.mean(np.square(samples)) + 1e-12))
+
+
+@pytest.mark.parametrize("gain_db", [-25, -12, 6])
+def test_input_level_hardly_matters(noisy: Float, gain_db: float) -> None:
+    """Speech at −45 dBFS is treated like speech at −20."""
+    voice = noisy[None, : 600 * HOP]
+    gain = np.float32(10 ** (gain_db / 20))
+    usual = Enhancer(streams=1).process(voice)
+    other = Enhancer(streams=1).process(voice * gain) / gain
+    assert level(other - usual) < level(usual) - 15
+    assert abs(level(other) - level(usual)) < 0.5
+
+
+def test_attenuation_limit_is_kept(noisy: Float) -> None:
+    """At a limit of 12 dB the output holds a quarter of the input, and three quarters of the unlimited output."""
+    voice = noisy[None, : 200 * HOP]
+    free = Enhancer(streams=1).process(voice)
+    limited = Enhancer(streams=1, attenuation_limit_db=12).process(voice)
+    dry = np.pad(voice, ((0, 0), (LATENCY, 0)))[:, : voice.shape[1]]
+    share = np.float32(10 ** (-12 / 20))
+    np.testing.assert_allclose(limited, share * dry + (1 - share) * free, atol=2e-6)
+
+
+class _Counting(Network):
+    """Counts the streams that cost a run of the network."""
+
+    rows = 0
+
+    def __call__(self, features, state):  # type: ignore[no-untyped-def]
+        self.rows += len(features)
+        return super().__call__(features, state)
+
+
+def test_disabled_is_the_dry_signal_at_the_same_delay_and_costs_no_network(voices: Float) -> None:
+    enhancer = Enhancer(streams=4)
+    counting = enhancer.network = _Counting()
+    enhancer.set(1, enabled=False)
+    enhancer.process(voices[:, : 10 * HOP])
+    counting.rows = 0
+    out = enhancer.process(voices[:, 10 * HOP : 20 * HOP])
+    assert counting.rows == 3
+    np.testing.assert_allclose(out[1, LATENCY:], voices[1, 10 * HOP : 20 * HOP - LATENCY], atol=1e-6)
+
+
+def test_toggling_takes_effect_within_100_ms_and_does_not_click() -> None:
+    """A tone in noise, toggled ten times: no sample-to-sample step beyond those of the two steady signals."""
+    time = np.arange(4 * SAMPLE_RATE) / SAMPLE_RATE
+    noise = np.random.default_rng(0).standard_normal(len(time))
+    x = (0.3 * np.sin(2 * np.pi * 200 * time) + 0.01 * noise).astype(np.float32)[None]
+    steady = Enhancer(streams=1).process(x)
+    enhancer, out = Enhancer(streams=1), np.empty_like(x)
+    packets = x.shape[1] // (2 * HOP)
+    for packet in range(packets):
+        if packet % 20 == 10:
+            enhancer.set(0, enabled=packet % 40 == 30)
+        span = slice(packet * 2 * HOP, (packet + 1) * 2 * HOP)
+        out[:, span] = enhancer.process(x[:, span])
+    steps = np.abs(np.diff(out, n=2))
+    assert steps.max() <= 1.1 * max(np.abs(np.diff(x, n=2)).max(), np.abs(np.diff(steady, n=2)).max())
+    dry = np.pad(x, ((0, 0), (LATENCY, 0)))[:, : x.shape[1]]
+    off = slice((10 + 5) * 2 * HOP, 30 * 2 * HOP)  # from 100 ms after the first toggle
+    np.testing.assert_allclose(out[:, off], dry[:, off], atol=1e-6)
+
+
+def test_coming_back_from_dry_uses_the_signal_at_hand(voices: Float) -> None:
+    """The first enhanced frames after a pause are made of the newest samples, not of those before the pause."""
+    enhancer = Enhancer(streams=1, postfilter=False)
+    enhancer.network = _Unity()
+    x, out = voices[:1], []
+    for packet in range(100):
+        if packet in (20, 60):
+            enhancer.set(0, enabled=packet == 60)
+        out.append(enhancer.process(x[:, packet * 2 * HOP : (packet + 1) * 2 * HOP]))
+    np.testing.assert_allclose(np.concatenate(out, 1)[:, LATENCY:], x[:, :-LATENCY], atol=1e-6)
+
+
+HOSTILE: dict[str, Callable[[int], Float]] = {
+    "NaN": lambda n: np.full(n, np.nan, np.float32),
+    "infinities": lambda n: np.resize(np.array([np.inf, -np.inf], np.float32), n),
+    "silence": lambda n: np.zeros(n, np.float32),
+    "DC": lambda n: np.ones(n, np.float32),
+    "full-scale square": lambda n: np.where(np.arange(n) // 240 % 2, 1, -1).astype(np.float32),
+    "enormous": lambda n: np.full(n, 3e38, np.float32),
+    "denormal": lambda n: np.full(n, 1e-42, np.float32),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_input_gives_finite_audio_and_is_forgotten_after_a_second(noisy: Float, kind: str) -> None:
+    enhancer = Enhancer(streams=2)
+    hostile = HOSTILE[kind](SAMPLE_RATE)
+    voice = noisy[: 400 * HOP]
+    out = enhancer.process(
+        np.stack([np.concatenate([hostile, voice]), np.concatenate([voice[:SAMPLE_RATE], voice])])
+    )
+    assert np.isfinite(out).all()
+    fresh = Enhancer(streams=1).process(voice[None])[0]
+    recovered = out[0, 2 * SAMPLE_RATE :]  # 1 s after the last hostile sample
+    reference = fresh[SAMPLE_RATE:]
+    assert level(recovered - reference) < level(reference) - 6
+    assert abs(level(recovered) - level(reference)) < 1.5
+
+
+def test_a_network_that_fails_leaves_the_dry_signal_and_recovers(voices: Float) -> None:
+    class Faulty(Network):
+        broken = True
+
+        def __call__(self, features, state):  # type: ignore[no-untyped-def]
+            gain, strength, state = super().__call__(features, state)
+            if self.broken:
+                gain[0] = np.nan
+                state = {name: np.where(np.arange(len(a))[:, None] == 0, np.nan, a.reshape(len(a), -1)).reshape(a.shape)
+                         .astype(np.float32) for name, a in state.items()}  # fmt: skip
+            return gain, strength, state
+
+    enhancer = Enhancer(streams=2)
+    network = enhancer.network = Faulty()
+    x = voices[:2]
+    out = enhancer.process(x[:, : 50 * HOP])
+    np.testing.assert_allclose(out[0, LATENCY:], x[0, : 50 * HOP - LATENCY], atol=1e-6)
+    healthy = Enhancer(streams=1).process(x[1:, : 50 * HOP])
+    np.testing.assert_allclose(out[1], healthy[0], atol=1e-6)
+    network.broken = False
+    after = enhancer.process(x[:, 50 * HOP :])
+    assert np.isfinite(after).all()
+    assert level(after[0]) < level(x[0, 50 * HOP :]) - 0.5  # enhanced again
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "named"),
+    [
+        (np.zeros((2, 480), np.float64), TypeError, "float64"),
+        (np.zeros((2, 480), np.int16), TypeError, "int16"),
+        ([[0.0] * 480] * 2, TypeError, "list"),
+        (np.zeros((3, 480), np.float32), ValueError, r"\(3, 480\)"),
+        (np.zeros((2, 481), np.float32), ValueError, r"\(2, 481\)"),
+        (np.zeros(480, np.float32), ValueError, r"\(480,\)"),
+    ],
+)
+def test_wrong_input_is_named(x: Float, error: type[Exception], named: str) -> None:
+    with pytest.raises(error, match=named):
+        Enhancer(streams=2).process(x)
+
+
+@pytest.mark.parametrize("streams", [[2], [-1], [0, 0]])
+def test_streams_that_do_not_exist_are_named(streams: list[int]) -> None:
+    enhancer = Enhancer(streams=2)
+    with pytest.raises(ValueError, match=r"allowed: (0 to 1|each once)"):
+        enhancer.process(np.zeros((len(streams), 480), np.float32), streams=streams)
+
+
+@pytest.mark.parametrize("limit", [-1, 101, float("nan")])
+def test_limit_out_of_range_is_named(limit: float) -> None:
+    enhancer = Enhancer()
+    with pytest.raises(ValueError, match="0 to 100"):
+        enhancer.set(0, attenuation_limit_db=limit)
+
+
+def test_other_arguments_out_of_range_are_named(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match="streams is 0"):
+        Enhancer(streams=0)
+    with pytest.raises(FileNotFoundError, match=r"absent\.onnx"):
+        Enhancer(model=tmp_path / "absent.onnx")
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    with pytest.raises(ValueError, match=r"broken\.onnx"):
+        Enhancer(model=tmp_path / "broken.onnx")
+
+
+def test_nothing_in_nothing_out() -> None:
+    assert Enhancer(streams=2).process(np.zeros((2, 0), np.float32)).shape == (2, 0)
+    assert Enhancer(streams=2).process(np.zeros((0, 480), np.float32), streams=[]).shape == (0, 480)

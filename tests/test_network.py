@@ -1,0 +1,77 @@
+"""PyTorch, the float graph and the eight-bit graph are one network; a call's answer depends on no other call."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from percepnet.features import FEATURES
+from percepnet.framing import Float
+from percepnet.network import MODELS, Network
+from percepnet.training.export import FLOAT_TOLERANCE, INT8_TOLERANCE, parity
+from percepnet.training.graph import build, states
+from percepnet.training.model import TOPOLOGIES, PercepNet
+from percepnet.training.weights import load_weights, save_weights
+
+
+def features(streams: int, hops: int) -> Float:
+    return np.random.default_rng(0).standard_normal((streams, hops, FEATURES)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["full", "lite"])
+def test_both_topologies_export_and_agree_with_pytorch(name: str, tmp_path: Path) -> None:
+    topology = TOPOLOGIES[name]
+    torch.manual_seed(0)
+    weights = PercepNet(topology).state_dict()
+    arrays = {key: value.numpy() for key, value in weights.items()}
+    for quantised, tolerance, index in ((False, FLOAT_TOLERANCE, 0), (True, INT8_TOLERANCE, 1)):
+        path = tmp_path / f"{name}{quantised}.onnx"
+        onnx.save(build(topology, arrays, quantised=quantised), path)
+        assert parity(path, topology, weights)[index] < tolerance
+
+
+def test_sizes_are_those_published() -> None:
+    count = {name: sum(p.numel() for p in PercepNet(t).parameters()) for name, t in TOPOLOGIES.items()}
+    assert count["full"] == pytest.approx(7.96e6, rel=0.005)
+    assert count["lite"] == pytest.approx(2.2e6, rel=0.03)
+
+
+def test_shipped_model_is_its_shipped_weights() -> None:
+    for path in sorted(MODELS.glob("*.onnx")):
+        topology, weights = load_weights(path.with_suffix(".npz"))
+        assert parity(path, topology, weights)[1] < INT8_TOLERANCE
+
+
+def test_eight_bit_answers_do_not_depend_on_the_batch_or_the_chunks() -> None:
+    network, x = Network(), features(5, 40)
+    x[0] *= 100  # a loud neighbour must not change anybody's quantisation
+    gain, strength, state = network(x, network.new_state(5))
+    for row in range(1, 5):
+        alone = network.new_state(1)
+        for hop in range(0, 40, 2):
+            g, r, alone = network(x[row : row + 1, hop : hop + 2], alone)
+            np.testing.assert_allclose(g[0], gain[row, hop : hop + 2], atol=1e-6)
+            np.testing.assert_allclose(r[0], strength[row, hop : hop + 2], atol=1e-6)
+        for name, array in state.items():
+            np.testing.assert_allclose(alone[name][0], array[row], atol=1e-6)
+
+
+def test_states_are_explicit_and_named() -> None:
+    network = Network()
+    topology, _ = load_weights(MODELS / "lite.npz")
+    assert {name: array.shape[1:] for name, array in network.new_state(3).items()} == states(topology)
+
+
+def test_one_session_serves_all() -> None:
+    assert Network()._session is Network()._session
+
+
+def test_weights_survive_the_file_to_16_bits(tmp_path: Path) -> None:
+    weights = PercepNet(TOPOLOGIES["toy"]).state_dict()
+    save_weights(tmp_path / "toy.npz", TOPOLOGIES["toy"], weights)
+    topology, loaded = load_weights(tmp_path / "toy.npz")
+    assert topology == TOPOLOGIES["toy"]
+    for name, value in weights.items():
+        torch.testing.assert_close(loaded[name], value, atol=1e-3, rtol=1e-3)
