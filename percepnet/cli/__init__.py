@@ -53,6 +53,11 @@ COMMANDS: Final = MappingProxyType(
             "score enhanced speech against clean speech",
             ("percepnet evaluate testset/", "percepnet evaluate testset/ --peers rnnoise --csv scores.csv"),
         ),
+        "mixtures": Command(
+            "percepnet.cli.mixtures",
+            "make a fixed test set for evaluate from a folder of speech and noise",
+            ("percepnet mixtures recordings/ testset/ --count 60 --snr 0 5 10 15",),
+        ),
         "oracle": Command(
             "percepnet.cli.oracle",
             "show what each stage of the signal processing can reach, as a page to see and hear",
@@ -64,12 +69,15 @@ COMMANDS: Final = MappingProxyType(
         "train": Command(
             "percepnet.training.train",
             "train a network on folders of speech and noise",
-            ("percepnet train --help",),
+            (
+                "percepnet train --data data/ --preset toy",
+                "percepnet train --data data/ --topology lite --run runs/lite",
+            ),
         ),
         "export": Command(
             "percepnet.training.export",
             "turn a training checkpoint into .onnx networks",
-            ("percepnet export --help",),
+            ("percepnet export runs/lite/checkpoint.pt lite",),
         ),
     }
 )
