@@ -1,0 +1,131 @@
+"""The page itself: from the keyboard, on a telephone, and what it says when something is wrong."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from urllib.request import urlopen
+
+import pytest
+from chromium import Server, browsing, call, record, serving
+from playwright.sync_api import Page, expect
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving() as server:
+        yield server
+
+
+def calls(server: Server) -> int:
+    with urlopen(f"{server.url}/healthz") as answer:
+        return int(json.load(answer)["calls"])
+
+
+def colours(page: Page, scope: str, part: str = "right") -> int:
+    """How many colours there are in the left or right half of a spectrogram."""
+    script = """(canvas, right) => {
+        const { width, height } = canvas;
+        const half = Math.floor(width / 2);
+        const copy = new OffscreenCanvas(half, height).getContext("2d", { willReadFrequently: true });
+        copy.drawImage(canvas, right ? half - width : 0, 0);
+        const image = copy.getImageData(0, 0, half, height);
+        return new Set(new Uint32Array(image.data.buffer)).size;
+    }"""
+    return int(page.locator(f"#{scope} canvas").evaluate(script, part == "right"))
+
+
+def test_the_sample_is_heard_from_the_keyboard_alone(server: Server) -> None:
+    with browsing(server.url, allow=False) as browser:
+        page = browser.page
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("radio", name="Noisy sample")).to_be_focused()
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("button", name="Start")).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("status")).to_have_text("Live")
+        assert calls(server) == 1
+
+        assert 0.001 < record(page, 5.0).samples.std() < 0.2
+        for figure in ("rtt", "server", "jitter"):
+            expect(page.locator(f"#figure-{figure}")).to_have_text(re.compile(r"^[\d.]+ ms$"))
+        expect(page.locator("#figure-lost")).to_have_text("0 · 0")
+        expect(page.get_by_role("meter", name="Level coming back")).not_to_have_attribute(
+            "aria-valuenow", "-60"
+        )
+        assert colours(page, "out") > 50
+        assert colours(page, "back") > 50
+
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("switch", name="Noise suppression")).to_be_focused()
+        page.keyboard.press("Space")
+        expect(page.locator("#back-what")).to_have_text("Not enhanced")
+
+        page.get_by_role("button", name="Stop").focus()
+        with page.expect_response(lambda response: response.request.method == "DELETE") as gone:
+            page.keyboard.press("Enter")
+        assert gone.value.status == 204
+        expect(page.get_by_role("status")).to_have_text("Ready")
+        assert calls(server) == 0
+        assert browser.complaints == []
+        assert all(url.startswith(server.url) for url in browser.requested)
+
+
+def test_leaving_the_page_ends_its_call(server: Server) -> None:
+    with browsing(server.url) as browser:
+        with browser.page.expect_response("**/offer") as answered:
+            call(browser.page, "sample")
+        address = f"{server.url}/calls/{answered.value.json()['id']}"
+        assert browser.context.request.get(address).status == 200
+        browser.page.goto("about:blank")
+        deadline = time.monotonic() + 5
+        while browser.context.request.get(address).status != 404:
+            assert time.monotonic() < deadline, "the call is still held"
+
+
+def test_a_narrow_screen_shows_all_of_it(server: Server) -> None:
+    with browsing(server.url, viewport={"width": 360, "height": 740}) as browser:
+        page = browser.page
+        expect(page.locator("#headphones")).to_be_hidden()
+        call(page, "microphone")
+        expect(page.locator("#headphones")).to_be_visible()
+        assert page.evaluate("() => document.documentElement.scrollWidth") == 360
+        assert browser.complaints == []
+
+
+def test_nothing_scrolls_where_motion_is_unwelcome(server: Server) -> None:
+    with browsing(server.url, reduced_motion="reduce") as browser:
+        call(browser.page, "sample")
+        record(browser.page, 2.0)
+        assert colours(browser.page, "back", "left") > 50
+        assert colours(browser.page, "back", "right") == 1
+        assert browser.complaints == []
+
+
+def test_a_refused_microphone_is_explained(server: Server) -> None:
+    with browsing(server.url, allow=False) as browser:
+        page = browser.page
+        page.check("input[value=microphone]")
+        page.click("#start")
+        expect(page.get_by_role("alert")).to_contain_text("did not allow the microphone")
+        expect(page.get_by_role("status")).to_have_text("Stopped")
+        assert not any(url.endswith("/offer") for url in browser.requested)
+        call(page, "sample")  # what the message proposes
+        expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_a_full_and_then_an_ended_server_are_explained() -> None:
+    with serving("--max-calls", "1") as server, browsing(server.url) as browser:
+        page = browser.page
+        call(page, "sample")
+        other = browser.context.new_page()
+        other.goto(server.url)
+        other.click("#start")
+        expect(other.get_by_role("alert")).to_contain_text("server is full")
+        expect(page.get_by_role("status")).to_have_text("Live")
+
+        server.process.terminate()
+        expect(page.get_by_role("alert")).to_contain_text("server has ended the call")
+        server.process.wait(timeout=20)
+        page.click("#start")
+        expect(page.get_by_role("alert")).to_contain_text("server cannot be reached")
