@@ -25,7 +25,7 @@ def main(picture: Path) -> None:
         shot = browser.page.screenshot()
     picture.parent.mkdir(exist_ok=True)
     with Image.open(io.BytesIO(shot)) as image:
-        image.convert("RGB").quantize(255, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(picture, optimize=True)
+        image.convert("RGB").quantize(255, dither=Image.Dither.NONE).save(picture, optimize=True)
     print(f"{picture}: {picture.stat().st_size / 1024:.0f} KiB")
 
 
