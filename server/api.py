@@ -92,6 +92,20 @@ async def close(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
+@routes.get("/{path:.+}")  # last: it takes every path that is left
+async def file(request: web.Request) -> web.StreamResponse:
+    """The page's other files. aiohttp's own static route answers 404 with an empty body that is no JSON."""
+    folder = request.app[PAGE].resolve()
+    try:
+        path = (folder / request.match_info["path"]).resolve()
+        found = path.is_relative_to(folder) and path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        found = False
+    if not found:
+        raise web.HTTPNotFound
+    return web.FileResponse(path)
+
+
 def _call(request: web.Request) -> Call:
     try:
         return request.app[CALLS].get(request.match_info["id"])

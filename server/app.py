@@ -39,7 +39,6 @@ def create_app(config: Config) -> web.Application:
     app.cleanup_ctx.append(_engine)
     app.on_shutdown.append(_close_calls)
     app.add_routes(routes)
-    app.router.add_static("/", app[PAGE])  # last: it takes every path that is left
     return app
 
 

@@ -155,6 +155,7 @@ class Engine:
         with self._wake:
             if not port.closed:
                 port.closed = True
+                port.sink = _nobody  # the thread may keep the port until its next batch, but not the call
                 port.waiting.clear()
                 del self._ports[port.slot]
                 self._free.append(port.slot)
@@ -263,6 +264,10 @@ class Engine:
         if port.bypass == 0:
             y += (wet[0] - y) * _RAMP
             port.figures.degraded = False
+
+
+def _nobody(time: int, samples: Float) -> None:
+    """Takes the packets of a closed port."""
 
 
 def _level_db(x: Float) -> Float:

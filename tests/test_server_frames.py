@@ -43,8 +43,9 @@ def test_every_frame_length_gives_the_same_packets(length: int, layout: str) -> 
 
 def test_stereo_is_the_mean_of_its_channels() -> None:
     left, right = NOISE[:960], NOISE[960:1920]
-    both = frame(np.stack([left, right], axis=1).ravel()[::2], 0, layout="stereo")
-    both.planes[0].update(np.stack([left, right], axis=1).tobytes().ljust(both.planes[0].buffer_size, b"\0"))
+    interleaved = np.stack([left, right], axis=1).reshape(1, -1)
+    both = AudioFrame.from_ndarray(interleaved, format="s16", layout="stereo")
+    both.sample_rate = 48_000
     (packet,) = FrameReader().push(both)
     assert np.allclose(packet.samples, (left.astype(float) + right) / 65536, atol=1e-7)
 

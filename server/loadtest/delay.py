@@ -80,9 +80,9 @@ async def measure(url: str, pcm: Pcm, seconds: float) -> Delay:
     async with caller:
         await asyncio.sleep(seconds)
     heard = caller.heard()
-    lag = _lag(np.resize(pcm, len(heard)), heard)
+    late = lag(np.resize(pcm, len(heard)), heard)
     looked_ahead = 2 * ENCODER_LOOKAHEAD
-    shift = round((lag - ALGORITHM - looked_ahead) / PACKET) * PACKET
+    shift = round((late - ALGORITHM - looked_ahead) / PACKET) * PACKET
     settled = range(int(SETTLING * SAMPLE_RATE), max(wire.came) - PACKET * 5)
     asked = [time for time in sorted(wire.sent) if time + shift in settled]
     answered = [time for time in asked if time + shift in wire.came]
@@ -96,16 +96,16 @@ async def measure(url: str, pcm: Pcm, seconds: float) -> Delay:
         p99=round(float(np.percentile(delays, 99)), 2),
         longest=round(float(delays.max()), 2),
         drift=round(float(np.median(delays[-sixth:]) - np.median(delays[:sixth])), 2),
-        algorithm=round((lag - shift - looked_ahead) * 1e3 / SAMPLE_RATE, 2),
+        algorithm=round((late - shift - looked_ahead) * 1e3 / SAMPLE_RATE, 2),
     )
 
 
-def _lag(sent: Pcm, heard: Pcm) -> int:
+def lag(sent: Pcm, heard: Pcm) -> int:
     """Samples by which ``heard`` is behind ``sent``."""
     size = 2 * len(heard)
     product = np.fft.rfft(heard, size) * np.fft.rfft(sent, size).conj()
-    lag = int(np.argmax(np.fft.irfft(product, size)))
-    return lag if lag < size // 2 else lag - size
+    peak = int(np.argmax(np.fft.irfft(product, size)))
+    return peak if peak < size // 2 else peak - size
 
 
 def read(path: Path) -> Pcm:

@@ -1,0 +1,96 @@
+"""A real server on a free port, and what tests ask of calls to it."""
+
+import asyncio
+import gc
+import os
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import aiohttp
+import numpy as np
+from aiohttp import web
+from aiortc import RTCPeerConnection
+from numpy.typing import NDArray
+
+from server.api import CALLS
+from server.app import create_app
+from server.calls import Calls
+from server.config import Config
+from server.loadtest.caller import Caller
+
+TIMEOUT = 20.0  # s, far above what anything takes
+PACKET = 960
+
+
+class Server:
+    def __init__(self, url: str, calls: Calls, http: aiohttp.ClientSession) -> None:
+        self.url = url
+        self.calls = calls
+        self.http = http
+
+
+@asynccontextmanager
+async def serving(**options: object) -> AsyncIterator[Server]:
+    config = replace(Config(port=0, max_calls=8), **options)  # type: ignore[arg-type]
+    app = create_app(config)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, config.host, config.port)
+        await site.start()
+        url = f"http://{config.host}:{runner.addresses[0][1]}"
+        async with aiohttp.ClientSession(url) as http:
+            yield Server(url, app[CALLS], http)
+    finally:
+        await runner.cleanup()
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for something that announces itself in no other way."""
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            while not condition():  # noqa: ASYNC110 — nothing to await
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"never happened: {what}") from None
+
+
+async def packets(caller: Caller, count: int) -> None:
+    """Wait until so many more packets have come back."""
+    wanted = len(caller.frames) + count
+    await until(lambda: len(caller.frames) >= wanted, f"{count} more packets")
+
+
+def level_db(pcm: NDArray[np.int16]) -> float:
+    return float(10 * np.log10(np.mean(np.square(pcm / 32768)) + 1e-12))
+
+
+def unlikeness_db(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Mean difference of two aligned signals in 20 bands of 200 Hz to 4 kHz, every 10 ms, apart from their level.
+
+    Opus changes phases, so waveforms cannot be compared; through it twice, speech is 1 to 2 dB unlike itself.
+    """
+    difference = _bands_db(a) - _bands_db(b)
+    return float(np.abs(difference - np.median(difference)).mean())
+
+
+def _bands_db(pcm: NDArray[Any]) -> NDArray[np.float64]:
+    frames = np.lib.stride_tricks.sliding_window_view(pcm.astype(float), PACKET)[:: PACKET // 2]
+    power = np.square(np.abs(np.fft.rfft(frames * np.hanning(PACKET))))[:, 4:84]  # bins of 50 Hz
+    bands = power.reshape(len(power), 20, 4).sum(2)
+    decibels: NDArray[np.float64] = 10 * np.log10(bands + 1e-9 * bands.max())
+    return decibels
+
+
+def holdings() -> dict[str, int]:
+    """What a call that is not freed would leave behind."""
+    gc.collect()
+    return {
+        "file descriptors": len(os.listdir("/proc/self/fd")),
+        "threads": sum(not thread.name.startswith("asyncio_") for thread in threading.enumerate()),
+        "tasks": len(asyncio.all_tasks()),
+        "connections": sum(isinstance(thing, RTCPeerConnection) for thing in gc.get_objects()),
+    }

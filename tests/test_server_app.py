@@ -1,0 +1,208 @@
+"""HTTP: what is answered to good, bad and hostile requests, and what is left of them."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import pytest
+from aiortc import RTCConfiguration, RTCPeerConnection
+from calling import TIMEOUT, Server, holdings, serving, until
+
+from server.loadtest.caller import Caller
+from server.offer import LONGEST_SDP
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with serving() as server:
+        yield server
+
+
+@pytest.fixture
+async def sdp() -> str:
+    """A good offer of audio and data."""
+    connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    connection.addTransceiver("audio")
+    connection.createDataChannel("control")
+    await connection.setLocalDescription(await connection.createOffer())
+    sdp = connection.localDescription.sdp
+    await connection.close()
+    return sdp
+
+
+def without(sdp: str, attribute: str) -> str:
+    return re.sub(rf"a={attribute}.*\r\n", "", sdp)
+
+
+async def test_the_page_is_served_with_headers_that_protect_it(server: Server) -> None:
+    async with server.http.get("/") as answer:
+        assert answer.status == 200
+        assert answer.content_type == "text/html"
+        page = await answer.text()
+        assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert "microphone=(self)" in answer.headers["Permissions-Policy"]
+    for path in re.findall(r'(?:src|href)="([\w./-]+)"', page):
+        async with server.http.get("/" + path) as answer:
+            assert answer.status == 200, path
+            assert "Content-Security-Policy" in answer.headers
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nothing",
+        "/audio",
+        "/..%2fserver/app.py",
+        "/a%00b",
+        "/" + "x" * 300,
+        "/../pyproject.toml",
+        "/calls/",
+        "/calls/unknown",
+        "/offer",
+    ],
+)
+async def test_what_is_not_there_is_404_in_json(server: Server, path: str) -> None:
+    async with server.http.get(path) as answer:
+        assert answer.status == 404
+        assert isinstance((await answer.json())["error"], str)
+
+
+async def test_health_tells_how_full_the_server_is(server: Server) -> None:
+    async with server.http.get("/healthz") as answer:
+        assert (answer.status, await answer.json()) == (200, {"status": "ok", "calls": 0, "max_calls": 8})
+
+
+async def test_an_offer_is_answered_with_an_id_and_the_options_it_asked_for(server: Server, sdp: str) -> None:
+    options = {"enabled": False, "attenuation_limit_db": 18.5, "postfilter": False}
+    async with server.http.post("/offer", json={"sdp": sdp, "type": "offer", **options}) as answer:
+        assert answer.status == 201
+        body = await answer.json()
+        assert answer.headers["Location"] == f"/calls/{body['id']}"
+    assert body["type"] == "answer"
+    assert "m=audio" in body["sdp"]
+    async with server.http.get(f"/calls/{body['id']}") as answer:
+        report = await answer.json()
+    assert report["controls"] == options
+    assert report["packets"]["in"] == 0
+    async with server.http.patch(f"/calls/{body['id']}", json={"attenuation_limit_db": None}) as answer:
+        assert (await answer.json())["controls"] == {**options, "attenuation_limit_db": None}
+    for bad in ({"attenuation_limit_db": -1}, {"enabled": "yes"}, {"loudness": 1}, [], "text", 7):
+        async with server.http.patch(f"/calls/{body['id']}", json=bad) as answer:
+            assert answer.status == 400
+            assert (await answer.json())["error"]
+
+
+def spoilt(sdp: str) -> dict[str, Any]:
+    """Bodies that are no offer, by what is wrong with them."""
+    good = {"sdp": sdp, "type": "offer"}
+    audio = sdp[sdp.index("m=audio") : sdp.index("m=application")]
+    candidate = "a=candidate:1 1 udp 2130706431 192.0.2.1 5000 typ host\r\n"
+    return {
+        "a list": [],
+        "nothing": {},
+        "no type": {"sdp": sdp},
+        "an answer": {**good, "type": "answer"},
+        "a type that is a list": {**good, "type": []},
+        "no sdp": {"type": "offer"},
+        "an sdp that is a number": {**good, "sdp": 5},
+        "an sdp that is null": {**good, "sdp": None},
+        "an empty sdp": {**good, "sdp": ""},
+        "blanks": {**good, "sdp": " \r\n "},
+        "garbage": {**good, "sdp": "garbage"},
+        "binary garbage": {**good, "sdp": bytes(range(256)).decode("latin-1")},
+        "half an sdp": {**good, "sdp": sdp[: len(sdp) // 3]},
+        "an sdp without sections": {**good, "sdp": sdp[: sdp.index("m=")]},
+        "an sdp far too long": {**good, "sdp": sdp + "a=x\r\n" * (LONGEST_SDP // 4)},
+        "no audio": {**good, "sdp": sdp.replace(audio, "")},
+        "two audio sections": {**good, "sdp": sdp + audio.replace("a=mid:0", "a=mid:7")},
+        "video": {**good, "sdp": sdp + audio.replace("m=audio", "m=video").replace("a=mid:0", "a=mid:7")},
+        "the same mid twice": {**good, "sdp": sdp.replace("a=mid:1", "a=mid:0")},
+        "no mid": {**good, "sdp": without(sdp, "mid")},
+        "no fingerprint": {**good, "sdp": without(sdp, "fingerprint")},
+        "an unknown digest": {**good, "sdp": re.sub(r"a=fingerprint:sha-\d+", "a=fingerprint:md5", sdp)},
+        "no ufrag": {**good, "sdp": without(sdp, "ice-ufrag")},
+        "no ice password": {**good, "sdp": without(sdp, "ice-pwd")},
+        "no setup": {**good, "sdp": without(sdp, "setup")},
+        "an unknown setup": {**good, "sdp": re.sub("a=setup:.*", "a=setup:maybe", sdp)},
+        "no rtcp-mux": {**good, "sdp": without(sdp, "rtcp-mux")},
+        "audio that is only received": {**good, "sdp": sdp.replace("sendrecv", "recvonly")},
+        "audio that is off": {**good, "sdp": sdp.replace("sendrecv", "inactive")},
+        "unknown codecs": {**good, "sdp": re.sub(r"(opus|G722|PCMU|PCMA)/", "speex/", sdp)},
+        "a bad payload type": {**good, "sdp": re.sub("m=audio .*", "m=audio 9 UDP/TLS/RTP/SAVPF 999", sdp)},
+        "a bad candidate": {**good, "sdp": sdp.replace("a=setup", "a=candidate:nonsense\r\na=setup")},
+        "candidates without end": {**good, "sdp": sdp.replace("a=setup", candidate * 100 + "a=setup", 1)},
+        "an unknown option": {**good, "volume": 11},
+        "a limit that is a text": {**good, "attenuation_limit_db": "12"},
+        "a limit out of range": {**good, "attenuation_limit_db": 1000},
+        "a switch that is a number": {**good, "enabled": 1},
+    }
+
+
+async def test_bad_offers_are_refused_and_leave_nothing_behind(server: Server, sdp: str) -> None:
+    await (await server.http.get("/healthz")).read()
+    before = holdings()
+    for what, body in spoilt(sdp).items():
+        async with server.http.post("/offer", json=body) as answer:
+            assert answer.status == 400, what
+            assert len((await answer.json())["error"]) > 5, what
+    assert len(server.calls) == 0
+    await until(lambda: all(holdings()[name] <= before[name] for name in before), f"{before} again")
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (b"{", "application/json", 400),
+        (b"\xff\xfe\xff", "application/json", 400),
+        (b"[" * 50_000, "application/json", 400),
+        (b'{"sdp": "x", "type": "offer"}', "text/plain", 415),
+        (b'{"sdp": "x", "type": "offer"}', "application/json; charset=nonsense", 400),
+        (b"x" * 100_000, "application/json", 413),
+    ],
+)
+async def test_bodies_that_are_no_json_are_refused(
+    server: Server, body: bytes, kind: str, status: int
+) -> None:
+    async with server.http.post("/offer", data=body, headers={"Content-Type": kind}) as answer:
+        assert answer.status == status
+        assert (await answer.json())["error"]
+
+
+async def test_another_method_is_405_in_json(server: Server) -> None:
+    async with server.http.put("/healthz") as answer:
+        assert answer.status == 405
+        assert (await answer.json())["error"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_the_process_with_calls_running(number: int) -> None:
+    command = [sys.executable, "-c", "from server.app import *; serve(Config(port=0))"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE, env=environment)
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            url = (await process.stderr.readline()).decode().split()[-1]
+            silence = np.zeros(960, np.int16)
+            async with Caller(url, silence) as one, Caller(url, silence):
+                process.send_signal(number)
+                _, errors = await process.communicate()
+                await until(lambda: one.connection.connectionState == "closed", "the caller knows")
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert process.returncode == 0
+    assert errors == b""
+
+
+async def test_an_address_that_is_taken_is_an_error(server: Server) -> None:
+    port = int(server.url.rpartition(":")[2])
+    with pytest.raises(OSError, match="address"):
+        async with serving(port=port):
+            pass

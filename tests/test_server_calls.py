@@ -1,0 +1,262 @@
+"""Whole calls over loopback: real callers, recorded speech, real sockets."""
+
+import asyncio
+from typing import Any
+
+import aioice.ice
+import numpy as np
+import pytest
+from aiortc import RTCConfiguration, RTCPeerConnection
+from calling import PACKET, TIMEOUT, Server, holdings, level_db, packets, serving, unlikeness_db, until
+from numpy.typing import NDArray
+
+from percepnet import Enhancer
+from server.loadtest.caller import Caller
+from server.loadtest.delay import Wire, lag
+
+Pcm = NDArray[np.int16]
+CODECS_LOOKAHEAD = 624  # samples; two encoders of 6.5 ms
+LATENCY = 1440
+
+
+@pytest.fixture
+def speech(noisy: NDArray[np.float32]) -> Pcm:
+    return (noisy * 32768).astype(np.int16)
+
+
+@pytest.fixture
+def hiss() -> Pcm:
+    """Noise without speech, which an enhancer takes away."""
+    return np.random.default_rng(3).normal(0, 1500, 48_000).astype(np.int16)
+
+
+async def message(caller: Caller, kind: str) -> dict[str, Any]:
+    """The next message of that type from the control channel."""
+    async with asyncio.timeout(TIMEOUT):
+        while (found := await caller.messages.get())["type"] != kind:
+            pass
+    return found
+
+
+async def test_speech_comes_back_enhanced_late_by_the_algorithm_and_without_gaps(
+    speech: Pcm, noisy: NDArray[np.float32]
+) -> None:
+    async with serving() as server, Caller(server.url, speech) as caller:
+        await packets(caller, 300)
+        heard = caller.heard()
+        report = await (await server.http.get(f"/calls/{caller.id}")).json()
+    assert set(np.diff([pts for pts, _ in caller.frames])) == {PACKET}
+    late = lag(np.resize(speech, len(heard)), heard)
+    # Whole packets may be missing at the start, where one end sent before the other listened.
+    assert abs((late - LATENCY - CODECS_LOOKAHEAD + 480) % PACKET - 480) < 20
+    part = slice(48_000, len(heard) - PACKET)  # after the network's first second
+    enhanced = np.roll(Enhancer().process(noisy[np.newaxis])[0], late - LATENCY)[part]
+    sent = np.roll(noisy, late)[part]
+    assert unlikeness_db(heard[part], enhanced) < unlikeness_db(heard[part], sent) / 2
+    assert report["state"] == "connected"
+    assert report["packets"]["lost"] == report["packets"]["dropped"] == 0
+    assert report["packets"]["out"] >= 300
+    assert report["delay"]["algorithm_ms"] == 30
+    assert 0 < report["delay"]["server_p50_ms"] <= report["delay"]["server_p99_ms"]
+    assert not report["degraded"]
+
+
+async def test_a_call_that_begins_disabled_brings_back_what_it_sent(speech: Pcm) -> None:
+    async with serving() as server, Caller(server.url, speech, {"enabled": False}) as caller:
+        await packets(caller, 150)
+        heard = caller.heard()
+    late = lag(np.resize(speech, len(heard)), heard)
+    assert (late - LATENCY - CODECS_LOOKAHEAD + 480) % PACKET - 480 in range(-2, 3)
+    part = slice(PACKET * 5, len(heard) - PACKET)
+    assert unlikeness_db(heard[part], np.roll(speech, late)[part]) < 2  # as near as Opus comes, twice
+
+
+@pytest.mark.parametrize("way", ["PATCH", "data channel"])
+async def test_the_toggle_is_heard_within_200_ms(hiss: Pcm, way: str) -> None:
+    async with serving() as server, Caller(server.url, hiss) as caller:
+
+        async def turn(enabled: bool) -> None:
+            if way == "PATCH":
+                answer = await server.http.patch(f"/calls/{caller.id}", json={"enabled": enabled})
+                assert (await answer.json())["controls"]["enabled"] is enabled
+            else:
+                caller.channel.send(f'{{"enabled": {str(enabled).lower()}}}')
+                assert (await message(caller, "controls"))["controls"]["enabled"] is enabled
+
+        def level(last: int) -> float:
+            return level_db(np.concatenate([samples for _, samples in caller.frames[-last:]]))
+
+        await packets(caller, 100)
+        quiet = level(5)
+        await turn(False)
+        await packets(caller, 10)  # 200 ms
+        loud = level(1)
+        await turn(True)
+        await packets(caller, 10)
+        quiet_again = level(1)
+    assert loud == pytest.approx(level_db(hiss), abs=1)
+    assert quiet < loud - 6
+    assert quiet_again < loud - 6
+
+
+async def test_live_figures_come_five_times_a_second_and_bad_messages_are_answered(speech: Pcm) -> None:
+    async with serving() as server, Caller(server.url, speech) as caller:
+        first = await message(caller, "figures")
+        later = [await message(caller, "figures") for _ in range(5)]
+        assert later[-1]["age_s"] - first["age_s"] == pytest.approx(1, abs=0.3)
+        assert set(first) - {"type"} == set(await (await server.http.get(f"/calls/{caller.id}")).json())
+        for bad in ("{", "[]", '{"enabled": 1}', '{"volume": 3}', " " * 5000, "[" * 4000):
+            caller.channel.send(bad)
+            assert (await message(caller, "error"))["error"]
+        caller.channel.send(b"\xff\xfe")
+        assert (await message(caller, "error"))["error"]
+        caller.channel.send('{"attenuation_limit_db": 12, "postfilter": false}')
+        controls = (await message(caller, "controls"))["controls"]
+    assert controls == {"enabled": True, "attenuation_limit_db": 12, "postfilter": False}
+
+
+async def test_two_calls_at_once_do_not_hear_each_other(speech: Pcm, hiss: Pcm) -> None:
+    async with serving() as server:
+        dry = {"enabled": False}
+        async with Caller(server.url, speech, dry) as one, Caller(server.url, hiss, dry) as two:
+            await packets(two, 150)
+            heard = [one.heard(), two.heard()]
+    part = slice(PACKET * 5, PACKET * 145)
+    for own, said, others in ((heard[0], speech, hiss), (heard[1], hiss, speech)):
+        late = lag(np.resize(said, len(own)), own)
+        wanted, unwanted = (np.roll(np.resize(pcm, len(own)), late)[part] for pcm in (said, others))
+        assert unlikeness_db(own[part], wanted) < unlikeness_db(own[part], unwanted) / 2
+
+
+async def test_lost_and_swapped_packets_are_counted_and_do_not_add_up_to_delay(speech: Pcm) -> None:
+    async with serving() as server:
+        caller = Caller(server.url, speech, {"enabled": False})
+        transport = caller.connection.getTransceivers()[0].sender.transport
+        send, number, kept = transport._send_rtp, 0, b""
+
+        async def bad_network(data: bytes) -> None:
+            nonlocal number, kept
+            if 192 <= data[1] <= 223:
+                return await send(data)
+            number += 1
+            if number < 50 or number % 10 not in (3, 7):
+                await send(data)
+                if kept:
+                    await send(kept)
+                kept = b""
+            elif number % 10 == 3:
+                kept = data  # comes after the next; every other is lost
+            return None
+
+        transport._send_rtp = bad_network
+        wire = Wire(caller)
+        async with caller:
+            await until(lambda: number >= 300, "300 packets sent")
+            await packets(caller, 5)
+            report = await (await server.http.get(f"/calls/{caller.id}")).json()
+            heard = caller.heard()
+    counted = report["packets"]
+    assert counted["lost"] - counted["late"] == pytest.approx(25, abs=2)
+    assert counted["dropped"] == counted["duplicate"] == 0
+    assert set(np.diff([pts for pts, _ in caller.frames])) == {PACKET}  # the server has filled the holes
+    late = lag(np.resize(speech, len(heard)), heard)
+    shift = late - LATENCY - CODECS_LOOKAHEAD
+    assert abs((shift + 480) % PACKET - 480) < 20
+    shift = round(shift / PACKET) * PACKET
+    delays = [wire.came[time + shift] - sent for time, sent in wire.sent.items() if time + shift in wire.came]
+    assert np.median(delays[-100:]) < np.median(delays[:50]) + 0.010
+
+
+async def test_fifty_calls_give_back_all_they_held(speech: Pcm) -> None:
+    async with serving() as server:
+
+        async def call() -> None:
+            async with Caller(server.url, speech) as caller:
+                await packets(caller, 2)
+
+        await call()  # what the first call loads stays
+        await until(lambda: not len(server.calls), "the first call is freed")
+        before = holdings()
+        for _ in range(10):
+            await asyncio.gather(*(call() for _ in range(5)))
+        await until(lambda: not len(server.calls), "all calls are freed")
+        await until(lambda: all(holdings()[name] <= before[name] for name in before), f"{before} again")
+
+
+async def test_delete_ends_a_call_for_both_ends(speech: Pcm) -> None:
+    async with serving() as server, Caller(server.url, speech) as caller:
+        assert (await server.http.delete(f"/calls/{caller.id}")).status == 204
+        assert len(server.calls) == 0
+        for method in ("GET", "PATCH", "DELETE"):
+            answer = await server.http.request(method, f"/calls/{caller.id}", json={})
+            assert answer.status == 404
+            assert "error" in await answer.json()
+        await until(lambda: caller.connection.connectionState == "closed", "the caller knows")
+
+
+async def test_a_caller_that_vanishes_is_noticed(speech: Pcm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a word: its sockets are gone, no DTLS goodbye. Only the clock of the consent checks is faster."""
+    monkeypatch.setattr(aioice.ice, "CONSENT_INTERVAL", 0.1)
+    monkeypatch.setattr(aioice.ice, "CONSENT_FAILURES", 2)
+    async with serving() as server, Caller(server.url, speech) as caller:
+        ice = caller.connection.getSenders()[0].transport.transport._connection
+        for protocol in ice._protocols:
+            protocol.transport.abort()
+        await until(lambda: not len(server.calls), "the call is freed")
+
+
+async def offer(server: Server) -> tuple[RTCPeerConnection, dict[str, str]]:
+    connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    connection.addTransceiver("audio")
+    await connection.setLocalDescription(await connection.createOffer())
+    return connection, {"sdp": connection.localDescription.sdp, "type": "offer"}
+
+
+async def test_a_caller_that_never_connects_is_given_up() -> None:
+    async with serving(connect_timeout=0.5) as server:
+        await (await server.http.get("/healthz")).read()  # opens the HTTP connection that the offer takes
+        before = holdings()
+        connection, body = await offer(server)
+        await connection.close()
+        answer = await server.http.post("/offer", json=body)
+        assert answer.status == 201
+        assert len(server.calls) == 1
+        await until(lambda: not len(server.calls), "the call is freed")
+        del connection
+        await until(lambda: all(holdings()[name] <= before[name] for name in before), f"{before} again")
+
+
+async def test_a_call_may_not_last_for_ever(speech: Pcm) -> None:
+    async with serving(max_call_time=1.0) as server, Caller(server.url, speech) as caller:
+        await until(lambda: not len(server.calls), "the call is freed")
+        await until(lambda: caller.connection.connectionState == "closed", "the caller knows")
+
+
+async def test_a_full_server_says_so_and_takes_calls_again(speech: Pcm) -> None:
+    async with serving(max_calls=1) as server:
+        async with Caller(server.url, speech) as caller:
+            with pytest.raises(ConnectionError, match=r"503: .* 1 calls"):
+                await Caller(server.url, speech).__aenter__()
+            assert (await server.http.delete(f"/calls/{caller.id}")).status == 204
+        async with Caller(server.url, speech):
+            pass
+
+
+async def test_the_server_ends_with_calls_running(speech: Pcm) -> None:
+    async with serving() as server:
+        caller = Caller(server.url, speech)
+        await caller.__aenter__()
+    await until(lambda: caller.connection.connectionState == "closed", "the caller knows")
+    await caller.hang_up()
+
+
+def test_each_call_has_an_id_that_cannot_be_guessed() -> None:
+    from server.calls import Call
+    from server.config import Config
+
+    async def ids() -> set[str]:
+        return {Call(Config(), None).id for _ in range(20)}  # type: ignore[arg-type]
+
+    found = asyncio.run(ids())
+    assert len(found) == 20
+    assert all(len(id) >= 22 for id in found)  # 128 bits

@@ -1,0 +1,66 @@
+"""Options: arguments before environment before defaults, and errors that name the value."""
+
+import argparse
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+
+import pytest
+
+from server.config import Config, IceServer
+
+
+def parsed(*arguments: str, environment: dict[str, str] | None = None) -> Config:
+    parser = argparse.ArgumentParser()
+    Config.add_arguments(parser)
+    return Config.from_arguments(parser.parse_args(arguments), environment or {})
+
+
+def test_without_anything_it_is_the_defaults_and_asks_no_outside_server() -> None:
+    assert parsed() == Config()
+    assert Config().ice_servers == ()
+    assert Config().host == "127.0.0.1"
+
+
+def test_arguments_come_before_the_environment() -> None:
+    environment = {"PERCEPNET_PORT": "1", "PERCEPNET_HOST": "::", "PERCEPNET_MODEL": "a.onnx"}
+    config = parsed("--port", "2", "--max-calls", "5", environment=environment)
+    assert (config.port, config.host, config.model, config.max_calls) == (2, "::", Path("a.onnx"), 5)
+
+
+def test_ice_servers_from_both() -> None:
+    stun = IceServer("stun:example.org:3478")
+    turn = IceServer("turn:example.org:3478?transport=tcp", "ann", "p:s@w")
+    written = ("stun:example.org:3478", "turn:ann:p%3As%40w@example.org:3478?transport=tcp")
+    assert parsed("--ice-server", written[0], "--ice-server", written[1]).ice_servers == (stun, turn)
+    assert parsed(environment={"PERCEPNET_ICE_SERVERS": " ".join(written)}).ice_servers == (stun, turn)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("port", "70000"),
+        ("port", "http"),
+        ("max-calls", "0"),
+        ("max-calls", "2.5"),
+        ("connect-timeout", "nan"),
+        ("queue-packets", "1"),
+        ("ice-server", "example.org"),
+    ],
+)
+def test_a_bad_value_is_named(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed(f"--{option}", value)
+    assert value in capsys.readouterr().err
+    variable = "PERCEPNET_" + option.upper().replace("-", "_") + ("S" if option == "ice-server" else "")
+    with pytest.raises(ValueError, match=variable):
+        parsed(environment={variable: value})
+
+
+def test_every_option_has_an_argument_with_help_and_cannot_change(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed("--help")
+    shown = capsys.readouterr().out
+    for option in fields(Config):
+        assert "--" + option.name.replace("_", "-").removesuffix("s") in shown
+    with pytest.raises(FrozenInstanceError):
+        Config().port = 1  # type: ignore[misc]

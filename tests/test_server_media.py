@@ -1,0 +1,168 @@
+"""The adapters inside aiortc: that they fit the aiortc installed, and step back from one they do not fit."""
+
+import asyncio
+from fractions import Fraction
+
+import aiortc.rtcrtpsender
+import aiortc.rtp
+import numpy as np
+import pytest
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpReceiver
+from aiortc.rtp import RtpPacket
+from av import AudioFrame
+
+from server.media import audiolevel, receiver
+
+
+def audio_frame(pcm: np.ndarray, layout: str) -> AudioFrame:
+    frame = AudioFrame.from_ndarray(pcm.astype(np.int16).reshape(1, -1), format="s16", layout=layout)
+    frame.sample_rate, frame.time_base, frame.pts = 48_000, Fraction(1, 48_000), 0
+    return frame
+
+
+@pytest.fixture
+async def fresh() -> RTCRtpReceiver:
+    """A receiver as it is when its track is announced."""
+    offering, answering = (RTCPeerConnection(RTCConfiguration(iceServers=[])) for _ in range(2))
+    offering.addTransceiver("audio")
+    await offering.setLocalDescription(await offering.createOffer())
+    await answering.setRemoteDescription(offering.localDescription)
+    (result,) = answering.getReceivers()
+    await offering.close()
+    await answering.close()
+    return result
+
+
+@pytest.mark.parametrize("layout", ["mono", "stereo"])
+@pytest.mark.parametrize("amplitude", [32767, 3276.7, 100, 1, 0])
+def test_the_level_is_that_of_the_samples(amplitude: float, layout: str) -> None:
+    sine = amplitude * np.sin(2 * np.pi * 1000 / 48_000 * np.arange(960))
+    pcm = np.round(sine).repeat(2 if layout == "stereo" else 1)
+    power = np.mean(np.square(pcm / 32768))
+    wanted = round(10 * np.log10(power)) if power else -127
+    assert audiolevel.audio_level_dbov(audio_frame(pcm, layout)) == wanted
+
+
+def test_a_decoded_frame_has_more_room_than_samples() -> None:
+    """The trap of aiortc's own function: the plane of a decoded frame goes on after the samples."""
+    encoder = aiortc.codecs.opus.OpusEncoder()
+    decoder = aiortc.codecs.opus.OpusDecoder()
+    noise = np.random.default_rng(0).normal(0, 3000, 1920)
+    payloads, timestamp = encoder.encode(audio_frame(noise, "stereo"))
+    (frame,) = decoder.decode(aiortc.jitterbuffer.JitterFrame(payloads[0], timestamp))
+    samples = frame.to_ndarray()
+    assert frame.planes[0].buffer_size > samples.nbytes
+    wanted = round(10 * np.log10(np.mean(np.square(samples / 32768))))
+    assert audiolevel.audio_level_dbov(frame) == wanted
+
+
+def test_the_level_is_installed_where_the_sender_looks() -> None:
+    assert audiolevel.install()
+    assert aiortc.rtcrtpsender.rtp.compute_audio_level_dbov is audiolevel.audio_level_dbov
+
+
+def test_an_aiortc_without_the_function_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delattr(aiortc.rtp, "compute_audio_level_dbov")
+    assert not audiolevel.install()
+    assert "compute_audio_level_dbov" in caplog.text
+    assert not hasattr(aiortc.rtp, "compute_audio_level_dbov")
+
+
+async def test_the_jitter_buffer_fits_this_aiortc(
+    fresh: RTCRtpReceiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    reception = receiver.install(fresh)
+    assert reception is not None
+    assert caplog.text == ""
+    reception.close()
+
+
+@pytest.mark.parametrize("name", ["jitter_buffer", "decoder_queue", "codecs", "decoder_thread"])
+async def test_an_aiortc_built_otherwise_keeps_its_own_jitter_buffer(
+    fresh: RTCRtpReceiver, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    delattr(fresh, "_RTCRtpReceiver__" + name)
+    queue = fresh.track._queue
+    assert receiver.install(fresh) is None
+    assert name in caplog.text
+    assert fresh.track._queue is queue
+
+
+async def test_a_full_queue_of_frames_drops_the_oldest_and_never_blocks() -> None:
+    queue = receiver.LatestFrames(3)
+    async with asyncio.timeout(1):
+        for n in range(10):
+            await queue.put(n)
+        await queue.put(None)  # the end of the track is the last thing to come, so it is never dropped
+    assert [queue.get_nowait() for _ in range(3)] == [8, 9, None]
+    assert queue.dropped == 8
+
+
+class Arrivals:
+    """Feeds a reception and looks at what it hands to the decoder."""
+
+    def __init__(self, fresh: RTCRtpReceiver) -> None:
+        reception = receiver.install(fresh)
+        assert reception is not None
+        self.reception = reception
+        codec = aiortc.codecs.CODECS["audio"][0]
+        setattr(fresh, "_RTCRtpReceiver__codecs", {codec.payloadType: codec})  # noqa: B010 — the mangled name
+        setattr(fresh, "_RTCRtpReceiver__decoder_thread", object())  # noqa: B010
+        self._payload_type = codec.payloadType
+        self._queue = getattr(fresh, "_RTCRtpReceiver__decoder_queue")  # noqa: B009
+
+    def come(self, sequence: int, timestamp: int, ssrc: int = 1, data: bytes = b"opus") -> None:
+        packet = RtpPacket(
+            payload_type=self._payload_type,
+            sequence_number=sequence & 0xFFFF,
+            timestamp=timestamp & 0xFFFFFFFF,
+            ssrc=ssrc,
+        )
+        packet._data = data  # type: ignore[attr-defined]
+        assert self.reception.add(packet) == (False, None)
+
+    def decoded(self) -> list[int]:
+        return [self._queue.get_nowait()[1].timestamp for _ in range(self._queue.qsize())]
+
+
+async def test_timestamps_begin_at_0_and_go_on_over_their_wrap(fresh: RTCRtpReceiver) -> None:
+    arrivals = Arrivals(fresh)
+    for n in range(6):
+        arrivals.come(65533 + n, (1 << 32) - 2000 + n * 960)
+    assert arrivals.decoded() == [n * 960 for n in range(6)]
+    assert arrivals.reception.arrived(960) is not None
+    assert arrivals.reception.arrived(961) is None
+
+
+async def test_a_hole_is_given_up_by_the_clock_without_another_packet(fresh: RTCRtpReceiver) -> None:
+    arrivals = Arrivals(fresh)
+    arrivals.come(0, 0)
+    arrivals.come(2, 1920)
+    assert arrivals.decoded() == [0]
+    async with asyncio.timeout(1):
+        while arrivals.reception.counts.lost == 0:  # noqa: ASYNC110 — the event is a timer inside
+            await asyncio.sleep(0.002)
+    assert arrivals.decoded() == [1920]
+    arrivals.reception.close()
+
+
+async def test_another_source_is_followed_at_once_and_the_counts_go_on(fresh: RTCRtpReceiver) -> None:
+    arrivals = Arrivals(fresh)
+    arrivals.come(10, 5000)
+    arrivals.come(11, 5960)
+    arrivals.come(40000, 77, ssrc=2)
+    arrivals.come(40001, 1037, ssrc=2)
+    assert arrivals.decoded() == [0, 960, 1920, 2880]
+    assert arrivals.reception.counts.received == 4
+    assert arrivals.reception.counts.lost == 0
+
+
+async def test_an_empty_packet_does_not_end_the_decoder_and_is_not_lost(fresh: RTCRtpReceiver) -> None:
+    arrivals = Arrivals(fresh)
+    arrivals.come(0, 0)
+    arrivals.come(1, 960, data=b"")
+    arrivals.come(2, 1920)
+    assert arrivals.decoded() == [0, 1920]
+    assert arrivals.reception.counts.lost == 0

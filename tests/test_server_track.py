@@ -1,0 +1,206 @@
+"""The enhanced track between a source of frames and the engine."""
+
+import asyncio
+from collections.abc import Iterator
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from aiortc import MediaStreamTrack
+from aiortc.mediastreams import MediaStreamError
+from av import AudioFrame
+from calling import TIMEOUT, until
+from numpy.typing import NDArray
+
+from percepnet import Enhancer
+from percepnet.framing import LATENCY
+from server.controls import Controls
+from server.engine import Engine
+from server.track import READY_PACKETS, EnhancedTrack
+
+PACKET = 960
+
+
+class Source(MediaStreamTrack):
+    """Gives frames as fast as they are asked for, then ends."""
+
+    kind = "audio"
+
+    def __init__(self, frames: list[AudioFrame]) -> None:
+        super().__init__()
+        self._frames = iter(frames)
+
+    async def recv(self) -> AudioFrame:
+        await asyncio.sleep(0)
+        try:
+            return next(self._frames)
+        except StopIteration:
+            raise MediaStreamError from None
+
+
+def frames(
+    pcm: NDArray[np.int16],
+    *,
+    length: int = PACKET,
+    rate: int = 48_000,
+    layout: str = "stereo",
+    first: int = 0,
+) -> list[AudioFrame]:
+    result = []
+    for start in range(0, len(pcm) - length + 1, length):
+        part = pcm[start : start + length]
+        part = part.repeat(2) if layout == "stereo" else part
+        frame = AudioFrame.from_ndarray(part[np.newaxis], format="s16", layout=layout)
+        frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), first + start
+        result.append(frame)
+    return result
+
+
+async def drained(track: EnhancedTrack) -> list[AudioFrame]:
+    heard = []
+    async with asyncio.timeout(TIMEOUT):
+        try:
+            while True:
+                heard.append(await track.recv())
+        except MediaStreamError:
+            return heard
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = Engine(Enhancer(streams=2), streams=2, queue_packets=50)
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture
+def speech(noisy: NDArray[np.float32]) -> NDArray[np.int16]:
+    return (noisy[: 40 * PACKET] * 32768).astype(np.int16)
+
+
+def paced(source: Source, track: EnhancedTrack) -> None:
+    """A source that gives its next frame once all before are enhanced, as a network does."""
+    give = source.recv
+
+    async def recv() -> AudioFrame:
+        figures = track.port.figures
+        await until(lambda: figures.packets_in == figures.packets_out, "the engine keeps up")
+        return await give()
+
+    source.recv = recv  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("layout", ["mono", "stereo"])
+async def test_it_gives_what_an_enhancer_gives_in_the_format_it_came_in(
+    engine: Engine, speech: NDArray[np.int16], layout: str
+) -> None:
+    source = Source(frames(speech, layout=layout, first=4711))
+    track = EnhancedTrack(source, engine)
+    paced(source, track)
+    heard = await drained(track)
+    assert [frame.pts for frame in heard] == [4711 + n * PACKET for n in range(40)]
+    assert {(f.sample_rate, f.time_base, f.format.name, f.layout.name, f.samples) for f in heard} == {
+        (48_000, Fraction(1, 48_000), "s16", layout, PACKET)
+    }
+    pcm = np.concatenate([frame.to_ndarray().reshape(PACKET, -1) for frame in heard])
+    assert np.array_equal(pcm[:, 0], pcm[:, -1])
+    enhancer = Enhancer()
+    packets = (speech / np.float32(32768)).astype(np.float32).reshape(40, 1, PACKET)
+    wanted = np.concatenate([enhancer.process(packet)[0] for packet in packets])
+    assert np.abs(pcm[:, 0] / 32768 - wanted).max() <= 0.6 / 32768  # rounding to 16 bits
+
+
+@pytest.mark.parametrize("length", [120, 480, 2880])
+async def test_frames_of_any_length_come_back_as_20_ms(
+    engine: Engine, speech: NDArray[np.int16], length: int
+) -> None:
+    source = Source(frames(speech[: 36 * PACKET], length=length))
+    track = EnhancedTrack(source, engine, Controls(enabled=False))
+    paced(source, track)
+    heard = await drained(track)
+    assert [frame.pts for frame in heard] == [n * PACKET for n in range(36)]
+    pcm = np.concatenate([frame.to_ndarray()[0, ::2] for frame in heard]).astype(int)
+    assert np.abs(pcm[LATENCY:] - speech[: 36 * PACKET - LATENCY]).max() <= 1
+
+
+async def test_telephone_audio_comes_back_as_telephone_audio(engine: Engine) -> None:
+    tone = (8000 * np.sin(2 * np.pi * 440 / 8000 * np.arange(8000))).astype(np.int16)
+    source = Source(frames(tone, length=160, rate=8000, layout="mono"))
+    track = EnhancedTrack(source, engine, Controls(enabled=False))
+    paced(source, track)
+    heard = await drained(track)
+    assert [frame.pts for frame in heard] == [n * 160 for n in range(50)]
+    assert {(f.sample_rate, f.time_base, f.layout.name, f.samples) for f in heard} == {
+        (8000, Fraction(1, 8000), "mono", 160)
+    }
+    pcm = np.concatenate([frame.to_ndarray()[0] for frame in heard]).astype(float)
+    spectrum = np.abs(np.fft.rfft(pcm[1000:7000] * np.hanning(6000)))
+    assert np.argmax(spectrum) == 440 * 6000 / 8000
+    assert np.std(pcm[1000:7000]) == pytest.approx(8000 / np.sqrt(2), rel=0.02)
+
+
+async def test_a_gap_in_pts_is_filled_and_what_follows_keeps_its_time(
+    engine: Engine, speech: NDArray[np.int16]
+) -> None:
+    sent = frames(speech)
+    source = Source(sent[:10] + sent[13:])
+    track = EnhancedTrack(source, engine, Controls(enabled=False))
+    paced(source, track)
+    heard = await drained(track)
+    assert [frame.pts for frame in heard] == [n * PACKET for n in range(40)]
+    pcm = np.concatenate([frame.to_ndarray()[0, ::2] for frame in heard]).astype(int)
+    wanted = speech.astype(int)
+    wanted[10 * PACKET : 13 * PACKET] = 0
+    assert np.abs(pcm[LATENCY:] - wanted[:-LATENCY]).max() <= 1
+
+
+async def test_a_slow_reader_misses_the_oldest_and_gets_no_delay(
+    engine: Engine, speech: NDArray[np.int16]
+) -> None:
+    source = Source(frames(speech))
+    track = EnhancedTrack(source, engine)
+    paced(source, track)
+    first = await track.recv()
+    await until(lambda: track.port.figures.packets_out == 40, "all are enhanced")
+    heard = await drained(track)
+    assert first.pts == 0
+    assert [frame.pts for frame in heard] == [n * PACKET for n in range(40 - READY_PACKETS, 40)]
+    assert track.skipped == 40 - 1 - READY_PACKETS
+
+
+async def test_stopping_wakes_the_reader_and_gives_the_place_back(engine: Engine) -> None:
+    class Silent(MediaStreamTrack):
+        kind = "audio"
+
+        async def recv(self) -> AudioFrame:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    before = len(asyncio.all_tasks())
+    tracks = [EnhancedTrack(Silent(), engine) for _ in range(2)]
+    readers = [asyncio.create_task(track.recv()) for track in tracks]
+    await asyncio.sleep(0)
+    for track in tracks:
+        track.stop()
+        await track.closed()
+    for reader in readers:
+        with pytest.raises(MediaStreamError):
+            await asyncio.wait_for(reader, TIMEOUT)
+    with pytest.raises(MediaStreamError):
+        await tracks[0].recv()
+    EnhancedTrack(Silent(), engine), EnhancedTrack(Silent(), engine)
+    assert len(asyncio.all_tasks()) == before
+
+
+async def test_a_source_of_another_kind_ends_the_track(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Wrong(MediaStreamTrack):
+        kind = "audio"
+
+        async def recv(self) -> str:  # type: ignore[override]
+            return "no frame"
+
+    assert await drained(EnhancedTrack(Wrong(), engine)) == []
+    assert "not str" in caplog.text
