@@ -24,7 +24,9 @@ MAX_ATTENUATION_LIMIT_DB: Final = 100.0
 
 _BLOCK: Final = 50  # hops that go through at once; bounds the memory of a long recording
 _RAMP: Final = np.float32(0.2)  # per hop: a control is where it was set after 50 ms
-_CLIP: Final = np.float32(4)  # 12 dB above full scale; bounds what a broken packet does to the level reference
+_CLIP: Final = np.float32(
+    4
+)  # 12 dB above full scale; bounds what a broken packet does to the level reference
 _DRY: Final[Float] = np.square(ANALYSIS)  # what analysis and synthesis windows make of an unchanged frame
 
 Rows = NDArray[np.int64]
@@ -137,8 +139,6 @@ class Enhancer:
     def _block(self, x: Float, rows: Rows) -> Float:
         hops = x.shape[1] // HOP
         samples = np.concatenate([self._history[rows], x], axis=1)
-        self._history[rows] = samples[:, hops * HOP :]
-
         frame = framing.frames(samples, hops, delay=LOOKAHEAD) * _DRY
         wet = self._ramp(self._wet, self._wanted(rows), rows, hops)
         active = wet.max(axis=1) > 0
@@ -151,6 +151,7 @@ class Enhancer:
         tail = self._tail[rows]
         out = framing.overlap_add(frame, tail)
         self._tail[rows] = tail
+        self._history[rows] = samples[:, hops * HOP :]  # last: a step that raises has not heard its input
         return out
 
     def _enhance(self, samples: Float, rows: Rows, wet: Float, hops: int) -> Float:

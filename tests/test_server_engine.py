@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from percepnet import Enhancer
 from percepnet.framing import LATENCY
+from percepnet.network import Network, State
 from server.controls import Controls
 from server.engine import PACKET, RETRY_PACKETS, WARM_UP_PACKETS, Engine, EngineFull, Port
 
@@ -81,6 +82,21 @@ def engine(gate: Gate) -> Iterator[Engine]:
     gate.open.set()
     engine.stop()
     assert not engine.alive
+
+
+def together(gate: Gate, blocker: Ear, packets: dict[Ear, Float]) -> None:
+    """Have the packets of several calls taken as one batch: the engine is held up by another call's meanwhile."""
+    while gate.entered.acquire(blocking=False):
+        pass
+    gate.open.clear()
+    blocker.port.submit(0, np.zeros(PACKET, np.float32))
+    assert gate.entered.acquire(timeout=TIMEOUT)
+    counts = {ear: len(ear.heard) for ear in packets}
+    for ear, samples in packets.items():
+        ear.port.submit(counts[ear], samples)
+    gate.open.set()
+    for ear, count in counts.items():
+        ear.wait(count + 1)
 
 
 def alone(pcm: Float) -> Float:
@@ -202,20 +218,43 @@ def test_a_fault_gives_that_call_dry_audio_and_leaves_the_others_alone(
     engine: Engine, gate: Gate, noisy: Float, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, two = noisy[: 60 * PACKET], noisy[100 * PACKET : 160 * PACKET]
-    ill, well = Ear(engine), Ear(engine)
+    ill, well, blocker = Ear(engine), Ear(engine), Ear(engine)
     gate.faulty = lambda streams: ill.port.slot in streams
     for n in range(60):
-        gate.open.clear()  # so that both are in one batch
-        well.port.submit(n, two[n * PACKET :][:PACKET])
-        ill.port.submit(n, one[n * PACKET :][:PACKET])
-        gate.open.set()
-        ill.wait(n + 1), well.wait(n + 1)
+        part = slice(n * PACKET, (n + 1) * PACKET)
+        together(gate, blocker, {well: two[part], ill: one[part]})
     assert np.array_equal(ill.wait(60), delayed(one))
     assert np.abs(well.wait(60) - alone(two)).max() < 1e-6
     assert ill.port.figures.degraded
     assert not well.port.figures.degraded
     assert well.port.figures.faults == 0
+    assert sorted([ill.port.slot, well.port.slot]) in map(sorted, gate.batches)
     assert caplog.text.count("a call gets dry audio") == 1
+
+
+def test_a_fault_that_one_call_alone_does_not_have_changes_nothing(
+    engine: Engine, gate: Gate, noisy: Float
+) -> None:
+    """The network fails once, on a batch of two; each of the two goes through alone, as if nothing had been."""
+    one, two = noisy[: 30 * PACKET], noisy[100 * PACKET : 130 * PACKET]
+    first, second, blocker = Ear(engine), Ear(engine), Ear(engine)
+    sizes: list[int] = []
+
+    class Fragile(Network):
+        def __call__(self, features: Float, state: State) -> tuple[Float, Float, State]:
+            sizes.append(len(features))
+            if len(features) == 2 and sizes.count(2) == 15:
+                raise MemoryError
+            return super().__call__(features, state)
+
+    gate.network = Fragile()
+    for n in range(30):
+        part = slice(n * PACKET, (n + 1) * PACKET)
+        together(gate, blocker, {first: one[part], second: two[part]})
+    assert (sizes.count(2), sizes.count(1)) == (30, 30 + 2)
+    for ear, pcm in ((first, one), (second, two)):
+        assert np.abs(ear.wait(30) - alone(pcm)).max() < 1e-6
+        assert not ear.port.figures.degraded
 
 
 def test_a_model_that_fails_for_all_gives_all_dry_audio(engine: Engine, gate: Gate, noisy: Float) -> None:
