@@ -23,8 +23,13 @@ def main(picture: Path) -> None:
         call(browser.page, "sample")
         record(browser.page, SHOWN, "enabled", [DRY])
         shot = browser.page.screenshot()
+    save(io.BytesIO(shot), picture)
+
+
+def save(png: io.BytesIO, picture: Path) -> None:
+    """With 255 colours: a third of the size, and no difference to be seen."""
     picture.parent.mkdir(exist_ok=True)
-    with Image.open(io.BytesIO(shot)) as image:
+    with Image.open(png) as image:
         image.convert("RGB").quantize(255, dither=Image.Dither.NONE).save(picture, optimize=True)
     print(f"{picture}: {picture.stat().st_size / 1024:.0f} KiB")
 
