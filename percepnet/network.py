@@ -30,7 +30,9 @@ def _session(path: Path) -> Any:
 
 def _find(model: str | Path | None) -> Path:
     shipped = sorted(path.stem for path in MODELS.glob("*.onnx"))
-    path = DEFAULT_MODEL if model is None else MODELS / f"{model}.onnx" if model in shipped else Path(model)
+    path = (
+        DEFAULT_MODEL if model is None else MODELS / f"{model}.onnx" if str(model) in shipped else Path(model)
+    )
     if not path.is_file():
         raise FileNotFoundError(
             f"no model at {path}; allowed: {', '.join(shipped)}, or an .onnx file written by 'percepnet export'"

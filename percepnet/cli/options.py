@@ -10,7 +10,7 @@ def add_enhancer_options(parser: argparse.ArgumentParser) -> None:
     """How the enhancer is set: ``model``, ``postfilter``, ``attenuation_limit_db``."""
     group = parser.add_argument_group("enhancer")
     group.add_argument(
-        "--model", type=Path, metavar="FILE", help="an .onnx network (default: the one inside)"
+        "--model", type=Path, metavar="MODEL", help="a shipped network or an .onnx file (default: lite)"
     )
     group.add_argument(
         "--no-postfilter", dest="postfilter", action="store_false", help="leave the envelope post-filter out"

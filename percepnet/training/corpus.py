@@ -102,7 +102,7 @@ def _decode_all(folder: Path, samples: Path, index: Path) -> None:
     samples.parent.mkdir(parents=True, exist_ok=True)
     entries, start = [], 0
     with samples.open("wb") as out:
-        for recording in tqdm(scan(folder), desc="decoding", unit="file"):
+        for recording in tqdm(scan(folder), desc="decoding", unit="file", disable=None):
             audio = decode(folder / recording.file)
             audio.tofile(out)
             entries.append(asdict(recording) | {"start": start, "length": len(audio)})

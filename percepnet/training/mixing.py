@@ -9,6 +9,7 @@ import numpy as np
 from scipy.signal import fftconvolve, lfilter, resample_poly
 
 from percepnet.framing import SAMPLE_RATE, Float
+from percepnet.mixture import active_level
 from percepnet.training.corpus import Corpus
 from percepnet.training.rooms import EARLY, room_response
 
@@ -50,7 +51,7 @@ class Mixer:
 
         kind = rng.random()
         level = 10 ** (rng.uniform(-45, -10) / 20)
-        scale = level / _active_level(wanted)
+        scale = level / (active_level(wanted) or 1.0)
         ratio = rng.uniform(-5, 35) if rng.random() < 0.25 else np.clip(rng.normal(7, 7), -5, 35)
         noise *= level / max(np.sqrt(np.mean(np.square(noise))), 1e-5) * 10 ** (-ratio / 20)
         if kind < 0.05:  # noise only
@@ -113,13 +114,6 @@ class Mixer:
             noise = noise / max(np.sqrt(np.mean(np.square(noise))), 1e-5)
             total += noise * (10 ** (rng.uniform(-12, 0) / 20) if part else 1)
         return _tilt(total, rng)
-
-
-def _active_level(speech: Float) -> float:
-    """RMS over the frames within 30 dB of the loudest."""
-    power = np.square(speech[: len(speech) // 480 * 480]).reshape(-1, 480).mean(1)
-    active = power[power > power.max() * 1e-3]
-    return float(np.sqrt(active.mean())) if len(active) and power.max() > 1e-10 else 1.0
 
 
 def _tilt(samples: Float, rng: np.random.Generator) -> Float:

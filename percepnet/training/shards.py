@@ -3,7 +3,6 @@
 The chain's own code makes them, so training and run time cannot drift apart.
 """
 
-import os
 from pathlib import Path
 from typing import Final
 
@@ -50,7 +49,6 @@ def make_shard(mixer: Mixer) -> NDArray[np.float16]:
 
 def produce(folder: Path, cache: Path, split: str, hours: float, first: int, step: int) -> None:
     """Write the shards ``first, first + step, …`` up to ``hours`` of audio to ``cache/split``; skips those there."""
-    os.nice(5)
     corpus = Corpus(folder, cache, split)
     target = cache / split
     target.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import argparse
 import json
 import math
 import multiprocessing
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,8 +30,7 @@ _AVERAGE_DECAY: Final = 0.998  # of the weights that are validated and exported
 _WARM_UP: Final = 200  # steps
 _CLIP: Final = 1.0  # gradient norm
 _FINAL_RATE: Final = 0.03  # of the highest learning rate, at the end of the cosine
-_SAVE_EVERY: Final = 250  # steps
-_TOY: Final = {"topology": "toy", "mixtures": 0.1, "steps": 60, "batch": 8, "hops": 100, "workers": 1}
+_TOY: Final = {"topology": "toy", "mixtures": 0.1, "steps": 60, "save_every": 20, "batch": 8, "hops": 100}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=16, help="sequences in a step (default: %(default)s)")
     parser.add_argument(
         "--hops", type=int, default=500, help="10 ms hops in a sequence (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--save-every", type=int, default=250, help="steps between checkpoints (default: %(default)s)"
     )
     parser.add_argument(
         "--rate", type=float, default=1.5e-3, help="highest learning rate (default: %(default)s)"
@@ -85,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     context = multiprocessing.get_context("spawn")
     producers = [
         context.Process(
-            target=shards.produce,
+            target=_produce,
             args=(args.data, args.cache, "train", args.mixtures, worker, args.workers),
             daemon=True,
         )
@@ -100,6 +103,11 @@ def run(args: argparse.Namespace) -> int:
             producer.terminate()
             producer.join()
     return 0
+
+
+def _produce(*args: Any) -> None:
+    os.nice(5)  # the loop comes first
+    shards.produce(*args)
 
 
 def _split(batch: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
@@ -133,7 +141,7 @@ class _Training:
 
     def loop(self) -> None:
         """Steps up to ``--steps``, a checkpoint and a validation line every few hundred."""
-        bar = tqdm(total=self.args.steps, initial=self.step, desc="training", unit="step", mininterval=2)
+        bar = tqdm(total=self.args.steps, initial=self.step, desc="training", unit="step", disable=None)
         losses: list[float] = []
         began = time.monotonic()
         for batch in self._batches():
@@ -141,7 +149,7 @@ class _Training:
                 break
             losses.append(self._update(batch.to(self.device)))
             bar.update()
-            if self.step % _SAVE_EVERY == 0 or self.step == self.args.steps:
+            if self.step % self.args.save_every == 0 or self.step == self.args.steps:
                 report = {"step": self.step, "train": float(np.mean(losses)), **self.validate()}
                 report["seconds"] = round(time.monotonic() - began)
                 losses.clear()

@@ -1,0 +1,136 @@
+"""From recordings to a model that runs: mixtures, shards, the loop, its resumption and the export."""
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from conftest import RECORDINGS
+
+from percepnet import Enhancer
+from percepnet.bands import BANDS, CENTRES_HZ
+from percepnet.cli import main
+from percepnet.features import FEATURES
+from percepnet.framing import HOP, SAMPLE_RATE, Float
+from percepnet.training import shards
+from percepnet.training.corpus import Corpus, scan
+from percepnet.training.mixing import Mixer
+from percepnet.training.rooms import EARLY, room_response
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of recordings with a manifest: the shipped ones, for both splits, and narrow-band speech."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = ["file,kind,split,bandwidth_hz"]
+    for split in ("train", "valid"):
+        for name, kind, bandwidth in (("clean", "speech", 7000), ("noise", "noise", 20000)):
+            (folder / f"{name}.flac").write_bytes((RECORDINGS / f"{name}.flac").read_bytes())
+            rows.append(f"{name}.flac,{kind},{split},{bandwidth}")
+    (folder / "manifest.csv").write_text("\n".join(rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return Corpus(data, tmp_path_factory.mktemp("cache"), "train")
+
+
+def test_folders_without_a_manifest_are_scanned(tmp_path: Path) -> None:
+    for kind in ("speech", "noise"):
+        (tmp_path / kind).mkdir()
+        for number in range(60):
+            (tmp_path / kind / f"{number}.wav").touch()
+    found = scan(tmp_path)
+    held_out = [r for r in found if r.split == "valid"]
+    assert len(found) == 120
+    assert 0 < len(held_out) < 20
+    assert scan(tmp_path) == found
+
+
+def test_a_folder_without_noise_is_named(tmp_path: Path) -> None:
+    (tmp_path / "speech").mkdir()
+    (tmp_path / "speech" / "a.wav").touch()
+    with pytest.raises(ValueError, match="no noise"):
+        scan(tmp_path)
+
+
+def test_decoded_corpus_is_the_recording(corpus: Corpus, clean: Float) -> None:
+    recording = corpus.speech[0]
+    decoded = corpus.samples[recording.start : recording.start + recording.length].astype(np.float32) / 32768
+    np.testing.assert_array_equal(decoded, clean)
+
+
+def test_mixtures_are_sane_varied_and_repeatable(corpus: Corpus) -> None:
+    length = 2 * SAMPLE_RATE
+    mixtures = [Mixer(corpus, length, seed=seed).draw() for seed in range(30)]
+    for mixture in mixtures:
+        assert mixture.noisy.shape == mixture.clean.shape == (length,)
+        assert np.isfinite(mixture.noisy).all()
+        assert np.abs(mixture.noisy).max() <= 1
+    levels = [20 * np.log10(m.noisy.std() + 1e-9) for m in mixtures]
+    assert np.ptp(levels) > 20
+    again = Mixer(corpus, length, seed=7).draw()
+    np.testing.assert_array_equal(again.noisy, mixtures[7].noisy)
+
+
+def test_room_responses_begin_with_the_direct_sound_and_decay() -> None:
+    for seed in range(5):
+        response = room_response(np.random.default_rng(seed))
+        assert abs(response[0]) == pytest.approx(1)
+        late = np.square(response[EARLY:]).sum()
+        assert np.square(response[len(response) // 2 :]).sum() < 0.1 * (late + 1)
+
+
+def test_shards_hold_what_the_loss_compares(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "STREAMS", 8)
+    monkeypatch.setattr(shards, "HOPS", 200)
+    shard = shards.make_shard(Mixer(corpus, 200 * HOP, seed=3)).astype(np.float32)
+    assert shard.shape == (8, 200, shards.COLUMNS)
+    assert np.isfinite(shard).all()
+    gain, strength, weight = np.split(shard[..., FEATURES:], 3, axis=-1)
+    for part in (gain, strength, weight):
+        assert part.min() >= 0
+        assert part.max() <= 1
+    above = CENTRES_HZ > 7000 * 10 / 7  # of the narrow-band speech, at any of its speeds
+    with_speech = gain.max((1, 2)) > 0.05
+    assert not weight[with_speech][..., above].any()
+    assert weight[..., : BANDS // 2].any()
+
+
+def test_toy_trains_resumes_and_exports_a_model_that_runs(data: Path, tmp_path: Path) -> None:
+    """``percepnet train --preset toy`` and ``percepnet export``, as their user runs them."""
+    train = [
+        "train",
+        "--data",
+        str(data),
+        "--preset",
+        "toy",
+        "--run",
+        str(tmp_path / "run"),
+        "--threads",
+        "1",
+    ]
+    train += ["--cache", str(tmp_path / "cache")]
+    assert main(train) == 0
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["train"] < 0.7 * log[0]["train"]
+    assert log[-1]["valid_gain"] < log[0]["valid_gain"]
+    assert main(train) == 0  # already at its last step: nothing is trained, nothing is lost
+    assert main(["export", str(tmp_path / "run" / "checkpoint.pt"), str(tmp_path / "toy")]) == 0
+    out = Enhancer(streams=2, model=tmp_path / "toy.onnx").process(np.zeros((2, 960), np.float32))
+    assert out.shape == (2, 960)
+
+
+def test_mixtures_command_writes_the_same_set_again(data: Path, tmp_path: Path) -> None:
+    sets = []
+    for name in ("a", "b"):
+        command = ["mixtures", str(data), str(tmp_path / name), "--count", "2", "--seconds", "2", "-q"]
+        assert main(command) == 0
+        files = sorted(path.relative_to(tmp_path / name) for path in (tmp_path / name).rglob("*.flac"))
+        sets.append((files, [(tmp_path / name / file).read_bytes() for file in files]))
+    assert sets[0] == sets[1]
+    assert len(sets[0][0]) == 4
+    with av.open(tmp_path / "a" / sets[0][0][0]) as file:
+        assert file.streams.audio[0].rate == SAMPLE_RATE
