@@ -62,7 +62,9 @@ async function start() {
 function hear(context, stream) {
   player.srcObject = stream; // Chromium feeds Web Audio from the network only while an element plays it too
   player.muted = !$("listen").checked;
-  player.play().catch(() => say("The browser does not play sound by itself here: press Start again."));
+  player.play().catch((error) => {
+    if (error.name === "NotAllowedError") say("The browser blocks sound on this page. Allow it beside the address.");
+  });
   back.watch(context, stream);
 }
 

@@ -7,6 +7,7 @@ const FALL = 24; // dB/s at most, so that the eye can follow
 const SAY_EVERY = 250; // ms between figures
 
 export class Scope {
+  #root;
   #spectrogram;
   #bar;
   #meter;
@@ -20,6 +21,7 @@ export class Scope {
 
   /** @param {HTMLElement} root */
   constructor(root) {
+    this.#root = root;
     this.#spectrogram = new Spectrogram(root.querySelector("canvas"), root.querySelector(".axis"));
     this.#meter = root.querySelector(".meter");
     this.#bar = this.#meter.querySelector("i");
@@ -32,6 +34,7 @@ export class Scope {
     this.#analyser = new AnalyserNode(context, { fftSize: 2048, smoothingTimeConstant: 0 });
     this.#source = context.createMediaStreamSource(stream);
     this.#source.connect(this.#analyser);
+    this.#root.classList.remove("empty");
   }
 
   rest() {
