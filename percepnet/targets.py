@@ -21,14 +21,19 @@ class Targets(NamedTuple):
     clean: Complex  # X [.., BINS]
 
 
-def targets(clean: Float, noisy: Analysis) -> Targets:
-    """Targets from ``clean [streams, HISTORY + hops · HOP]``, aligned with the samples that gave ``noisy``."""
+def targets(clean: Float, noisy: Analysis, background: Float | None = None) -> Targets:
+    """Targets from ``clean [streams, HISTORY + hops · HOP]``, aligned with the samples that gave ``noisy``.
+
+    background: band energies ``[streams, 1, BANDS]`` that even clean recordings have in their pauses, to be taken for
+    noise: without them the targets would ask for 1 on the hiss of a pause and for 0 on the same hiss in noise.
+    """
     hops = (clean.shape[1] - HISTORY) // HOP
     spectra = framing.spectrum(framing.frames(clean, hops, delay=LOOKAHEAD))
     combed = framing.spectrum(comb.comb(clean, noisy.period))
     energy, comb_energy = bands.energy(spectra), bands.energy(combed)
     measured = coherence.measured(bands.cross(combed, spectra), energy, comb_energy)
     clean_coherence = coherence.unbiased(measured, noisy.period)
-    gain = np.minimum(np.sqrt(energy / np.maximum(noisy.energy, np.float32(1e-12))), 1)
+    wanted = energy if background is None else np.maximum(energy - background, 0)
+    gain = np.minimum(np.sqrt(wanted / np.maximum(noisy.energy, np.float32(1e-12))), 1)
     strength, extra = coherence.ideal_strength(clean_coherence, noisy.coherence, noisy.measured, noisy.period)
     return Targets(gain, strength, extra, spectra)

@@ -3,12 +3,14 @@
 The chain's own code makes them, so training and run time cannot drift apart.
 """
 
+import warnings
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from percepnet import bands, framing
 from percepnet.analysis import HISTORY, AnalysisState, analyse
 from percepnet.bands import BANDS, CENTRES_HZ
 from percepnet.features import FEATURES
@@ -22,6 +24,7 @@ HOPS: Final = 1000  # 10 s each
 COLUMNS: Final = FEATURES + 3 * BANDS  # features, gains, strengths, weights
 HOURS: Final = STREAMS * HOPS * 0.01 / 3600  # audio in a shard
 _BLOCK: Final = 40  # hops analysed at once
+_SILENCE: Final = 1e-8  # energy of a band of digital silence, or nearly
 
 
 def make_shard(mixer: Mixer) -> NDArray[np.float16]:
@@ -33,18 +36,37 @@ def make_shard(mixer: Mixer) -> NDArray[np.float16]:
     rows = np.stack([m.noisy for m in mixtures]), np.stack([m.clean for m in mixtures])
     noisy, clean = (np.pad(x, ((0, 0), (HISTORY, 0))) for x in rows)
     evidence = np.array([m.bandwidth for m in mixtures])[:, None] >= CENTRES_HZ  # [streams, bands]
+    background = _background(rows[1])
     state = AnalysisState.new(STREAMS)
     out = np.empty((STREAMS, HOPS, COLUMNS), np.float16)
     for hop in range(0, HOPS, _BLOCK):
         span = slice(hop * HOP, HISTORY + (hop + _BLOCK) * HOP)
         frames = analyse(noisy[:, span], state)
-        ideal = targets(clean[:, span], frames)
+        ideal = targets(clean[:, span], frames, background)
         audible = np.clip((np.log10(frames.energy + 1e-12) + 8) / 2, 0, 1)  # from −130 to −110 dBFS a band
         weight = evidence[:, None] * audible
         out[:, hop : hop + _BLOCK] = np.concatenate(
             [frames.features, ideal.gain, ideal.strength, weight], axis=-1
         )
     return out
+
+
+def _background(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Energies ``[streams, 1, BANDS]`` of the hiss and room noise in the pauses of ``clean [streams, samples]``.
+
+    Three times the tenth percentile of each band's frames that are not digital silence, for the scatter of noise, and
+    at most 30 dB below the loudest frames of the loudest band, to leave speech without pauses alone.
+    """
+    energy = bands.energy(framing.spectrum(framing.frames(clean, HOPS - 1)))  # [streams, hops, BANDS]
+    sounding = np.where(energy > _SILENCE, energy, np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # bands and mixtures without any sound
+        low, loud = np.nanpercentile(sounding, [10, 98], axis=1, keepdims=True)
+    limit = 1e-3 * np.nanmax(
+        np.append(loud / bands.WIDTHS, np.zeros_like(loud), axis=-1), axis=-1, keepdims=True
+    )
+    found = np.minimum(3 * low, limit * bands.WIDTHS)
+    return np.nan_to_num(found).astype(np.float32)
 
 
 def produce(folder: Path, cache: Path, split: str, hours: float, first: int, step: int) -> None:

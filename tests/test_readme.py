@@ -1,0 +1,39 @@
+"""What the README shows runs as it stands there."""
+
+import argparse
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from percepnet.cli import COMMANDS
+from percepnet.training import train
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+@pytest.mark.parametrize("snippet", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_python_snippets_run(snippet: str) -> None:
+    exec(compile(snippet, "README.md", "exec"), {})
+
+
+def test_commands_exist() -> None:
+    named = set(re.findall(r"percepnet (?!import\b)([a-z]+)", README))
+    assert named == set(COMMANDS)
+
+
+def test_linked_files_exist() -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    assert links
+    for link in links:
+        assert (Path(__file__).parent.parent / link).is_file(), link
+
+
+def test_training_commands_are_understood() -> None:
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    lines = [line.strip() for line in README.splitlines() if line.strip().startswith("percepnet train ")]
+    assert lines
+    for line in lines:
+        parser.parse_args(shlex.split(line)[2:])
