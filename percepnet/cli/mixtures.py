@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 def _excerpt(folder: Path, recordings: list[Recording], length: int, rng: np.random.Generator) -> Float:
     """``length`` samples of a random recording that are not silent."""
     while True:
-        samples = decode(folder / recordings[rng.integers(len(recordings))].file).astype(np.float32) / 32768
-        part = excerpt(samples, length, rng)
+        decoded = decode(folder / recordings[rng.integers(len(recordings))].file)
+        part = excerpt(decoded.astype(np.float32) / np.float32(32768), length, rng)
         if np.abs(part).max() > 1e-3:
             return part
