@@ -62,8 +62,6 @@ async def offer(request: web.Request) -> web.Response:
         raise _problem(web.HTTPBadRequest, str(error)) from error
     except TooManyCalls as error:
         raise _problem(web.HTTPServiceUnavailable, str(error)) from error
-    except TimeoutError as error:
-        raise _problem(web.HTTPGatewayTimeout, "no answer could be made in time") from error
     assert call.answer is not None
     answer = {"sdp": call.answer.sdp, "type": call.answer.type, "id": call.id}
     return web.json_response(answer, status=201, headers={"Location": f"/calls/{call.id}"})

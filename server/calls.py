@@ -19,7 +19,7 @@ from .config import Config
 from .control import ControlChannel
 from .controls import Changes
 from .engine import Engine
-from .media import receiver
+from .media import closing, receiver
 from .offer import Offer, OfferError
 from .track import EnhancedTrack
 
@@ -57,12 +57,12 @@ class Call:
     async def open(self, offer: Offer) -> None:
         """Answer the offer; on any failure the call has given back all it took."""
         try:
-            async with asyncio.timeout(self._config.connect_timeout):
-                self._connection.on("track", lambda source: self._on_track(source, offer))
-                await self._connection.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
-                if self._track is None:
-                    raise OfferError("sdp: the audio section offers no track")
-                await self._connection.setLocalDescription(await self._connection.createAnswer())
+            self._connection.on("track", lambda source: self._on_track(source, offer))
+            await self._connection.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
+            if self._track is None:
+                raise OfferError("sdp: the audio section offers no track")
+            # Gathering ends by itself after 5 s; a timeout here would cancel it, and it would lose its sockets.
+            await self._connection.setLocalDescription(await self._connection.createAnswer())
         except BaseException:
             await self._free()
             raise
@@ -161,11 +161,7 @@ class Call:
         self.end()
         try:
             async with asyncio.timeout(CLOSING_TIME):
-                await self._connection.close()
-                # A handshake that ended while close() was under way has started sender and receiver after
-                # they were stopped; stopping twice does no harm.
-                for transceiver in self._connection.getTransceivers():
-                    await transceiver.stop()
+                await closing.close(self._connection)
         except Exception:
             logger.exception("call %s did not close as it should", self.id)
         finally:
@@ -202,7 +198,7 @@ class Calls:
             call = Call(self._config, self._engine)
             try:
                 await call.open(offer)
-            except (OfferError, TimeoutError):
+            except OfferError:
                 raise
             except Exception as error:  # what aiortc raises for an offer is not documented
                 raise OfferError(f"the offer cannot be answered: {error}") from error

@@ -60,6 +60,11 @@ def _check_session(sdp: str) -> SessionDescription:
     mids = [media.rtp.muxId for media in session.media]
     if not all(mids) or len(set(mids)) != len(mids):
         raise OfferError("sdp: each section needs an a=mid of its own")
+    for group in session.group:
+        if group.semantic == "BUNDLE" and not set(group.items) <= set(mids):
+            raise OfferError(
+                f"sdp: a=group:BUNDLE names {', '.join(map(str, group.items))}; there is {', '.join(mids)}"
+            )
     for media in session.media:
         _check_transport(media)
         if media.kind == "audio":
@@ -78,6 +83,9 @@ def _check_transport(media: MediaDescription) -> None:
         raise OfferError(f"sdp: {needed} must be in the {media.kind} section")
     if len(media.ice_candidates) > MOST_CANDIDATES:
         raise OfferError(f"sdp: at most {MOST_CANDIDATES} candidates, not {len(media.ice_candidates)}")
+    for candidate in media.ice_candidates:
+        if not 0 < candidate.port < 65536:
+            raise OfferError(f"sdp: the port of a candidate must be 1…65535, not {candidate.port}")
 
 
 def _check_audio(media: MediaDescription) -> None:

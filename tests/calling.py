@@ -94,3 +94,14 @@ def holdings() -> dict[str, int]:
         "tasks": len(asyncio.all_tasks()),
         "connections": sum(isinstance(thing, RTCPeerConnection) for thing in gc.get_objects()),
     }
+
+
+async def given_back(before: dict[str, int]) -> None:
+    """Wait until no more is held than before."""
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            while any((now := holdings())[name] > before[name] for name in before):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        tasks = [str(task.get_coro()) for task in asyncio.all_tasks()]
+        raise AssertionError(f"held: {now}, before: {before}, tasks: {tasks}") from None

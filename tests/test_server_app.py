@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection
-from calling import TIMEOUT, Server, holdings, serving, until
+from calling import TIMEOUT, Server, given_back, holdings, serving, until
 
 from server.loadtest.caller import Caller
 from server.offer import LONGEST_SDP
@@ -136,6 +136,11 @@ def spoilt(sdp: str) -> dict[str, Any]:
         "unknown codecs": {**good, "sdp": re.sub(r"(opus|G722|PCMU|PCMA)/", "speex/", sdp)},
         "a bad payload type": {**good, "sdp": re.sub("m=audio .*", "m=audio 9 UDP/TLS/RTP/SAVPF 999", sdp)},
         "a bad candidate": {**good, "sdp": sdp.replace("a=setup", "a=candidate:nonsense\r\na=setup")},
+        "a port that is none": {
+            **good,
+            "sdp": sdp.replace("a=setup", candidate.replace("5000", "65536") + "a=setup"),
+        },
+        "a bundle of sections that are not there": {**good, "sdp": sdp.replace("BUNDLE 0 1", "BUNDLE 5 1")},
         "candidates without end": {**good, "sdp": sdp.replace("a=setup", candidate * 100 + "a=setup", 1)},
         "an unknown option": {**good, "volume": 11},
         "a limit that is a text": {**good, "attenuation_limit_db": "12"},
@@ -152,7 +157,7 @@ async def test_bad_offers_are_refused_and_leave_nothing_behind(server: Server, s
             assert answer.status == 400, what
             assert len((await answer.json())["error"]) > 5, what
     assert len(server.calls) == 0
-    await until(lambda: all(holdings()[name] <= before[name] for name in before), f"{before} again")
+    await given_back(before)
 
 
 @pytest.mark.parametrize(

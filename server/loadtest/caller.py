@@ -20,7 +20,7 @@ from aiortc.mediastreams import MediaStreamError
 from av import AudioFrame
 from numpy.typing import NDArray
 
-from server.media import audiolevel, receiver
+from server.media import audiolevel, closing, receiver
 
 SAMPLE_RATE: Final = 48_000  # Hz
 PACKET: Final = 960  # samples, 20 ms
@@ -84,7 +84,7 @@ class Caller:
 
     async def __aenter__(self) -> Self:
         try:
-            await self._call()
+            await self.call()
             async with asyncio.timeout(15):
                 await self._open.wait()
                 await self.first_frame.wait()
@@ -98,23 +98,8 @@ class Caller:
     ) -> None:
         await self.hang_up()
 
-    async def hang_up(self) -> None:
-        """Close this end; the server learns of it through DTLS."""
-        await self.connection.close()
-        if self._reception is not None:
-            self._reception.close()
-        if self._reader is not None:
-            await asyncio.gather(self._reader, return_exceptions=True)
-
-    def heard(self) -> Pcm:
-        """All that has come back, on the timeline of its pts; silence where nothing came."""
-        start = self.frames[0][0]
-        pcm = np.zeros(max(pts + len(samples) for pts, samples in self.frames) - start, np.int16)
-        for pts, samples in self.frames:
-            pcm[pts - start : pts - start + len(samples)] = samples
-        return pcm
-
-    async def _call(self) -> None:
+    async def call(self) -> None:
+        """Offer and take the answer; the connection comes about afterwards."""
         await self.connection.setLocalDescription(await self.connection.createOffer())
         local = self.connection.localDescription
         async with (
@@ -128,6 +113,23 @@ class Caller:
                 raise ConnectionError(f"the server said {response.status}: {answer['error']}")
         self.id = answer["id"]
         await self.connection.setRemoteDescription(RTCSessionDescription(answer["sdp"], answer["type"]))
+
+    async def hang_up(self) -> None:
+        """Close this end; the server learns of it through DTLS."""
+        await closing.close(self.connection)
+        if self._reception is not None:
+            self._reception.close()
+        if self._reader is not None:
+            self._reader.cancel()  # a track that never received anything is never told of its end
+            await asyncio.gather(self._reader, return_exceptions=True)
+
+    def heard(self) -> Pcm:
+        """All that has come back, on the timeline of its pts; silence where nothing came."""
+        start = self.frames[0][0]
+        pcm = np.zeros(max(pts + len(samples) for pts, samples in self.frames) - start, np.int16)
+        for pts, samples in self.frames:
+            pcm[pts - start : pts - start + len(samples)] = samples
+        return pcm
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         (transceiver,) = self.connection.getTransceivers()
