@@ -58,6 +58,7 @@ def serve(config: Config) -> None:
     ends hard, with status 1, after ``ENDING_TIME`` or a second signal. Raises ``OSError`` when the address is
     taken.
     """
+    logging.getLogger("aioice").setLevel(logging.WARNING)  # it tells every step of every pair of candidates
     last_resort = threading.Timer(ENDING_TIME, os._exit, [1])
     last_resort.daemon = True
     try:

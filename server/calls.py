@@ -54,6 +54,9 @@ class Call:
         self._connection.on("connectionstatechange", self._on_state)
         self._connection.on("datachannel", self._on_channel)
 
+    def __str__(self) -> str:
+        return self.id[:6]  # for logs: who knows the whole id may turn and end the call
+
     async def open(self, offer: Offer) -> None:
         """Answer the offer; on any failure the call has given back all it took."""
         try:
@@ -72,17 +75,18 @@ class Call:
         """Wait for the end of the call, push its figures meanwhile, and free what it held."""
         try:
             if not await self._happens(self._connected, self._config.connect_timeout):
-                logger.info("call %s did not connect", self.id)
+                logger.info("call %s did not connect", self)
                 return
             end = self._began + self._config.max_call_time
             while not await self._happens(self._ended, min(FIGURES_INTERVAL, end - time.monotonic())):
                 if time.monotonic() >= end:
-                    logger.info("call %s has reached the longest time of a call", self.id)
+                    logger.info("call %s has reached the longest time of a call", self)
                     return
                 if self._channel is not None:
                     self._channel.push(self.report())
         finally:
             await self._free()
+            logger.info("call %s has ended after %.1f s", self, time.monotonic() - self._began)
 
     def end(self) -> None:
         """Ask :meth:`live` to come to its end."""
@@ -143,6 +147,7 @@ class Call:
         match self._connection.connectionState:
             case "connected":
                 self._connected.set()
+                logger.info("call %s is connected", self)
             case "failed" | "closed":
                 self.end()
 
@@ -163,7 +168,7 @@ class Call:
             async with asyncio.timeout(CLOSING_TIME):
                 await closing.close(self._connection)
         except Exception:
-            logger.exception("call %s did not close as it should", self.id)
+            logger.exception("call %s did not close as it should", self)
         finally:
             if self._reception is not None:
                 self._reception.close()
@@ -203,7 +208,7 @@ class Calls:
             except Exception as error:  # what aiortc raises for an offer is not documented
                 raise OfferError(f"the offer cannot be answered: {error}") from error
             self._calls[call.id] = call
-            self._tasks[call.id] = asyncio.create_task(self._live(call), name=f"call {call.id}")
+            self._tasks[call.id] = asyncio.create_task(self._live(call), name=f"call {call}")
         finally:
             self._opening -= 1
         return call
@@ -225,6 +230,6 @@ class Calls:
         try:
             await call.live()
         except Exception:
-            logger.exception("call %s failed", call.id)
+            logger.exception("call %s failed", call)
         finally:
             del self._calls[call.id], self._tasks[call.id]

@@ -14,21 +14,15 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from percepnet import Enhancer
-from percepnet.framing import HOP
 
 from .controls import Changes, Controls
+from .fallback import PACKET, Fallback, Float
 
-Float: TypeAlias = NDArray[np.float32]
 Sink: TypeAlias = Callable[[int, Float], object]
 
-PACKET: Final = 2 * HOP  # samples, 20 ms
-RETRY_PACKETS: Final = 250  # 5 s of dry audio after a fault, then the call is tried again
-WARM_UP_PACKETS: Final = 2  # computed but not heard before that: they fill the look-ahead
 SILENCE_DB: Final = -120.0  # floor of the level meters
-_RAMP: Final = np.linspace(0, 1, PACKET, dtype=np.float32)
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +62,6 @@ class Port:
         self.sink = sink
         self.waiting: deque[tuple[int, Float, float]] = deque(maxlen=queue_packets)
         self.closed = False
-        self.bypass = 0  # packets until a call that failed is back in the batch
         self._engine = engine
 
     def submit(self, time: int, samples: Float) -> None:
@@ -95,9 +88,7 @@ class Engine:
     def __init__(self, enhancer: Enhancer, *, streams: int, queue_packets: int = 10) -> None:
         self._enhancer = enhancer
         self._queue_packets = queue_packets
-        self._delayed = np.zeros(
-            (streams, enhancer.latency_samples), np.float32
-        )  # the dry signal's delay line
+        self._fallback = Fallback(enhancer, streams)
         self._wake = threading.Condition()  # guards everything from here to the thread
         self._free = list(range(streams - 1, -1, -1))
         self._ports: dict[int, Port] = {}
@@ -171,46 +162,28 @@ class Engine:
                 batch = [(port, *port.waiting.popleft()) for port in self._ports.values() if port.waiting]
             try:
                 for port in opened:
-                    self._delayed[port.slot] = 0
-                    self._renew(port)
+                    self._fallback.renew(port.slot, port.controls.as_changes())
                 for port, changes in turned.items():
-                    self._turn(port, changes)
+                    if not port.closed:  # else the stream may be another call's by now
+                        self._fallback.turn(port.slot, changes)
                 self._step(batch)
             except Exception:  # the calls of this batch miss a packet, all calls go on
                 logger.exception("the engine failed on a batch of %d", len(batch))
                 for port, *_ in batch:
                     port.figures.dropped += 1
 
-    def _renew(self, port: Port) -> None:
-        """Make the stream as new; after the controls, because a reset stream has them at once, without a ramp."""
-        self._turn(port, port.controls.as_changes())
-        try:
-            self._enhancer.reset(port.slot)
-        except Exception as error:
-            self._fail(port, error)
-
-    def _turn(self, port: Port, changes: Changes) -> None:
-        if port.closed:
-            return  # the stream may be another call's by now
-        try:
-            self._enhancer.set(port.slot, **changes)
-        except Exception as error:
-            self._fail(port, error)
-
     def _step(self, batch: list[tuple[Port, int, Float, float]]) -> None:
         began = time.perf_counter()
         ports = [port for port, *_ in batch]
         x = np.stack([samples for _, _, samples, _ in batch])  # [calls, 960]
-        y = self._dry([port.slot for port in ports], x)  # what a call gets that fails
-        ill = [row for row, port in enumerate(ports) if port.bypass]
-        self._enhance(ports, [row for row, port in enumerate(ports) if not port.bypass], x, y)
-        for row in ill:
-            self._rehabilitate(ports[row], x[row], y[row])
+        y = self._fallback.process([port.slot for port in ports], x)
         level_in, level_out = _level_db(x), _level_db(y)
         ended = time.perf_counter()
         for row, (port, time_, _, queued) in enumerate(batch):
             figures = port.figures
             figures.level_in_db, figures.level_out_db = float(level_in[row]), float(level_out[row])
+            figures.degraded = self._fallback.degraded(port.slot)
+            figures.faults = self._fallback.faults(port.slot)
             figures.batch = len(batch)
             figures.wait_ms, figures.step_ms = (began - queued) * 1e3, (ended - began) * 1e3
             if port.closed:
@@ -220,50 +193,6 @@ class Engine:
                 port.sink(time_, y[row])
             except Exception:
                 logger.exception("a call did not take its packet")
-
-    def _dry(self, slots: list[int], x: Float) -> Float:
-        joined = np.concatenate([self._delayed[slots], x], axis=1)
-        self._delayed[slots] = joined[:, PACKET:]
-        return joined[:, :PACKET].copy()
-
-    def _enhance(self, ports: list[Port], rows: list[int], x: Float, y: Float) -> None:
-        """Enhance some rows of ``x`` into ``y``; one that fails stays dry and leaves the others alone."""
-        if not rows:
-            return
-        try:
-            enhanced = self._enhancer.process(x[rows], streams=[ports[row].slot for row in rows])
-        except Exception as error:
-            if len(rows) == 1:
-                self._fail(ports[rows[0]], error)
-            else:
-                for row in rows:
-                    self._enhance(ports, [row], x, y)
-            return
-        for row, samples in zip(rows, enhanced, strict=True):
-            if np.isfinite(samples).all():
-                y[row] = samples
-            else:
-                self._fail(ports[row], FloatingPointError("the enhanced audio is not finite"))
-
-    def _fail(self, port: Port, error: Exception) -> None:
-        port.bypass = RETRY_PACKETS
-        port.figures.degraded = True
-        port.figures.faults += 1
-        if port.figures.faults == 1:
-            logger.error("a call gets dry audio: its enhancement failed", exc_info=error)
-
-    def _rehabilitate(self, port: Port, x: Float, y: Float) -> None:
-        """Count a failed call's packets; before it is back, try it alone, unheard, with a new state."""
-        port.bypass -= 1
-        if port.bypass > WARM_UP_PACKETS:
-            return
-        if port.bypass == WARM_UP_PACKETS:
-            self._renew(port)
-        wet = y[np.newaxis].copy()
-        self._enhance([port], [0], x[np.newaxis], wet)
-        if port.bypass == 0:
-            y += (wet[0] - y) * _RAMP
-            port.figures.degraded = False
 
 
 def _nobody(time: int, samples: Float) -> None:

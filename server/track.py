@@ -12,7 +12,8 @@ from aiortc.mediastreams import MediaStreamError
 from av import AudioFrame
 
 from .controls import Controls
-from .engine import Engine, Float
+from .engine import Engine
+from .fallback import Float
 from .frames import FrameReader, FrameWriter, Packet
 
 RECENT_PACKETS: Final = 500  # 10 s: what the percentiles of the delay are taken over

@@ -12,7 +12,8 @@ from percepnet import Enhancer
 from percepnet.framing import LATENCY
 from percepnet.network import Network, State
 from server.controls import Controls
-from server.engine import PACKET, RETRY_PACKETS, WARM_UP_PACKETS, Engine, EngineFull, Port
+from server.engine import Engine, EngineFull, Port
+from server.fallback import PACKET, RETRY_PACKETS, WARM_UP_PACKETS
 
 Float = NDArray[np.float32]
 TIMEOUT = 20  # s, far above what anything here takes

@@ -1,0 +1,111 @@
+"""Enhancement that does not fail: where it would, that stream gets its dry audio at the same delay."""
+
+import logging
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from percepnet import Enhancer
+from percepnet.framing import HOP
+
+from .controls import Changes
+
+Float: TypeAlias = NDArray[np.float32]
+
+PACKET: Final = 2 * HOP  # samples, 20 ms
+RETRY_PACKETS: Final = 250  # 5 s of dry audio after a fault, then the stream is tried again
+WARM_UP_PACKETS: Final = 2  # computed but not heard before that: they fill the look-ahead
+_RAMP: Final = np.linspace(0, 1, PACKET, dtype=np.float32)
+
+logger = logging.getLogger(__name__)
+
+
+class Fallback:
+    """Wraps an ``Enhancer`` of so many ``streams``. Like it, it is for one thread.
+
+    A step that raises is repeated for each of its streams alone, so that only the one at fault falls back.
+    Such a stream is tried again after some seconds, alone and as new, and fades in when that goes well. Its
+    first fault is logged, further ones are counted.
+    """
+
+    def __init__(self, enhancer: Enhancer, streams: int) -> None:
+        self._enhancer = enhancer
+        self._delayed = np.zeros((streams, enhancer.latency_samples), np.float32)  # of the dry signal
+        self._dry_for = np.zeros(streams, int)  # packets until a stream that failed is enhanced again
+        self._faults = np.zeros(streams, int)
+
+    def degraded(self, stream: int) -> bool:
+        return bool(self._dry_for[stream])
+
+    def faults(self, stream: int) -> int:
+        return int(self._faults[stream])
+
+    def renew(self, stream: int, controls: Changes) -> None:
+        """Make a stream as new for its next call. Controls first: a reset stream has them without a ramp."""
+        self._delayed[stream] = 0
+        self._dry_for[stream] = self._faults[stream] = 0
+        self.turn(stream, controls)
+        self._reset(stream)
+
+    def turn(self, stream: int, changes: Changes) -> None:
+        """Turn controls of a stream."""
+        try:
+            self._enhancer.set(stream, **changes)
+        except Exception as error:
+            self._fail(stream, error)
+
+    def process(self, streams: Sequence[int], x: Float) -> Float:
+        """Enhance ``x [streams, 960]``, a packet for each of the streams named."""
+        joined = np.concatenate([self._delayed[streams], x], axis=1)
+        self._delayed[streams] = joined[:, PACKET:]
+        y = joined[:, :PACKET].copy()  # dry, and what a stream gets that fails
+        ill = [row for row, stream in enumerate(streams) if self._dry_for[stream]]
+        self._enhance(streams, [row for row, stream in enumerate(streams) if not self._dry_for[stream]], x, y)
+        for row in ill:
+            self._retry(streams[row], x[row], y[row])
+        return y
+
+    def _enhance(self, streams: Sequence[int], rows: list[int], x: Float, y: Float) -> None:
+        """Enhance some rows of ``x`` into ``y``; one that fails stays dry and leaves the others alone."""
+        if not rows:
+            return
+        try:
+            enhanced = self._enhancer.process(x[rows], streams=[streams[row] for row in rows])
+        except Exception as error:
+            if len(rows) == 1:
+                self._fail(streams[rows[0]], error)
+            else:
+                for row in rows:
+                    self._enhance(streams, [row], x, y)
+            return
+        for row, samples in zip(rows, enhanced, strict=True):
+            if np.isfinite(samples).all():
+                y[row] = samples
+            else:
+                self._fail(streams[row], FloatingPointError("the enhanced audio is not finite"))
+
+    def _retry(self, stream: int, x: Float, y: Float) -> None:
+        """Count a failed stream's packets; before it is back, try it alone, unheard, with a new state."""
+        self._dry_for[stream] -= 1
+        if self._dry_for[stream] > WARM_UP_PACKETS:
+            return
+        if self._dry_for[stream] == WARM_UP_PACKETS:
+            self._reset(stream)
+        wet = y[np.newaxis].copy()
+        self._enhance([stream], [0], x[np.newaxis], wet)
+        if not self._dry_for[stream]:
+            y += (wet[0] - y) * _RAMP
+
+    def _reset(self, stream: int) -> None:
+        try:
+            self._enhancer.reset(stream)
+        except Exception as error:
+            self._fail(stream, error)
+
+    def _fail(self, stream: int, error: Exception) -> None:
+        self._dry_for[stream] = RETRY_PACKETS
+        self._faults[stream] += 1
+        if self._faults[stream] == 1:
+            logger.error("a call gets dry audio: its enhancement failed", exc_info=error)
