@@ -3,7 +3,9 @@
 The chain's own code makes them, so training and run time cannot drift apart.
 """
 
+import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +25,7 @@ STREAMS: Final = 32  # mixtures in a shard
 HOPS: Final = 1000  # 10 s each
 COLUMNS: Final = FEATURES + 3 * BANDS  # features, gains, strengths, weights
 HOURS: Final = STREAMS * HOPS * 0.01 / 3600  # audio in a shard
-_BLOCK: Final = 40  # hops analysed at once
+_BLOCK: Final = 20  # hops analysed at once
 _SILENCE: Final = 1e-8  # energy of a band of digital silence, or nearly
 
 
@@ -69,15 +71,29 @@ def _background(clean: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.nan_to_num(found).astype(np.float32)
 
 
-def produce(folder: Path, cache: Path, split: str, hours: float, first: int, step: int) -> None:
-    """Write the shards ``first, first + step, …`` up to ``hours`` of audio to ``cache/split``; skips those there."""
+def produce(
+    folder: Path,
+    cache: Path,
+    split: str,
+    hours: float,
+    first: int,
+    step: int,
+    wanted: Callable[[], bool] = lambda: True,
+) -> None:
+    """Write the shards ``first, first + step, …`` up to ``hours`` of audio to ``cache/split``, while ``wanted()``.
+
+    Those that are there already stay as they are.
+    """
     corpus = Corpus(folder, cache, split)
     target = cache / split
     target.mkdir(parents=True, exist_ok=True)
     for number in range(first, round(hours / HOURS) or 1, step):
+        if not wanted():
+            return
         path = target / f"{number:05d}.npy"
+        partial = path.with_suffix(f".{os.getpid()}.npy")
         if not path.exists():
             # a mixer of its own for each shard: what a shard holds depends on its number alone
             shard = make_shard(Mixer(corpus, HOPS * HOP, seed=number + (10**6 if split == "valid" else 0)))
-            np.save(path.with_suffix(".tmp.npy"), shard)
-            path.with_suffix(".tmp.npy").rename(path)
+            np.save(partial, shard)
+            partial.replace(path)

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     producers = [
         context.Process(
             target=_produce,
-            args=(args.data, args.cache, "train", args.mixtures, worker, args.workers),
+            args=(args.data, args.cache, args.mixtures, worker, args.workers),
             daemon=True,
         )
         for worker in range(args.workers)
@@ -105,9 +105,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _produce(*args: Any) -> None:
+def _produce(folder: Path, cache: Path, hours: float, first: int, step: int) -> None:
     os.nice(5)  # the loop comes first
-    shards.produce(*args)
+    trainer = os.getppid()
+    shards.produce(
+        folder, cache, "train", hours, first, step, lambda: os.getppid() == trainer
+    )  # a killed trainer leaves no process behind
 
 
 def _split(batch: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
