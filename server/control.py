@@ -15,7 +15,7 @@ from aiortc import RTCDataChannel
 from .controls import Changes, checked
 
 LONGEST_MESSAGE: Final = 4096  # characters or bytes
-MOST_BUFFERED: Final = 64 * 1024  # bytes; figures are skipped while a slow caller has not fetched these
+MOST_BUFFERED: Final = 64 * 1024  # bytes; what is said while a slow caller has not fetched these is skipped
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +38,7 @@ class ControlChannel:
 
     def push(self, figures: dict[str, object]) -> None:
         """Send live figures, unless the channel is closed or its caller does not keep up."""
-        if self._channel.bufferedAmount < MOST_BUFFERED:
-            self._send({"type": "figures", **figures})
+        self._send({"type": "figures", **figures})
 
     def _on_message(self, message: str | bytes) -> None:
         try:
@@ -53,5 +52,6 @@ class ControlChannel:
         self._send({"type": "controls", "controls": self._report()["controls"]})
 
     def _send(self, message: dict[str, object]) -> None:
-        if self._channel.readyState == "open":
+        # Answers, too: a caller that sends without fetching them would fill the memory.
+        if self._channel.readyState == "open" and self._channel.bufferedAmount < MOST_BUFFERED:
             self._channel.send(json.dumps(message))
