@@ -148,6 +148,8 @@ class Engine:
                 port.closed = True
                 port.sink = _nobody  # the thread may keep the port until its next batch, but not the call
                 port.waiting.clear()
+                self._opened = [other for other in self._opened if other is not port]
+                self._turned.pop(port, None)
                 del self._ports[port.slot]
                 self._free.append(port.slot)
 

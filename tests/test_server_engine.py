@@ -1,6 +1,8 @@
 """The engine: batches, order, isolation of calls, faults, queues."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -192,6 +194,16 @@ def test_a_closed_port_takes_and_gives_nothing(engine: Engine, gate: Gate, noisy
     gate.open.set()
     other.say(noisy[: 2 * PACKET])
     assert ear.heard == []
+
+
+def test_a_call_that_never_sent_a_packet_leaves_nothing(engine: Engine) -> None:
+    ear = Ear(engine)
+    ear.port.set({"enabled": False})
+    port = weakref.ref(ear.port)
+    ear.port.close()
+    del ear
+    gc.collect()
+    assert port() is None
 
 
 def test_a_full_engine_says_so(engine: Engine) -> None:
