@@ -14,6 +14,7 @@ SAMPLE_RATE: Final = 48_000  # Hz
 PACKET: Final = 960  # samples, 20 ms
 FULL_SCALE: Final = 32768
 LONGEST_FILL: Final = 6 * PACKET  # 120 ms: longer gaps are not filled with silence but skipped
+ROUNDING: Final = 1  # sample: frames of some rates are no whole number of samples of 48 kHz long
 LONGEST_GAP: Final = 60 * SAMPLE_RATE  # beyond this the sender has started a new timeline
 
 
@@ -58,9 +59,10 @@ class FrameReader:
             self._start(frame)
         time = self._place(frame)
         assert self._expected is not None
-        if 0 < time - self._expected <= LONGEST_FILL:
-            self._append(_silence(frame, time - self._expected))
-        elif time > self._expected:
+        gap = time - self._expected
+        if ROUNDING < gap <= LONGEST_FILL:
+            self._append(_silence(frame, gap))
+        elif gap > LONGEST_FILL:
             self._append(_silence(frame, LONGEST_FILL - 2 * PACKET))
             self._pending = np.pad(self._pending, (0, -len(self._pending) % PACKET))
             packets = self._complete()
@@ -171,7 +173,7 @@ def _mono(frame: AudioFrame) -> Float:
 
 def _silence(like: AudioFrame, duration: int) -> AudioFrame:
     """A silent frame in the format of another; ``duration`` in samples of 48 kHz."""
-    samples = duration * like.sample_rate // SAMPLE_RATE
+    samples = max(1, duration * like.sample_rate // SAMPLE_RATE)  # a frame of none cannot be made
     frame = AudioFrame(format=like.format.name, layout=like.layout.name, samples=samples)
     for plane in frame.planes:
         plane.update(bytes(plane.buffer_size))

@@ -124,6 +124,16 @@ def test_other_rates_come_back_in_their_rate_with_a_packet_for_a_frame(rate: int
     assert min(errors) < 0.02 * 8000 + 2 * np.pi * 440 / rate * 8000 / 2  # half a sample's slope beside 2 %
 
 
+@pytest.mark.parametrize(("rate", "length"), [(44_100, 1024), (22_050, 1024), (96_000, 1025), (11_025, 333)])
+def test_frames_that_are_no_whole_number_of_samples_at_48_khz_leave_no_gaps(rate: int, length: int) -> None:
+    sent, reader, packets = tone(rate, rate), FrameReader(), []
+    for start in range(0, rate - length, length):
+        packets += reader.push(frame(sent[start : start + length], 77 + start, rate))
+    assert set(np.diff([packet.time for packet in packets])) == {PACKET}
+    bend = np.abs(np.diff(joined(packets)[5 * PACKET :], n=2)).max()  # a gap of one sample would be a corner
+    assert bend == pytest.approx(8000 / 32768 * (2 * np.pi * 440 / 48_000) ** 2, rel=0.1)
+
+
 def test_a_change_of_format_keeps_the_timeline() -> None:
     reader = FrameReader()
     packets = reader.push(frame(NOISE[:960], 0, layout="stereo"))
