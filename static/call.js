@@ -34,7 +34,7 @@ export class Call extends EventTarget {
       await pc.setLocalDescription(await pc.createOffer());
       await this.#gathered();
       const { type, sdp } = pc.localDescription;
-      const answer = await this.#request("POST", "offer", { type, sdp, ...controls });
+      const answer = await this.#offer({ type, sdp, ...controls });
       this.#id = answer.id;
       if (this.#over) return this.#hangUp();
       this.#setTimer(CONNECT_WITHIN, "The call could not be connected. A firewall may be blocking UDP.");
@@ -45,16 +45,11 @@ export class Call extends EventTarget {
     }
   }
 
-  /** Turn controls during the call, over the data channel or, until it is open, by PATCH. */
+  /** Turn controls during the call; until the data channel is open they wait for it. */
   set(changes) {
     if (this.#over) return;
-    if (this.#channel.readyState === "open") {
-      this.#channel.send(JSON.stringify(changes));
-    } else if (this.#id === null) {
-      Object.assign(this.#waiting, changes);
-    } else {
-      this.#request("PATCH", `calls/${this.#id}`, changes).catch((error) => this.#end(error));
-    }
+    if (this.#channel.readyState === "open") this.#channel.send(JSON.stringify(changes));
+    else Object.assign(this.#waiting, changes);
   }
 
   stop() {
@@ -103,11 +98,11 @@ export class Call extends EventTarget {
     await sender.setParameters(parameters);
   }
 
-  async #request(method, path, body) {
+  async #offer(body) {
     let response;
     try {
       const headers = { "Content-Type": "application/json" };
-      response = await fetch(path, { method, headers, body: JSON.stringify(body) });
+      response = await fetch("offer", { method: "POST", headers, body: JSON.stringify(body) });
     } catch {
       throw new CallError("The server cannot be reached.");
     }
