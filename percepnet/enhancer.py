@@ -181,8 +181,13 @@ class Enhancer:
         if (
             len(rows) == self.streams and (rows[:-1] < rows[1:]).all()
         ):  # all, in order: no copies of the states
-            frames = analyse(samples, self._analysis)
-            gain, strength, self._state = self.network(frames.features, self._state)
+            try:
+                frames = analyse(samples, self._analysis)
+                gain, strength, self._state = self.network(frames.features, self._state)
+            except BaseException:
+                # The analysis may have heard what the network has not: both start anew.
+                self._idle[rows] = True
+                raise
             return frames, gain, strength
         analysis, state = self._analysis.rows(rows), network.rows(self._state, rows)
         frames = analyse(samples, analysis)

@@ -214,6 +214,26 @@ def test_a_network_that_fails_leaves_the_dry_signal_and_recovers(voices: Float) 
     assert level(after[0]) < level(x[0, 50 * HOP :]) - 0.5  # enhanced again
 
 
+def test_a_step_that_raises_can_be_repeated(voices: Float) -> None:
+    class Once(_Unity):
+        calls = 0
+
+        def __call__(self, features, state):  # type: ignore[no-untyped-def]
+            self.calls += 1
+            if self.calls == 30:
+                raise MemoryError
+            return super().__call__(features, state)
+
+    enhancer, out = Enhancer(streams=4), []
+    enhancer.network = Once()
+    for packet in np.split(voices, 100, axis=1):
+        try:
+            out.append(enhancer.process(packet))
+        except MemoryError:
+            out.append(enhancer.process(packet))
+    np.testing.assert_allclose(np.concatenate(out, 1)[:, LATENCY:], voices[:, :-LATENCY], atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("x", "error", "named"),
     [
