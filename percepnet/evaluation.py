@@ -100,6 +100,8 @@ def dnsmos(signal: Float) -> dict[str, float]:
     Means over windows of 9.01 s, 1 s apart; shorter recordings are repeated, as in Microsoft's script.
     Source: Reddy et al., "DNSMOS P.835", ICASSP 2022; polynomials map the network's answers to ratings.
     """
+    if not len(signal):
+        raise ValueError("signal is empty; allowed is one sample or more")
     samples = np.clip(signal, -1, 1).astype(np.float32)
     while len(samples) < DNSMOS_WINDOW:
         samples = np.concatenate([samples, samples])

@@ -9,7 +9,7 @@ import numpy as np
 
 from percepnet.framing import Float
 
-BETA: Final = np.float32(0.02)  # bounds the level given back to √(1 + 1/β)/2 …: 5.6 dB
+BETA: Final = np.float32(0.02)  # bounds the level given back, √((1+β)/(2√β)), to 5.6 dB
 
 
 def envelope_postfilter(gain: Float, amplitude: Float) -> Float:

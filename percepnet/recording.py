@@ -29,8 +29,8 @@ def enhance(
 
     Args:
         x: samples ``[n]`` or ``[channels, n]``, float32 or float64, full scale ±1. NaN and infinities count
-            as 0. Integers are refused, not guessed at: divide 16-bit samples by 32 768 first. Every channel
-            is enhanced by itself.
+            as 0, beyond ±4 is clipped. Integers are refused, not guessed at: divide 16-bit samples by 32 768
+            first. Every channel is enhanced by itself.
         sample_rate: 8 000 to 192 000 Hz. Rates other than 48 000 are converted there and back, so nothing
             above 24 kHz survives, and the top 5 % of a lower rate's band is rolled off.
         model: path of an ``.onnx`` network; ``None`` is the one in the package.
@@ -58,7 +58,9 @@ def enhance(
 
     channels = np.atleast_2d(x)
     # Before the conversion: one NaN would spread over the length of the resampler's filter.
-    samples = np.where(np.isfinite(channels), channels, 0).astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, too
+        samples = channels.astype(np.float32)
+    samples[~np.isfinite(samples)] = 0
     if samples.size:
         enhancer = Enhancer(
             streams=len(samples),

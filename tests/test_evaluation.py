@@ -114,3 +114,5 @@ def test_errors_name_value_and_choice(clean: Samples) -> None:
         scores(clean, clean, 4_000)
     with pytest.raises(ValueError, match="finite"):
         scores(clean, clean * np.float32(np.nan), 48_000)
+    with pytest.raises(ValueError, match="empty"):
+        dnsmos(clean[:0])

@@ -90,6 +90,12 @@ def test_not_finite_samples_count_as_silence(noisy: Samples) -> None:
         np.testing.assert_array_equal(enhance(broken, rate), enhance(silenced, rate))
 
 
+def test_what_float32_cannot_hold_counts_as_silence(noisy: Samples) -> None:
+    broken = noisy.astype(np.float64)
+    broken[::5_000] = 1e300
+    np.testing.assert_array_equal(enhance(broken, 44_100), enhance(np.where(broken > 1, 0, broken), 44_100))
+
+
 def test_progress_ends_at_one(noisy: Samples) -> None:
     shares: list[float] = []
     enhance(noisy, 48_000, progress=shares.append)

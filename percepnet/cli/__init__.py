@@ -85,7 +85,7 @@ EXTRAS: Final = MappingProxyType({"torch": "train", "onnx": "train", "scipy": "e
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs ``argv`` (the process's own arguments by default) and returns the exit status: 0 or 1.
+    """Runs ``argv`` (the process's own arguments by default) and returns the exit status: 0, 1 or 130.
 
     Wrong usage, ``--help`` and ``--version`` leave through argparse's SystemExit with 2, 0 and 0.
     """
