@@ -6,6 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from conftest import RECORDINGS
 
 from percepnet import Enhancer
@@ -16,6 +17,7 @@ from percepnet.framing import HOP, SAMPLE_RATE, Float
 from percepnet.training import shards
 from percepnet.training.corpus import Corpus, scan
 from percepnet.training.mixing import Mixer
+from percepnet.training.model import TOPOLOGIES
 from percepnet.training.rooms import EARLY, room_response
 
 
@@ -101,26 +103,38 @@ def test_shards_hold_what_the_loss_compares(corpus: Corpus, monkeypatch: pytest.
 
 def test_toy_trains_resumes_and_exports_a_model_that_runs(data: Path, tmp_path: Path) -> None:
     """``percepnet train --preset toy`` and ``percepnet export``, as their user runs them."""
-    train = [
-        "train",
-        "--data",
-        str(data),
-        "--preset",
-        "toy",
-        "--run",
-        str(tmp_path / "run"),
-        "--threads",
-        "1",
-    ]
-    train += ["--cache", str(tmp_path / "cache")]
-    assert main(train) == 0
-    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert log[-1]["train"] < 0.7 * log[0]["train"]
-    assert log[-1]["valid_gain"] < log[0]["valid_gain"]
-    assert main(train) == 0  # already at its last step: nothing is trained, nothing is lost
+    folders = ["--data", str(data), "--run", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")]
+    assert main(["train", *folders, "--preset", "toy"]) == 0
+    log = tmp_path / "run" / "log.jsonl"
+    reports = [json.loads(line) for line in log.read_text().splitlines()]
+    assert reports[-1]["train"] < 0.7 * reports[0]["train"]
+    assert reports[-1]["valid_gain"] < reports[0]["valid_gain"]
+
+    more = ["--topology", "toy", "--mixtures", "0.1", "--batch", "8", "--hops", "100", "--steps", "67"]
+    assert main(["train", *folders, *more]) == 0
+    resumed = [json.loads(line) for line in log.read_text().splitlines()][-1]
+    assert resumed["step"] == 67
+    assert resumed["train"] < reports[0]["train"]
+
     assert main(["export", str(tmp_path / "run" / "checkpoint.pt"), str(tmp_path / "toy")]) == 0
     out = Enhancer(streams=2, model=tmp_path / "toy.onnx").process(np.zeros((2, 960), np.float32))
     assert out.shape == (2, 960)
+
+
+def test_a_run_of_another_topology_is_not_gone_on_with(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    state = {"topology": TOPOLOGIES["lite"].as_dict()}
+    torch.save(state, tmp_path / "run" / "checkpoint.pt")
+    command = [
+        "train",
+        "--data",
+        str(data),
+        "--run",
+        str(tmp_path / "run"),
+        "--cache",
+        str(tmp_path / "cache"),
+    ]
+    assert main([*command, "--preset", "toy"]) == 1
 
 
 def test_mixtures_command_writes_the_same_set_again(data: Path, tmp_path: Path) -> None:

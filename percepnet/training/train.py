@@ -202,7 +202,7 @@ class _Training:
         wanted = round(self.args.mixtures / shards.HOURS) or 1
         rows: list[np.memmap[Any, Any]] = []
         while True:
-            if len(rows) < wanted and self.step % 20 == 0:
+            if not rows or (len(rows) < wanted and self.step % 20 == 0):
                 rows = self._shards(folder, wanted)
             chosen = rng.integers(len(rows), size=self.args.batch)
             starts = rng.integers(shards.HOPS - self.args.hops + 1, size=self.args.batch)
