@@ -32,9 +32,8 @@ def _triangles() -> Float:
 _ENERGY = _triangles()
 _ENERGY[KNOTS[-1], -1] = 1
 _INTERPOLATION = _ENERGY.copy()
-_INTERPOLATION[KNOTS[-1] :, -1] = (
-    1  # above 20 kHz the gain of the last band holds, so that gain 1 is transparent
-)
+# Above 20 kHz the gain of the last band holds, so that gain 1 is transparent.
+_INTERPOLATION[KNOTS[-1] :, -1] = 1
 _ENERGY[:, [0, -1]] *= 2  # half triangles
 _INTERPOLATION = np.ascontiguousarray(_INTERPOLATION.T)
 WIDTHS: Final[Float] = _ENERGY.sum(0)  # bins per band, [BANDS]

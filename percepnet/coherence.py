@@ -10,10 +10,6 @@ from numpy.typing import NDArray
 from percepnet import comb
 from percepnet.framing import Float
 
-_REACH_FLOOR = np.float32(
-    0.03
-)  # n0: limits the extra attenuation where the comb cannot reach to about −15 dB
-
 
 def measured(cross: Float, energy_signal: Float, energy_comb: Float) -> Float:
     """m_b = Re(P̂_b^H Y_b) / (‖P̂_b‖ ‖Y_b‖) clamped to [0, 1], from band values ``[…, BANDS]``."""
@@ -41,13 +37,12 @@ def of_comb(coherence: Float, period: NDArray[np.int64]) -> Float:
     return coherence / np.sqrt((1 - noise) * np.square(coherence) + noise)
 
 
-def ideal_strength(
-    clean: Float, noisy: Float, measure: Float, period: NDArray[np.int64]
-) -> tuple[Float, Float]:
-    """The comb strength r_b that gives the noisy band the clean one's coherence, and the gain left to do.
+def ideal_strength(clean: Float, noisy: Float, measure: Float, period: NDArray[np.int64]) -> Float:
+    """The comb strength r_b in [0, 1] that gives the noisy band the clean one's coherence.
 
-    clean, noisy: unbiased q_x and q_y ``[…, BANDS]``; measure: m of the noisy band; period: T ``[…]``
-    Returns (r in [0, 1], extra gain in (0, 1], below 1 where even the pure comb is less coherent than the speech).
+    clean, noisy: unbiased q_x and q_y ``[…, BANDS]``; measure: m of the noisy band; period: T ``[…]``. It is 0 where
+    the band is coherent enough, 1 where even the pure comb is less coherent than the speech. P20 attenuates such
+    bands further; with ideal gains that lowered PESQ, so it is left to what the network learns.
     """
     qx2, qy2 = np.square(clean), np.square(noisy)
     q_comb = of_comb(noisy, period)
@@ -59,8 +54,5 @@ def ideal_strength(
         # (√(b² + a·gap) − b)/a = gap/(√(…) + b), which needs no limit at a → 0
         alpha = gap / (root + b)
     alpha = np.where(np.isfinite(alpha) & (alpha >= 0), alpha, np.float32(1e6))
-    reachable = q_comb > clean
-    strength = np.where(clean <= noisy, 0, np.where(reachable, alpha / (1 + alpha), 1))
-    shortfall = (1 + _REACH_FLOOR - qx2) / (1 + _REACH_FLOOR - np.square(q_comb))
-    extra = np.where(reachable | (clean <= noisy), 1, np.sqrt(np.minimum(shortfall, 1)))
-    return strength.astype(np.float32), extra.astype(np.float32)
+    strength = np.where(clean <= noisy, 0, np.where(q_comb > clean, alpha / (1 + alpha), 1))
+    return strength.astype(np.float32)

@@ -31,9 +31,8 @@ def _weights_of_periods() -> Float:
 
 WEIGHTS: Final[Float] = _weights_of_periods()
 CENTRE_WEIGHT: Final[Float] = WEIGHTS[:, SIDE_TAPS].copy()  # w_0(T)
-NOISE_POWER: Final[Float] = np.square(WEIGHTS).sum(
-    1
-)  # σ²(T): power left of noise that differs from period to period
+# σ²(T): the power that is left of noise that differs from period to period
+NOISE_POWER: Final[Float] = np.square(WEIGHTS).sum(1)
 
 
 def comb(samples: Float, period: NDArray[np.int64]) -> Float:

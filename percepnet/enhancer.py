@@ -74,14 +74,12 @@ class Enhancer:
         wet = _wet(attenuation_limit_db)
         self._enabled = np.ones(self.streams, bool)
         self._limit = np.full(self.streams, wet, np.float32)
-        self._wet = np.full(
-            self.streams, wet, np.float32
-        )  # share of the enhanced signal now; 0 costs no network
-        self._idle = np.zeros(
-            self.streams, bool
-        )  # was dry: what the analysis and the network remember is stale
         self._postfilter = np.full(self.streams, postfilter, np.float32)
-        self._post = self._postfilter.copy()  # share of the post-filter now
+        # The shares of the enhanced signal and of the post-filter now, on their way to where the controls were set.
+        self._wet = np.full(self.streams, wet, np.float32)
+        self._post = self._postfilter.copy()
+        # Was dry, at no cost: what the analysis and the network remember of it is stale.
+        self._idle = np.zeros(self.streams, bool)
 
     def set(
         self,
@@ -96,6 +94,9 @@ class Enhancer:
         A disabled stream returns its input at the same delay and costs no network.
         """
         row = self._rows([stream])[0]
+        for name, value in (("enabled", enabled), ("postfilter", postfilter)):
+            if value is not None and not isinstance(value, (bool, np.bool)):
+                raise TypeError(f"{name} is {value!r}; allowed: True and False")
         if not isinstance(attenuation_limit_db, EllipsisType):
             self._limit[row] = _wet(attenuation_limit_db)
         if enabled is not None:
@@ -158,7 +159,7 @@ class Enhancer:
         ill = ~np.isfinite(gain + strength).min(axis=(1, 2))
         if ill.any():  # a fault of the network: dry, and the stream starts anew
             gain[ill], strength[ill], wet = 1, 0, np.where(ill[:, None], 0, wet)
-            network.put(self._state, rows[ill], self.network.new_state(int(ill.sum())))
+            self._wake(rows[ill], framing.frames(samples[ill], LOOKAHEAD))
             self._wet[rows[ill]] = 0
         post = self._ramp(self._post, self._postfilter[rows], rows, hops)[..., None]
         if post.any():
@@ -178,9 +179,8 @@ class Enhancer:
 
     def _decide(self, samples: Float, rows: Rows) -> tuple[Analysis, Float, Float]:
         """Analyse the newest hops and ask the network."""
-        if (
-            len(rows) == self.streams and (rows[:-1] < rows[1:]).all()
-        ):  # all, in order: no copies of the states
+        if len(rows) == self.streams and (rows[:-1] < rows[1:]).all():
+            # all, in order: the states are used in place, not copied
             try:
                 frames = analyse(samples, self._analysis)
                 gain, strength, self._state = self.network(frames.features, self._state)

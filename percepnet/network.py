@@ -20,9 +20,8 @@ DEFAULT_MODEL: Final = MODELS / "lite.onnx"
 @cache
 def _session(path: Path) -> Any:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = (
-        1  # calls are the parallelism; a pool of threads per session would fight the workers
-    )
+    # Calls are the parallelism: a pool of threads in each session would fight the other workers.
+    options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -17,7 +17,6 @@ class Targets(NamedTuple):
 
     gain: Float  # g_b in [0, 1]
     strength: Float  # r_b in [0, 1]
-    extra: Float  # attenuation where the comb cannot reach the clean coherence, in (0, 1]
     clean: Complex  # X [.., BINS]
 
 
@@ -35,5 +34,5 @@ def targets(clean: Float, noisy: Analysis, background: Float | None = None) -> T
     clean_coherence = coherence.unbiased(measured, noisy.period)
     wanted = energy if background is None else np.maximum(energy - background, 0)
     gain = np.minimum(np.sqrt(wanted / np.maximum(noisy.energy, np.float32(1e-12))), 1)
-    strength, extra = coherence.ideal_strength(clean_coherence, noisy.coherence, noisy.measured, noisy.period)
-    return Targets(gain, strength, extra, spectra)
+    strength = coherence.ideal_strength(clean_coherence, noisy.coherence, noisy.measured, noisy.period)
+    return Targets(gain, strength, spectra)

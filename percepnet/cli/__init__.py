@@ -56,7 +56,7 @@ COMMANDS: Final = MappingProxyType(
         "mixtures": Command(
             "percepnet.cli.mixtures",
             "make a fixed test set for evaluate from a folder of speech and noise",
-            ("percepnet mixtures recordings/ testset/ --count 60 --snr 0 5 10 15",),
+            ("percepnet mixtures recordings/ testset/ --count 60",),
         ),
         "oracle": Command(
             "percepnet.cli.oracle",

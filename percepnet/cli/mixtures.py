@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.framing import SAMPLE_RATE, Float
 from percepnet.mixture import at_ratio, excerpt
 from percepnet.training.corpus import Recording, decode, scan
+
+_TRIES: Final = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--snr",
         type=within(float, -50, 100),
         nargs="+",
-        default=[0.0, 5.0, 10.0, 15.0],
+        default=[2.5, 7.5, 12.5, 17.5],
         metavar="DB",
-        help="active speech level to noise RMS, taken in turn (default: 0 5 10 15)",
+        help="active speech level to noise RMS, in turn (default: 2.5 7.5 12.5 17.5, as VoiceBank+DEMAND)",
     )
     parser.add_argument(
         "--bandwidth",
@@ -65,8 +68,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _excerpt(folder: Path, recordings: list[Recording], length: int, rng: np.random.Generator) -> Float:
     """``length`` samples of a random recording that are not silent."""
-    while True:
+    for _ in range(_TRIES):
         decoded = decode(folder / recordings[rng.integers(len(recordings))].file)
         part = excerpt(decoded.astype(np.float32) / np.float32(32768), length, rng)
         if np.abs(part).max() > 1e-3:
             return part
+    raise ValueError(f"{_TRIES} recordings of {folder}, one after the other, are silent")

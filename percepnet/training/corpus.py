@@ -2,7 +2,7 @@
 
 import csv
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import av
@@ -48,6 +48,11 @@ def scan(folder: Path) -> list[Recording]:
                     name = path.relative_to(folder).as_posix()
                     held_out = hashlib.sha256(name.encode()).digest()[0] < 13
                     found.append(Recording(name, kind, "valid" if held_out else "train", SAMPLE_RATE / 2))
+            mine = [r for r in found if r.kind == kind]
+            if (
+                len({r.split for r in mine}) == 1 and len(mine) > 1
+            ):  # so few that chance held out none, or all
+                found[-1] = replace(mine[-1], split="valid" if mine[-1].split == "train" else "train")
     if missing := {"speech", "noise"} - {r.kind for r in found}:
         raise ValueError(
             f"no {' and no '.join(sorted(missing))} in {folder}: want manifest.csv, or speech/ and noise/"
@@ -73,9 +78,12 @@ class Corpus:
     """
 
     def __init__(self, folder: Path, cache: Path, split: str) -> None:
-        samples, index = cache / "corpus.i16", cache / "corpus.csv"
+        samples, index, source = cache / "corpus.i16", cache / "corpus.csv", cache / "corpus.folder"
         if not index.exists():
             _decode_all(folder, samples, index)
+            source.write_text(str(folder.resolve()))
+        if (made_from := source.read_text()) != str(folder.resolve()):
+            raise ValueError(f"{cache} was made from {made_from}; use another --cache for {folder}")
         with index.open(newline="") as rows:
             entries = [
                 Recording(
@@ -86,6 +94,10 @@ class Corpus:
         self.samples = np.memmap(samples, np.int16, mode="r")
         self.speech = [r for r in entries if r.kind == "speech" and r.split == split]
         self.noise = [r for r in entries if r.kind == "noise" and r.split == split]
+        if not self.speech or not self.noise:
+            raise ValueError(
+                f"{folder} has {len(self.speech)} {split} recordings of speech, {len(self.noise)} of noise"
+            )
 
     def crop(self, recording: Recording, length: int, rng: np.random.Generator) -> NDArray[np.float32]:
         """``length`` samples of a recording from a random place, looped where it is shorter; full scale is 1."""

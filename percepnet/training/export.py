@@ -14,7 +14,7 @@ from percepnet.training.graph import build
 from percepnet.training.model import PercepNet, Topology
 from percepnet.training.weights import load_weights, save_weights
 
-FLOAT_TOLERANCE: Final = 1e-4  # largest difference of a gain, strength or state from PyTorch's
+FLOAT_TOLERANCE: Final = 1e-4  # largest difference of a gain or strength from PyTorch's
 INT8_TOLERANCE: Final = 0.03  # root of the mean square difference of gains and strengths, likewise
 _HOPS: Final = 400
 
@@ -31,11 +31,12 @@ def run(args: argparse.Namespace) -> int:
     """Export and check; returns the exit code."""
     topology, weights = load_weights(args.weights)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(args.out.with_suffix(".npz"), topology, weights)
-    topology, weights = load_weights(args.out.with_suffix(".npz"))  # 16-bit, as shipped
+    shipped = args.out.with_name(f"{args.out.name}.npz")
+    save_weights(shipped, topology, weights)
+    topology, weights = load_weights(shipped)  # 16-bit
     arrays = {name: value.numpy() for name, value in weights.items()}
     for quantised, suffix in ((False, ".float.onnx"), (True, ".onnx")):
-        path = args.out.with_suffix(suffix)
+        path = args.out.with_name(args.out.name + suffix)
         onnx.save(build(topology, arrays, quantised=quantised), path)
         worst, rms = parity(path, topology, weights)
         print(

@@ -28,6 +28,7 @@ from .caller import PACKET, SAMPLE_RATE, Caller, Pcm
 ALGORITHM: Final = 1440  # samples
 ENCODER_LOOKAHEAD: Final = 312  # samples, 6.5 ms, of libopus; the caller's and the server's
 ALLOWED_MS: Final = 10.0  # beside the algorithm's 30 ms
+ALLOWED_DRIFT_MS: Final = 1.0  # the delay is constant
 SETTLING: Final = 1.0  # s at the start that are not counted: first packets, while both ends connect
 
 
@@ -152,4 +153,4 @@ if __name__ == "__main__":
     parser.add_argument("recording", type=Path, nargs="?", help="what is said; default: the page's sample")
     result = asyncio.run(_main(parser.parse_args()))
     print(json.dumps(asdict(result)))
-    sys.exit(result.p99 > ALLOWED_MS or result.missing > 0)
+    sys.exit(result.p99 > ALLOWED_MS or abs(result.drift) > ALLOWED_DRIFT_MS or result.missing > 0)
