@@ -7,6 +7,7 @@ import pytest
 
 from percepnet import Enhancer
 from percepnet.framing import HOP, LATENCY, SAMPLE_RATE, Float
+from percepnet.mixture import active_level
 from percepnet.network import Network
 
 
@@ -84,6 +85,12 @@ def test_noise_goes_and_speech_stays(noisy: Float, clean: Float) -> None:
     assert error_after < error_before - 3
 
 
+def test_clean_speech_keeps_its_level(clean: Float) -> None:
+    padded = np.pad(clean, (0, -len(clean) % HOP + 3 * HOP))
+    out = Enhancer(streams=1).process(padded[None])[0, LATENCY : LATENCY + len(clean)]
+    assert abs(20 * np.log10(active_level(out) / active_level(clean))) < 1
+
+
 def level(samples: Float) -> float:
     return float(10 * np.log10(np.mean(np.square(samples)) + 1e-12))
 
@@ -148,6 +155,25 @@ def test_toggling_takes_effect_within_100_ms_and_does_not_click() -> None:
     dry = np.pad(x, ((0, 0), (LATENCY, 0)))[:, : x.shape[1]]
     off = slice((10 + 5) * 2 * HOP, 30 * 2 * HOP)  # from 100 ms after the first toggle
     np.testing.assert_allclose(out[:, off], dry[:, off], atol=1e-6)
+
+
+@pytest.mark.parametrize("control", [{"attenuation_limit_db": 6}, {"postfilter": False}])
+def test_other_controls_move_without_a_click(noisy: Float, control: dict[str, float]) -> None:
+    """Turned in the middle, the output passes from one steady output to the other and never leaves the two."""
+    voice = noisy[None, : 200 * HOP]
+    before, after = Enhancer(streams=1).process(voice), Enhancer(streams=1, **control).process(voice)  # type: ignore[arg-type]
+    enhancer = Enhancer(streams=1)
+    turned = [enhancer.process(voice[:, : 100 * HOP])]
+    enhancer.set(0, **control)  # type: ignore[arg-type]
+    turned.append(enhancer.process(voice[:, 100 * HOP :]))
+    out = np.concatenate(turned, axis=1)
+    np.testing.assert_allclose(out[:, : 100 * HOP], before[:, : 100 * HOP], atol=1e-6)
+    np.testing.assert_allclose(out[:, 107 * HOP :], after[:, 107 * HOP :], atol=1e-5)
+    span = slice(100 * HOP, 107 * HOP)
+    low, high = np.minimum(before, after)[:, span], np.maximum(before, after)[:, span]
+    slack = 0.05 * np.abs(before[:, span]).max()
+    assert (out[:, span] > low - slack).all()
+    assert (out[:, span] < high + slack).all()
 
 
 def test_coming_back_from_dry_uses_the_signal_at_hand(voices: Float) -> None:
@@ -272,6 +298,11 @@ def test_other_arguments_out_of_range_are_named(tmp_path) -> None:  # type: igno
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(ValueError, match=r"broken\.onnx"):
         Enhancer(model=tmp_path / "broken.onnx")
+
+
+def test_switches_are_booleans() -> None:
+    with pytest.raises(TypeError, match="enabled is 'off'"):
+        Enhancer().set(0, enabled="off")  # type: ignore[arg-type]
 
 
 def test_nothing_in_nothing_out() -> None:
