@@ -1,20 +1,35 @@
 """Promises of the streaming interface, over real speech and over hostile input."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from percepnet import Enhancer
 from percepnet.framing import HOP, LATENCY, SAMPLE_RATE, Float
 from percepnet.mixture import active_level
-from percepnet.network import Network
+from percepnet.network import DEFAULT_MODEL, Network
+from percepnet.training.graph import build
+from percepnet.training.weights import load_weights
 
 
 @pytest.fixture
 def voices(noisy: Float) -> Float:
     """Four different stretches of noisy speech, ``[4, 2 s]``."""
     return np.stack([noisy[k * 110_000 : k * 110_000 + 200 * HOP] for k in range(4)])
+
+
+@pytest.fixture(scope="session")
+def float_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped weights without quantisation."""
+    path = tmp_path_factory.mktemp("model") / "lite.float.onnx"
+    topology, weights = load_weights(DEFAULT_MODEL.with_suffix(".npz"))
+    onnx.save(
+        build(topology, {name: value.numpy() for name, value in weights.items()}, quantised=False), path
+    )
+    return path
 
 
 @pytest.mark.parametrize("limit", [0, 0.0])
@@ -39,20 +54,39 @@ def test_the_chain_at_gain_1_and_strength_0_is_the_input_30_ms_later(voices: Flo
     np.testing.assert_allclose(out[:, LATENCY:], voices[:, :-LATENCY], atol=1e-6)
 
 
-def test_streaming_equals_batch_for_any_chunking(voices: Float) -> None:
+def chunked(enhancer: Enhancer, samples: Float, seed: int) -> Float:
+    """``samples`` enhanced in chunks of 1 to 11 hops."""
+    rng, parts, start = np.random.default_rng(seed), [], 0
+    while start < samples.shape[1]:
+        size = int(rng.integers(1, 12)) * HOP
+        parts.append(enhancer.process(samples[:, start : start + size]))
+        start += size
+    return np.concatenate(parts, axis=1)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_streaming_equals_batch_for_any_chunking(voices: Float, seed: int, float_model: Path) -> None:
+    batch = Enhancer(streams=4, model=float_model).process(voices)
+    streamed = chunked(Enhancer(streams=4, model=float_model), voices, seed)
+    np.testing.assert_allclose(streamed, batch, atol=1e-6)
+
+
+def test_eight_bits_stream_as_they_batch_to_70_db(voices: Float) -> None:
+    """The last bit of a float32 product depends on its shape, and may turn the rounding of an eight-bit activation."""
     batch = Enhancer(streams=4).process(voices)
-    for seed in range(3):
-        rng, enhancer, parts, start = np.random.default_rng(seed), Enhancer(streams=4), [], 0
-        while start < voices.shape[1]:
-            size = int(rng.integers(1, 12)) * HOP
-            parts.append(enhancer.process(voices[:, start : start + size]))
-            start += size
-        np.testing.assert_allclose(np.concatenate(parts, axis=1), batch, atol=1e-6)
+    assert level(chunked(Enhancer(streams=4), voices, 0) - batch) < level(batch) - 70
+
+
+def packets_of(samples: Float) -> list[Float]:
+    return np.split(samples, samples.shape[1] // (2 * HOP), axis=1)
 
 
 def test_interleaved_calls_equal_separate_ones(voices: Float) -> None:
     """Packets of any subset of the calls, in any order, at any time."""
-    separate = np.concatenate([Enhancer(streams=1).process(voice[None]) for voice in voices])
+    separate = []
+    for voice in voices:
+        alone = Enhancer(streams=1)
+        separate.append(np.concatenate([alone.process(packet) for packet in packets_of(voice[None])], axis=1))
     rng, enhancer = np.random.default_rng(0), Enhancer(streams=4)
     out, sent = np.zeros_like(voices), np.zeros(4, int)
     while (sent < voices.shape[1]).any():
@@ -62,7 +96,7 @@ def test_interleaved_calls_equal_separate_ones(voices: Float) -> None:
         for row, enhanced in zip(rows, enhancer.process(packets, streams=rows), strict=True):
             out[row, sent[row] : sent[row] + 2 * HOP] = enhanced
         sent[rows] += 2 * HOP
-    np.testing.assert_allclose(out, separate, atol=1e-6)
+    np.testing.assert_allclose(out, np.concatenate(separate), atol=1e-6)
 
 
 def test_reset_equals_new_and_leaves_others_alone(voices: Float) -> None:
@@ -79,10 +113,11 @@ def test_reset_equals_new_and_leaves_others_alone(voices: Float) -> None:
 def test_noise_goes_and_speech_stays(noisy: Float, clean: Float) -> None:
     padded = np.pad(noisy, (0, -len(noisy) % HOP + 3 * HOP))
     out = Enhancer(streams=1).process(padded[None])[0, LATENCY : LATENCY + len(noisy)]
-    pause = slice(0, int(0.55 * SAMPLE_RATE))  # before the first word
-    assert level(out[pause]) < level(noisy[pause]) - 10
-    error_before, error_after = level(noisy - clean), level(out - clean)
-    assert error_after < error_before - 3
+    pauses = np.convolve(np.abs(clean), np.ones(2 * HOP), "same") == 0
+    assert pauses.mean() > 0.1
+    assert level(out[pauses]) < level(noisy[pauses]) - 10
+    assert level(out - clean) < level(noisy - clean) - 3
+    assert abs(level(out[~pauses]) - level(clean[~pauses])) < 3
 
 
 def test_clean_speech_keeps_its_level(clean: Float) -> None:
@@ -212,7 +247,7 @@ def test_hostile_input_gives_finite_audio_and_is_forgotten_after_a_second(noisy:
     recovered = out[0, 2 * SAMPLE_RATE :]  # 1 s after the last hostile sample
     reference = fresh[SAMPLE_RATE:]
     assert level(recovered - reference) < level(reference) - 6
-    assert abs(level(recovered) - level(reference)) < 1.5
+    assert abs(level(recovered) - level(reference)) < 3
 
 
 def test_a_network_that_fails_leaves_the_dry_signal_and_recovers(voices: Float) -> None:
