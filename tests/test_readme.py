@@ -19,7 +19,7 @@ def test_python_snippets_run(snippet: str) -> None:
 
 
 def test_commands_exist() -> None:
-    named = set(re.findall(r"percepnet (?!import\b)([a-z]+)", README))
+    named = set(re.findall(r"(?:^ +|`|/)percepnet ([a-z]+)", README, re.MULTILINE))
     assert named == set(COMMANDS)
 
 
