@@ -19,7 +19,7 @@ def recording(name: str) -> NDArray[np.float32]:
 
 @pytest.fixture(scope="session")
 def noisy() -> NDArray[np.float32]:
-    """13.76 s of speech in noise at 5 dB."""
+    """13.76 s of speech in noise at 7.5 dB."""
     return recording("noisy")
 
 

@@ -10,7 +10,8 @@ import pytest
 from percepnet.cli import COMMANDS
 from percepnet.training import train
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+TOP = Path(__file__).parent.parent
+README = (TOP / "README.md").read_text()
 
 
 @pytest.mark.parametrize("snippet", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
@@ -27,7 +28,7 @@ def test_linked_files_exist() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert links
     for link in links:
-        assert (Path(__file__).parent.parent / link).is_file(), link
+        assert (TOP / link).is_file(), link
 
 
 def test_training_commands_are_understood() -> None:
@@ -37,3 +38,9 @@ def test_training_commands_are_understood() -> None:
     assert lines
     for line in lines:
         parser.parse_args(shlex.split(line)[2:])
+
+
+def test_the_pages_sample_is_the_recording_that_is_tested() -> None:
+    assert (TOP / "static/audio/sample.flac").read_bytes() == (
+        TOP / "tests/recordings/noisy.flac"
+    ).read_bytes()

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SAMPLE_RATE = 48_000  # Hz
-SNR = 5.0  # dB, speech while it is active to noise
+SNR = 7.5  # dB, speech while it is active to noise
 SPEECH_LEVEL = -26.0  # dBFS, RMS while active
 LEAD_IN = 0.6  # s of noise alone before the first word
 PAUSE = 0.22  # s between two phrases
