@@ -57,6 +57,10 @@ class Network:
             raise ValueError(f"{path} takes {features[-1]} features; allowed: {FEATURES}")
         self._shapes: dict[str, list[int]] = {name: shape[1:] for name, shape in inputs.items()}
         self._outputs = ["gain", "strength", *(f"next_{name}" for name in self._shapes)]
+        if missing := set(self._outputs) - {entry.name for entry in self._session.get_outputs()}:
+            raise ValueError(
+                f"{path} has no output {', '.join(sorted(missing))}; allowed: what 'percepnet export' writes"
+            )
 
     def new_state(self, streams: int) -> State:
         """State of ``streams`` calls that have not begun."""

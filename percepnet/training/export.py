@@ -9,12 +9,13 @@ import onnx
 import torch
 
 from percepnet.features import FEATURES
-from percepnet.network import Network
-from percepnet.training.graph import build
+from percepnet.framing import Float
+from percepnet.network import Network, State
+from percepnet.training.graph import build, states
 from percepnet.training.model import PercepNet, Topology
 from percepnet.training.weights import load_weights, save_weights
 
-FLOAT_TOLERANCE: Final = 1e-4  # largest difference of a gain or strength from PyTorch's
+FLOAT_TOLERANCE: Final = 1e-4  # largest difference of a gain, strength or state from PyTorch's
 INT8_TOLERANCE: Final = 0.03  # root of the mean square difference of gains and strengths, likewise
 _HOPS: Final = 400
 
@@ -49,25 +50,52 @@ def run(args: argparse.Namespace) -> int:
 
 
 def parity(path: Path, topology: Topology, weights: dict[str, torch.Tensor]) -> tuple[float, float]:
-    """Largest and root-mean-square difference of gains and strengths from PyTorch's, over speech-like features.
+    """Largest and root-mean-square difference of every output from PyTorch's, over features that move like speech's.
 
-    The features run through onnxruntime two hops at a time, as in a call, and through PyTorch at once.
+    The features run through onnxruntime two hops at a time, as in a call, and through PyTorch at once. The largest is
+    over gains, strengths and the states at the end; the root of the mean square over gains and strengths.
     """
     rng = np.random.default_rng(0)
     steps = rng.standard_normal((2, _HOPS, FEATURES)).astype(np.float32)
     features = np.empty_like(steps)
     features[:, 0] = steps[:, 0]
-    for hop in range(1, _HOPS):  # features of speech move slowly
+    for hop in range(1, _HOPS):
         features[:, hop] = 0.9 * features[:, hop - 1] + 0.4 * steps[:, hop]
 
-    model = PercepNet(topology)
-    model.load_state_dict(weights)
-    with torch.no_grad():
-        wanted = torch.cat(model(torch.from_numpy(features)), -1).numpy()
+    wanted, wanted_state = _in_pytorch(features, topology, weights)
     network = Network(path)
     state, parts = network.new_state(2), []
     for hop in range(0, _HOPS, 2):
         gain, strength, state = network(features[:, hop : hop + 2], state)
         parts.append(np.concatenate([gain, strength], -1))
     error = np.concatenate(parts, 1) - wanted
-    return float(np.abs(error).max()), float(np.sqrt(np.mean(np.square(error))))
+    worst = max(
+        np.abs(error).max(), *(np.abs(state[name] - wanted_state[name]).max() for name in wanted_state)
+    )
+    return float(worst), float(np.sqrt(np.mean(np.square(error))))
+
+
+def _in_pytorch(features: Float, topology: Topology, weights: dict[str, torch.Tensor]) -> tuple[Float, State]:
+    """Gains and strengths ``[B, T, 68]`` side by side, and the states after the last hop."""
+    model = PercepNet(topology)
+    model.load_state_dict(weights)
+    found: State = {}
+    for name, module in model.named_children():
+        if isinstance(module, torch.nn.GRU):  # its state is its last output
+            module.register_forward_hook(
+                lambda _, __, output, name=name: found.update({f"{name}_state": output[0][:, -1].numpy()})
+            )
+        elif isinstance(
+            module, torch.nn.Conv1d
+        ):  # its state are the last inputs but the one it has just used up
+            kept = module.kernel_size[0] - 1
+            module.register_forward_hook(
+                lambda _, inputs, __, name=name, kept=kept: found.update(
+                    {f"{name}_state": inputs[0][..., -kept:].transpose(1, 2).numpy()}
+                )
+            )
+    with torch.no_grad():
+        answers = torch.cat(model(torch.from_numpy(features)), -1).numpy()
+    if set(found) != set(states(topology)):
+        raise RuntimeError(f"the network has states {sorted(found)}, the graph {sorted(states(topology))}")
+    return answers, found
