@@ -206,6 +206,7 @@ class Calls:
             except OfferError:
                 raise
             except Exception as error:  # what aiortc raises for an offer is not documented
+                logger.info("an offer cannot be answered", exc_info=True)
                 raise OfferError(f"the offer cannot be answered: {error}") from error
             self._calls[call.id] = call
             self._tasks[call.id] = asyncio.create_task(self._live(call), name=f"call {call}")
