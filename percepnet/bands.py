@@ -19,34 +19,51 @@ BANDS: Final = len(KNOTS)
 CENTRES_HZ: Final = np.array(KNOTS) * BIN_HZ
 
 
+def _shares() -> Float:
+    """``[BINS]``: the share of each bin that belongs to the band above the knot below it; 0 from the last knot on."""
+    share = np.zeros(BINS, np.float32)
+    for low, high in pairwise(KNOTS):
+        share[low:high] = np.arange(high - low) / (high - low)
+    return share
+
+
 def _triangles() -> Float:
-    """``[BINS, BANDS]``: row k holds the shares of bin k in its two bands; rows sum to 1 up to the last knot."""
-    weights = np.zeros((BINS, BANDS), np.float32)
+    """``[BANDS, BINS]``: band values to bins; columns sum to 1."""
+    weights = np.zeros((BANDS, BINS), np.float32)
     for band, (low, high) in enumerate(pairwise(KNOTS)):
-        share = np.arange(high - low) / (high - low)
-        weights[low:high, band] = 1 - share
-        weights[low:high, band + 1] = share
+        weights[band, low:high] = 1 - _UPPER[low:high]
+        weights[band + 1, low:high] = _UPPER[low:high]
+    # Above 20 kHz the gain of the last band holds, so that gain 1 is transparent.
+    weights[-1, KNOTS[-1] :] = 1
     return weights
 
 
-_ENERGY = _triangles()
-_ENERGY[KNOTS[-1], -1] = 1
-_INTERPOLATION = _ENERGY.copy()
-# Above 20 kHz the gain of the last band holds, so that gain 1 is transparent.
-_INTERPOLATION[KNOTS[-1] :, -1] = 1
-_ENERGY[:, [0, -1]] *= 2  # half triangles
-_INTERPOLATION = np.ascontiguousarray(_INTERPOLATION.T)
-WIDTHS: Final[Float] = _ENERGY.sum(0)  # bins per band, [BANDS]
+_UPPER = _shares()
+_WHOLE = np.array([2, *[1] * (BANDS - 2), 2], np.float32)
+_INTERPOLATION = _triangles()
 
 
 def energy(spectra: Complex) -> Float:
     """Band energies ‖Y_b‖² ``[…, BANDS]`` of spectra ``[…, BINS]``."""
-    return power(spectra) @ _ENERGY
+    return _sums(power(spectra))
 
 
 def cross(a: Complex, b: Complex) -> Float:
     """Band cross terms Re(A_b^H B_b) ``[…, BANDS]`` of spectra ``[…, BINS]``."""
-    return (a.real * b.real + a.imag * b.imag) @ _ENERGY
+    return _sums(a.real * b.real + a.imag * b.imag)
+
+
+def _sums(values: Float) -> Float:
+    """Triangle-weighted sums ``[…, BANDS]`` of ``values […, BINS]``; half triangles count double.
+
+    By segments and not as a matrix product: BLAS adds up in an order that depends on how many rows there are, and what
+    the network is told must not depend on who else is in the batch, or on how a recording is cut.
+    """
+    upper = values[..., : KNOTS[-1] + 1] * _UPPER[: KNOTS[-1] + 1]
+    sums = np.add.reduceat(values[..., : KNOTS[-1] + 1] - upper, KNOTS, axis=-1)
+    sums[..., 1:] += np.add.reduceat(upper, KNOTS[:-1], axis=-1)
+    sums *= _WHOLE
+    return sums
 
 
 def power(spectra: Complex) -> Float:
@@ -57,3 +74,6 @@ def power(spectra: Complex) -> Float:
 def interpolate(values: Float) -> Float:
     """Band values ``[…, BANDS]`` to bins ``[…, BINS]`` by the same triangles."""
     return values @ _INTERPOLATION
+
+
+WIDTHS: Final[Float] = _sums(np.ones(BINS, np.float32))  # bins per band, [BANDS]

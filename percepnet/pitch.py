@@ -37,11 +37,11 @@ _FLATTENING: Final = np.float32(0.3)  # 0: the signal as it is, 1: a flat spectr
 _WINDOW12: Final[Float] = vorbis_window(2 * _HOP)
 
 
-def _smoothing() -> Float:
-    """``[_BINS, _BINS]`` averaging over ± 500 Hz: wide enough that no single harmonic is flattened away."""
-    distance = np.abs(np.arange(_BINS)[:, None] - np.arange(_BINS)) * 50 / 500
-    kernel = np.maximum(1 - distance, 0)
-    return (kernel / kernel.sum(0)).astype(np.float32)
+def _smooth(power: Float) -> Float:
+    """``power [streams, hops, _BINS]`` averaged over ± 500 Hz: so wide that no single harmonic is flattened away."""
+    padded = np.zeros((*power.shape[:2], _BINS + 2 * _REACH), np.float32)
+    padded[..., _REACH:-_REACH] = power
+    return (sliding_window_view(padded, len(_TRIANGLE), axis=-1) * _TRIANGLE).sum(-1) / _COVERED
 
 
 def _emphasis() -> Float:
@@ -57,7 +57,10 @@ def _fractions() -> Float:
     return (np.sinc(distance) * np.cos(np.pi * distance / 10) ** 2).astype(np.float32)
 
 
-_SMOOTHING, _EMPHASIS, _FRACTIONS = _smoothing(), _emphasis(), _fractions()
+_REACH = 9  # bins on each side that the triangle of ± 500 Hz covers
+_TRIANGLE = (1 - np.abs(np.arange(-_REACH, _REACH + 1)) / (_REACH + 1)).astype(np.float32)
+_COVERED = np.convolve(np.ones(_BINS), _TRIANGLE, "same").astype(np.float32)  # less at the edges
+_EMPHASIS, _FRACTIONS = _emphasis(), _fractions()
 _STEP_COSTS = (_STEP_COST * np.arange(-_STEP, _STEP + 1) ** 2).astype(np.float32)
 _LAG = np.arange(_MIN_LAG, _MAX_LAG + 1)
 _HALF_LAG = np.maximum(_LAG // 2 - _MIN_LAG, 0)[:, None] + np.arange(3)  # indices of the lags near T/2
@@ -103,7 +106,10 @@ def track(spectra: Complex, state: PitchState) -> tuple[NDArray[np.int64], Float
     state.correlation[:] = correlation[:, -1]
     # One hop of look-ahead in the path and one in the excitation's overlap: the hop before is the frame wanted.
     near = np.clip(path[..., None] + np.arange(-4, 5), 0, _LAGS - 1)
-    fine = np.take_along_axis(correlation[:, :-1], near, axis=2) @ _FRACTIONS  # [streams, hops, 5]
+    # A sum, not a matrix product: BLAS would add up in an order that depends on how many hops there are.
+    fine = (np.take_along_axis(correlation[:, :-1], near, axis=2)[..., None] * _FRACTIONS).sum(
+        2
+    )  # [.., .., 5]
     best = fine.argmax(-1)
     period = np.clip((path + _MIN_LAG) * DECIMATION + best - 2, MIN_PERIOD, MAX_PERIOD)
     return period, np.clip(fine.max(-1), -1, 1)
@@ -112,7 +118,7 @@ def track(spectra: Complex, state: PitchState) -> tuple[NDArray[np.int64], Float
 def _excite(spectra: Complex, state: PitchState) -> Float:
     """Flattened signal at 12 kHz, ``[streams, 312 + hops · 120]``, complete up to one hop before the newest."""
     low = spectra[..., :_BINS]
-    envelope = bands.power(low) @ _SMOOTHING + np.float32(1e-9)
+    envelope = _smooth(bands.power(low)) + np.float32(1e-9)
     level = envelope.mean(
         -1, keepdims=True
     )  # what the flattening leaves of it, so that e does not depend on it
