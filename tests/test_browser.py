@@ -56,6 +56,7 @@ def test_the_switch_takes_effect_at_once_and_without_a_click(server: Server, rum
 
     level = decibels(heard.samples, 480)
     bursts = decibels(high_passed(heard.samples), 120)
+    cuts = []
     for n, click in enumerate(heard.clicks):
         at = int(np.searchsorted(heard.arrivals, click))  # frame of 10 ms
         before, after = level[at - 50 : at], level[at + 50 : at + 100]
@@ -70,11 +71,12 @@ def test_the_switch_takes_effect_at_once_and_without_a_click(server: Server, rum
         steady = max(bursts[4 * (at - 60) : 4 * at].max(), bursts[4 * (at + 40) : 4 * (at + 100)].max())
         assert around < steady + 6
 
-        # The same change as a hard cut is a click for this measure.
+        # The same change as a hard cut is a click for this measure, unless both sides happen to meet.
         cut = np.concatenate(
             [heard.samples[480 * (at - 50) : 480 * at], heard.samples[480 * (at + 50) :][:24000]]
         )
-        assert decibels(high_passed(cut), 120)[190:210].max() > steady + 12
+        cuts.append(decibels(high_passed(cut), 120)[190:210].max() - steady)
+    assert np.median(cuts) > 12
 
 
 def test_the_slider_limits_the_attenuation(server: Server, rumble: Path) -> None:
