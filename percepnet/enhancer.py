@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from percepnet import framing, network
 from percepnet.analysis import HISTORY, Analysis, AnalysisState, analyse
-from percepnet.framing import ANALYSIS, HOP, LATENCY, LOOKAHEAD, Float
+from percepnet.framing import ANALYSIS, HOP, LATENCY, LOOKAHEAD, WINDOW, Float
 from percepnet.network import Network
 from percepnet.postfilter import envelope_postfilter
 from percepnet.resynthesis import enhance_spectra
@@ -138,9 +138,10 @@ class Enhancer:
     def _block(self, x: Float, rows: Rows) -> Float:
         hops = x.shape[1] // HOP
         samples = np.concatenate([self._history[rows], x], axis=1)
-        frame = framing.frames(samples, hops, delay=LOOKAHEAD) * _DRY
         wet = self._ramp(self._wet, self._wanted(rows), rows, hops)
         active = wet.max(axis=1) > 0
+        frame = np.empty((len(rows), hops, WINDOW), np.float32)
+        frame[~active] = framing.frames(samples[~active], hops, delay=LOOKAHEAD) * _DRY
         if active.any():
             woken = active & self._idle[rows]
             if woken.any():

@@ -14,13 +14,12 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from percepnet import bands
-from percepnet.framing import HOP, SAMPLE_RATE, Complex, Float, overlap_add, vorbis_window
+from percepnet.framing import HOP, Complex, Float, overlap_add, vorbis_window
 
 MIN_PERIOD: Final = 96  # samples at 48 kHz: 500 Hz
 MAX_PERIOD: Final = 768  # 62.5 Hz
 
-DECIMATION: Final = 4
-_RATE: Final = SAMPLE_RATE // DECIMATION  # 12 kHz
+DECIMATION: Final = 4  # to 12 kHz
 _HOP: Final = HOP // DECIMATION
 _BINS: Final = _HOP + 1  # bins of 50 Hz up to 6 kHz
 _MIN_LAG: Final = MIN_PERIOD // DECIMATION
@@ -107,9 +106,8 @@ def track(spectra: Complex, state: PitchState) -> tuple[NDArray[np.int64], Float
     # One hop of look-ahead in the path and one in the excitation's overlap: the hop before is the frame wanted.
     near = np.clip(path[..., None] + np.arange(-4, 5), 0, _LAGS - 1)
     # A sum, not a matrix product: BLAS would add up in an order that depends on how many hops there are.
-    fine = (np.take_along_axis(correlation[:, :-1], near, axis=2)[..., None] * _FRACTIONS).sum(
-        2
-    )  # [.., .., 5]
+    nine = np.take_along_axis(correlation[:, :-1], near, axis=2)
+    fine = (nine[..., None] * _FRACTIONS).sum(2)  # [streams, hops, 5]
     best = fine.argmax(-1)
     period = np.clip((path + _MIN_LAG) * DECIMATION + best - 2, MIN_PERIOD, MAX_PERIOD)
     return period, np.clip(fine.max(-1), -1, 1)
@@ -119,9 +117,7 @@ def _excite(spectra: Complex, state: PitchState) -> Float:
     """Flattened signal at 12 kHz, ``[streams, 312 + hops · 120]``, complete up to one hop before the newest."""
     low = spectra[..., :_BINS]
     envelope = _smooth(bands.power(low)) + np.float32(1e-9)
-    level = envelope.mean(
-        -1, keepdims=True
-    )  # what the flattening leaves of it, so that e does not depend on it
+    level = envelope.mean(-1, keepdims=True)  # divided out, so that e does not depend on it
     scale = _EMPHASIS * (envelope / level) ** (-_FLATTENING / 2) / np.sqrt(level)
     frame: Float = np.fft.irfft(low * scale, 2 * _HOP, axis=-1) * _WINDOW12  # type: ignore[assignment]
     return np.concatenate([state.excitation, overlap_add(frame, state.tail)], axis=1)

@@ -48,9 +48,8 @@ class Call:
         self._connected = asyncio.Event()
         self._ended = asyncio.Event()
         servers = [RTCIceServer(s.url, s.username, s.credential) for s in config.ice_servers]
-        self._connection = RTCPeerConnection(
-            RTCConfiguration(iceServers=servers)
-        )  # no servers: none is asked
+        # An empty list asks no server; without one, aiortc asks a public STUN server.
+        self._connection = RTCPeerConnection(RTCConfiguration(iceServers=servers))
         self._connection.on("connectionstatechange", self._on_state)
         self._connection.on("datachannel", self._on_channel)
 

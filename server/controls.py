@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Final, Self, TypedDict
+from typing import Self, TypedDict
 
-LIMIT_DB: Final = (0.0, 100.0)  # allowed range of the attenuation limit
+from percepnet.enhancer import MAX_ATTENUATION_LIMIT_DB
 
 
 class Changes(TypedDict, total=False):
@@ -68,10 +68,11 @@ def _switch(name: str, value: object) -> bool:
 
 
 def _limit(value: object) -> float | None:
-    low, high = LIMIT_DB
     if value is None:
         return None
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not low <= value <= high:  # type: ignore[operator]  # NaN is not in between
-        raise ValueError(f"attenuation_limit_db must be null or {low:g}…{high:g} dB, not {value!r}")
+    if not number or not 0 <= value <= MAX_ATTENUATION_LIMIT_DB:  # type: ignore[operator]  # NaN is not in between
+        raise ValueError(
+            f"attenuation_limit_db must be null or 0…{MAX_ATTENUATION_LIMIT_DB:g} dB, not {value!r}"
+        )
     return float(value)  # type: ignore[arg-type]

@@ -16,9 +16,11 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from percepnet import Enhancer
+from percepnet.framing import Float
 
 from .controls import Changes, Controls
-from .fallback import PACKET, Fallback, Float
+from .fallback import Fallback
+from .frames import PACKET
 
 Sink: TypeAlias = Callable[[int, Float], object]
 

@@ -2,19 +2,16 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from percepnet import Enhancer
-from percepnet.framing import HOP
+from percepnet.framing import Float
 
 from .controls import Changes
+from .frames import PACKET
 
-Float: TypeAlias = NDArray[np.float32]
-
-PACKET: Final = 2 * HOP  # samples, 20 ms
 RETRY_PACKETS: Final = 250  # 5 s of dry audio after a fault, then the stream is tried again
 WARM_UP_PACKETS: Final = 2  # computed but not heard before that: they fill the look-ahead
 _RAMP: Final = np.linspace(0, 1, PACKET, dtype=np.float32)

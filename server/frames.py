@@ -2,16 +2,15 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 from av import AudioFrame, AudioResampler
 from numpy.typing import NDArray
 
-Float: TypeAlias = NDArray[np.float32]
+from percepnet.framing import HOP, SAMPLE_RATE, Float
 
-SAMPLE_RATE: Final = 48_000  # Hz
-PACKET: Final = 960  # samples, 20 ms
+PACKET: Final = 2 * HOP  # samples, 20 ms
 FULL_SCALE: Final = 32768
 LONGEST_FILL: Final = 6 * PACKET  # 120 ms: longer gaps are not filled with silence but skipped
 ROUNDING: Final = 1  # sample: frames of some rates are no whole number of samples of 48 kHz long

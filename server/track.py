@@ -11,9 +11,10 @@ from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 from av import AudioFrame
 
+from percepnet.framing import Float
+
 from .controls import Controls
 from .engine import Engine
-from .fallback import Float
 from .frames import FrameReader, FrameWriter, Packet
 
 RECENT_PACKETS: Final = 500  # 10 s: what the percentiles of the delay are taken over

@@ -15,7 +15,8 @@ from percepnet.framing import LATENCY
 from percepnet.network import Network, State
 from server.controls import Controls
 from server.engine import Engine, EngineFull, Port
-from server.fallback import PACKET, RETRY_PACKETS, WARM_UP_PACKETS
+from server.fallback import RETRY_PACKETS, WARM_UP_PACKETS
+from server.frames import PACKET
 
 Float = NDArray[np.float32]
 TIMEOUT = 20  # s, far above what anything here takes

@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from percepnet.enhancer import MAX_ATTENUATION_LIMIT_DB
+
 
 def add_enhancer_options(parser: argparse.ArgumentParser) -> None:
     """How the enhancer is set: ``model``, ``postfilter``, ``attenuation_limit_db``."""
@@ -17,9 +19,9 @@ def add_enhancer_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--attenuation-limit-db",
-        type=within(float, 0, 100),
+        type=within(float, 0, MAX_ATTENUATION_LIMIT_DB),
         metavar="DB",
-        help="the most that anything is attenuated by, 0 to 100 dB (default: no limit)",
+        help=f"most that anything is attenuated by, 0 to {MAX_ATTENUATION_LIMIT_DB:g} dB (default: no limit)",
     )
 
 

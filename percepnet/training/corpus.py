@@ -49,9 +49,8 @@ def scan(folder: Path) -> list[Recording]:
                     held_out = hashlib.sha256(name.encode()).digest()[0] < 13
                     found.append(Recording(name, kind, "valid" if held_out else "train", SAMPLE_RATE / 2))
             mine = [r for r in found if r.kind == kind]
-            if (
-                len({r.split for r in mine}) == 1 and len(mine) > 1
-            ):  # so few that chance held out none, or all
+            if len({r.split for r in mine}) == 1 and len(mine) > 1:
+                # so few that chance held out none, or all
                 found[-1] = replace(mine[-1], split="valid" if mine[-1].split == "train" else "train")
     if missing := {"speech", "noise"} - {r.kind for r in found}:
         raise ValueError(

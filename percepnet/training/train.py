@@ -107,10 +107,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _produce(folder: Path, cache: Path, hours: float, first: int, step: int) -> None:
     os.nice(5)  # the loop comes first
-    trainer = os.getppid()
-    shards.produce(
-        folder, cache, "train", hours, first, step, lambda: os.getppid() == trainer
-    )  # a killed trainer leaves no process behind
+    trainer = os.getppid()  # a killed trainer leaves no process behind
+    shards.produce(folder, cache, "train", hours, first, step, lambda: os.getppid() == trainer)
 
 
 def _split(batch: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from fractions import Fraction
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import aiohttp
 import numpy as np
@@ -20,10 +20,9 @@ from aiortc.mediastreams import MediaStreamError
 from av import AudioFrame
 from numpy.typing import NDArray
 
+from percepnet.framing import SAMPLE_RATE
+from server.frames import PACKET
 from server.media import audiolevel, closing, receiver
-
-SAMPLE_RATE: Final = 48_000  # Hz
-PACKET: Final = 960  # samples, 20 ms
 
 Pcm = NDArray[np.int16]
 

@@ -21,9 +21,11 @@ from typing import Any, Final
 import av
 import numpy as np
 
+from percepnet.framing import SAMPLE_RATE
 from server.app import static_folder
+from server.frames import PACKET
 
-from .caller import PACKET, SAMPLE_RATE, Caller, Pcm
+from .caller import Caller, Pcm
 
 ALGORITHM: Final = 1440  # samples
 ENCODER_LOOKAHEAD: Final = 312  # samples, 6.5 ms, of libopus; the caller's and the server's

@@ -13,10 +13,11 @@ from aiortc import RTCRtpReceiver
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.rtp import RtpPacket
 
+from percepnet.framing import SAMPLE_RATE
+
 from .jitterbuffer import AudioJitterBuffer, Counts
 
 MADE_FOR: Final = "1.14 to 1.16"
-SAMPLE_RATE: Final = 48_000  # Hz, of the timeline that arrivals are noted on
 QUEUE_FRAMES: Final = 16  # decoded frames that may wait for the reader of the track
 ARRIVALS: Final = 64  # packets whose time of arrival is remembered
 NEW_SOURCE_STEP: Final = (
