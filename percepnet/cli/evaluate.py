@@ -11,10 +11,10 @@ from typing import Final
 
 import numpy as np
 
-from percepnet.cli import FAILURE, describe
+from percepnet.cli import FAILURE
 from percepnet.cli.audio_files import audio_files, read
 from percepnet.cli.options import add_enhancer_options, add_jobs
-from percepnet.cli.processes import each
+from percepnet.cli.processes import collect
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.evaluation import METRICS, means, scores
 from percepnet.framing import SAMPLE_RATE, Float
@@ -76,17 +76,11 @@ def run(args: argparse.Namespace) -> int:
         )
         for name in names
     ]
-    found: dict[int, Scores] = {}
     with progress_bar(len(tasks), "files", quiet=args.quiet) as bar:
-        for index, result in each(score, tasks, args.jobs):
-            if isinstance(result, Exception):
-                bar.write(f"percepnet: {names[index]}: {describe(result)}", file=sys.stderr)
-            else:
-                found[index] = result
-            bar.update(1)
+        found = collect(score, tasks, args.jobs, names, bar)
     if not found:
         return FAILURE
-    rows = [(names[index], found[index]) for index in sorted(found)]
+    rows = [(names[index], scored) for index, scored in found.items()]
     target = args.csv or args.folder / "scores.csv"
     write_csv(target, rows)
     if ready and not args.quiet:

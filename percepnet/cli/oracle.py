@@ -4,17 +4,16 @@ import argparse
 import csv
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from percepnet.cli import FAILURE, describe
+from percepnet.cli import FAILURE
 from percepnet.cli.audio_files import audio_files, read, write
 from percepnet.cli.options import add_jobs, within
-from percepnet.cli.processes import each
+from percepnet.cli.processes import collect
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.evaluation import means, scores
 from percepnet.framing import SAMPLE_RATE, Float
@@ -85,18 +84,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Makes the report; goes on after a bad file and then returns 1."""
     tasks = _tasks(args)
-    outcomes: dict[int, Outcome] = {}
+    labels = [f"{task.clean} with {task.noise}" for task in tasks]
     with progress_bar(len(tasks), "mixtures", quiet=args.quiet) as bar:
-        for index, result in each(mixture, tasks, args.jobs):
-            if isinstance(result, Exception):
-                where = f"{tasks[index].clean} with {tasks[index].noise}"
-                bar.write(f"percepnet: {where}: {describe(result)}", file=sys.stderr)
-            else:
-                outcomes[index] = result
-            bar.update(1)
+        outcomes = collect(mixture, tasks, args.jobs, labels, bar)
     if not outcomes:
         return FAILURE
-    kept = [(tasks[index], outcomes[index]) for index in sorted(outcomes)]
+    kept = [(tasks[index], outcome) for index, outcome in outcomes.items()]
     averages: dict[str, Scores] = {
         stage: means(outcome.scores[stage] for _, outcome in kept) for stage in kept[0][1].scores
     }

@@ -2,10 +2,13 @@
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from percepnet.cli import describe
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -32,6 +35,20 @@ def each(
                 yield futures[future], future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def collect(
+    function: Callable[[Task], Result], tasks: Sequence[Task], jobs: int, labels: Sequence[object], bar: Any
+) -> dict[int, Result]:
+    """The results of ``each``, by index and in the tasks' order; one that failed is named on ``bar`` and left out."""
+    found: dict[int, Result] = {}
+    for index, result in each(function, tasks, jobs):
+        if isinstance(result, Exception):
+            bar.write(f"percepnet: {labels[index]}: {describe(result)}", file=sys.stderr)
+        else:
+            found[index] = result
+        bar.update(1)
+    return dict(sorted(found.items()))
 
 
 def _attempt(function: Callable[[Task], Result], task: Task) -> Result | Exception:
