@@ -3,6 +3,7 @@
 The chain's own code makes them, so training and run time cannot drift apart.
 """
 
+import itertools
 import os
 import warnings
 from collections.abc import Callable
@@ -76,18 +77,22 @@ def produce(
     cache: Path,
     split: str,
     hours: float,
-    first: int,
-    step: int,
+    first: int = 0,
+    step: int = 1,
     wanted: Callable[[], bool] = lambda: True,
+    *,
+    endless: bool = False,
 ) -> None:
     """Write the shards ``first, first + step, …`` up to ``hours`` of audio to ``cache/split``, while ``wanted()``.
 
-    Those that are there already stay as they are.
+    Those that are there already stay as they are. ``endless`` goes on with new numbers, and each new shard then
+    takes the place of the oldest.
     """
     corpus = Corpus(folder, cache, split)
     target = cache / split
     target.mkdir(parents=True, exist_ok=True)
-    for number in range(first, round(hours / HOURS) or 1, step):
+    kept = round(hours / HOURS) or 1
+    for number in itertools.count(first, step) if endless else range(first, kept, step):
         if not wanted():
             return
         path = target / f"{number:05d}.npy"
@@ -97,3 +102,11 @@ def produce(
             shard = make_shard(Mixer(corpus, HOPS * HOP, seed=number + (10**6 if split == "valid" else 0)))
             np.save(partial, shard)
             partial.replace(path)
+        if endless:
+            for old in paths(target)[:-kept]:
+                old.unlink(missing_ok=True)
+
+
+def paths(folder: Path) -> list[Path]:
+    """The finished shards in ``folder``, oldest first."""
+    return sorted(folder.glob("?????.npy"))

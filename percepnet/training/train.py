@@ -5,6 +5,7 @@ A run goes on from ``RUN/checkpoint.pt`` where that exists.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import multiprocessing
@@ -51,6 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mixtures", type=float, default=20, help="hours of different mixtures (default: %(default)s)"
     )
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="make new mixtures all the time; --mixtures is how many hours of the newest are kept",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="with --fresh: number of the first shard (default: %(default)s)"
+    )
     parser.add_argument("--steps", type=int, default=6000, help="optimiser steps (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=16, help="sequences in a step (default: %(default)s)")
     parser.add_argument(
@@ -89,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     producers = [
         context.Process(
             target=_produce,
-            args=(args.data, args.cache, args.mixtures, worker, args.workers),
+            args=(args, worker),
             daemon=True,
         )
         for worker in range(args.workers)
@@ -105,10 +114,24 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _produce(folder: Path, cache: Path, hours: float, first: int, step: int) -> None:
+def _produce(args: argparse.Namespace, first: int) -> None:
     os.nice(5)  # the loop comes first
     trainer = os.getppid()  # a killed trainer leaves no process behind
-    shards.produce(folder, cache, "train", hours, first, step, lambda: os.getppid() == trainer)
+    if args.fresh:
+        first += args.seed
+        if present := shards.paths(args.cache / "train"):  # go on where the last run stopped
+            done = int(present[-1].stem) + 1 - args.seed
+            first += -(-done // args.workers) * args.workers
+    shards.produce(
+        args.data,
+        args.cache,
+        "train",
+        args.mixtures,
+        first,
+        args.workers,
+        lambda: os.getppid() == trainer,
+        endless=args.fresh,
+    )
 
 
 def _split(batch: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
@@ -185,7 +208,7 @@ class _Training:
         model = PercepNet(self.model.topology).to(self.device)
         model.load_state_dict(self.average)
         sums = np.zeros(2)
-        paths = sorted((self.args.cache / "valid").glob("?????.npy"))
+        paths = shards.paths(self.args.cache / "valid")
         for path in paths:
             features, ideal = _split(torch.from_numpy(np.load(path)).to(self.device))
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16):
@@ -200,7 +223,7 @@ class _Training:
         wanted = round(self.args.mixtures / shards.HOURS) or 1
         rows: list[np.memmap[Any, Any]] = []
         while True:
-            if not rows or (len(rows) < wanted and self.step % 20 == 0):
+            if not rows or ((self.args.fresh or len(rows) < wanted) and self.step % 20 == 0):
                 rows = self._shards(folder, wanted)
             chosen = rng.integers(len(rows), size=self.args.batch)
             starts = rng.integers(shards.HOPS - self.args.hops + 1, size=self.args.batch)
@@ -216,11 +239,17 @@ class _Training:
 
     def _shards(self, folder: Path, wanted: int) -> list[Any]:
         """The shards there are, at least one: waits for the first, and fails when its makers have."""
-        while not (paths := sorted(folder.glob("?????.npy"))[:wanted]):
-            self.producers[0].join(timeout=1)
-            if self.producers[0].exitcode:
-                raise RuntimeError("the process that makes mixtures has failed; see its error above")
-        return [np.load(path, mmap_mode="r") for path in paths]
+        rows: list[Any] = []
+        while not rows:
+            present = shards.paths(folder)
+            for path in present[-wanted:] if self.args.fresh else present[:wanted]:
+                with contextlib.suppress(FileNotFoundError):  # its place was taken meanwhile
+                    rows.append(np.load(path, mmap_mode="r"))
+            if not rows:
+                self.producers[0].join(timeout=1)
+                if self.producers[0].exitcode:
+                    raise RuntimeError("the process that makes mixtures has failed; see its error above")
+        return rows
 
     def _save(self, report: dict[str, float]) -> None:
         state = {
