@@ -20,23 +20,26 @@ class AnalysisState:
 
     pitch: PitchState
     spectra: Complex  # [streams, LOOKAHEAD, BINS] of the frames not yet decided
+    energy: Float  # [streams, LOOKAHEAD, BANDS] of the same
     reference: Float  # [streams] level, see features()
 
     @classmethod
     def new(cls, streams: int) -> Self:
         undecided = np.zeros((streams, LOOKAHEAD, framing.BINS), np.complex64)
-        return cls(PitchState.new(streams), undecided, new_reference(streams))
+        energy = np.zeros((streams, LOOKAHEAD, bands.BANDS), np.float32)
+        return cls(PitchState.new(streams), undecided, energy, new_reference(streams))
 
     def rows(self, rows: NDArray[np.int64]) -> "AnalysisState":
         """A copy of some streams."""
         part = PitchState(*(getattr(self.pitch, f.name)[rows] for f in fields(PitchState)))
-        return AnalysisState(part, self.spectra[rows], self.reference[rows])
+        return AnalysisState(part, self.spectra[rows], self.energy[rows], self.reference[rows])
 
     def put(self, rows: NDArray[np.int64], part: "AnalysisState") -> None:
         """Write back what ``rows`` gave."""
         for f in fields(PitchState):
             getattr(self.pitch, f.name)[rows] = getattr(part.pitch, f.name)
         self.spectra[rows] = part.spectra
+        self.energy[rows] = part.energy
         self.reference[rows] = part.reference
 
 
@@ -57,15 +60,18 @@ def analyse(samples: Float, state: AnalysisState) -> Analysis:
     """Analyse the hops at the end of ``samples [streams, HISTORY + hops · HOP]``; ``state`` is updated in place."""
     hops = (samples.shape[1] - HISTORY) // HOP
     newest = framing.spectrum(framing.frames(samples, hops))
-    period, correlation = pitch.track(newest, state.pitch)
+    power = bands.power(newest)
+    newest_energy = bands.sums(power)
+    period, correlation = pitch.track(newest, power, state.pitch)
 
     spectra = np.concatenate([state.spectra, newest], axis=1)
-    state.spectra[:] = spectra[:, hops:]
-    spectra = spectra[:, :hops]
+    energy = np.concatenate([state.energy, newest_energy], axis=1)
+    state.spectra[:], spectra = spectra[:, hops:], spectra[:, :hops]
+    state.energy[:], energy = energy[:, hops:], energy[:, :hops]
     combed = framing.spectrum(comb.comb(samples, period))
 
-    energy, comb_energy = bands.energy(spectra), bands.energy(combed)
-    measured = coherence.measured(bands.cross(combed, spectra), energy, comb_energy)
+    comb_energy, cross = bands.sums(np.stack([bands.power(combed), bands.product(combed, spectra)]))
+    measured = coherence.measured(cross, energy, comb_energy)
     unbiased = coherence.unbiased(measured, period)
-    inputs = features(bands.energy(newest), unbiased, period, correlation, state.reference)
+    inputs = features(newest_energy, unbiased, period, correlation, state.reference)
     return Analysis(spectra, combed, energy, comb_energy, measured, unbiased, period, inputs)

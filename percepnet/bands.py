@@ -27,43 +27,38 @@ def _shares() -> Float:
     return share
 
 
-def _triangles() -> Float:
-    """``[BANDS, BINS]``: band values to bins; columns sum to 1."""
-    weights = np.zeros((BANDS, BINS), np.float32)
-    for band, (low, high) in enumerate(pairwise(KNOTS)):
-        weights[band, low:high] = 1 - _UPPER[low:high]
-        weights[band + 1, low:high] = _UPPER[low:high]
-    # Above 20 kHz the gain of the last band holds, so that gain 1 is transparent.
-    weights[-1, KNOTS[-1] :] = 1
-    return weights
-
-
 _UPPER = _shares()
+_BAND_BELOW = np.searchsorted(KNOTS, np.arange(BINS), side="right") - 1  # [BINS]
+_STARTS = np.array(KNOTS)
 _WHOLE = np.array([2, *[1] * (BANDS - 2), 2], np.float32)
-_INTERPOLATION = _triangles()
 
 
 def energy(spectra: Complex) -> Float:
     """Band energies ‖Y_b‖² ``[…, BANDS]`` of spectra ``[…, BINS]``."""
-    return _sums(power(spectra))
+    return sums(power(spectra))
 
 
 def cross(a: Complex, b: Complex) -> Float:
     """Band cross terms Re(A_b^H B_b) ``[…, BANDS]`` of spectra ``[…, BINS]``."""
-    return _sums(a.real * b.real + a.imag * b.imag)
+    return sums(product(a, b))
 
 
-def _sums(values: Float) -> Float:
+def sums(values: Float) -> Float:
     """Triangle-weighted sums ``[…, BANDS]`` of ``values […, BINS]``; half triangles count double.
 
     By segments and not as a matrix product: BLAS adds up in an order that depends on how many rows there are, and what
     the network is told must not depend on who else is in the batch, or on how a recording is cut.
     """
     upper = values[..., : KNOTS[-1] + 1] * _UPPER[: KNOTS[-1] + 1]
-    sums = np.add.reduceat(values[..., : KNOTS[-1] + 1] - upper, KNOTS, axis=-1)
-    sums[..., 1:] += np.add.reduceat(upper, KNOTS[:-1], axis=-1)
-    sums *= _WHOLE
-    return sums
+    total = np.add.reduceat(values[..., : KNOTS[-1] + 1] - upper, _STARTS, axis=-1)
+    total[..., 1:] += np.add.reduceat(upper, _STARTS[:-1], axis=-1)
+    total *= _WHOLE
+    return total
+
+
+def product(a: Complex, b: Complex) -> Float:
+    """Re(A* B) of every bin."""
+    return a.real * b.real + a.imag * b.imag
 
 
 def power(spectra: Complex) -> Float:
@@ -72,8 +67,16 @@ def power(spectra: Complex) -> Float:
 
 
 def interpolate(values: Float) -> Float:
-    """Band values ``[…, BANDS]`` to bins ``[…, BINS]`` by the same triangles."""
-    return values @ _INTERPOLATION
+    """Band values ``[…, BANDS]`` to bins ``[…, BINS]`` by the same triangles.
+
+    Above 20 kHz the value of the last band holds, so that gain 1 is transparent.
+    """
+    rise = np.zeros_like(values)
+    np.subtract(values[..., 1:], values[..., :-1], out=rise[..., :-1])
+    bins: Float = rise.take(_BAND_BELOW, -1)
+    bins *= _UPPER
+    bins += values.take(_BAND_BELOW, -1)
+    return bins
 
 
-WIDTHS: Final[Float] = _sums(np.ones(BINS, np.float32))  # bins per band, [BANDS]
+WIDTHS: Final[Float] = sums(np.ones(BINS, np.float32))  # bins per band, [BANDS]

@@ -11,9 +11,19 @@ from percepnet import comb
 from percepnet.framing import Float
 
 
+def _coefficients() -> Float:
+    """``[MAX_PERIOD + 1, 5]``: σ², 1 − σ², w₀², 2w₀(1−w₀) and 2(1−w₀)² at each period."""
+    w0, noise = comb.CENTRE_WEIGHT, comb.NOISE_POWER
+    return np.stack([noise, 1 - noise, w0 * w0, 2 * w0 * (1 - w0), 2 * np.square(1 - w0)], axis=-1)
+
+
+_QUADRATIC = _coefficients()
+
+
 def measured(cross: Float, energy_signal: Float, energy_comb: Float) -> Float:
     """m_b = Re(P̂_b^H Y_b) / (‖P̂_b‖ ‖Y_b‖) clamped to [0, 1], from band values ``[…, BANDS]``."""
-    return np.clip(cross / np.sqrt(energy_signal * energy_comb + np.float32(1e-18)), 0, 1)
+    ratio = cross / np.sqrt(energy_signal * energy_comb + np.float32(1e-18))
+    return np.minimum(np.maximum(ratio, 0), 1)
 
 
 def unbiased(measure: Float, period: NDArray[np.int64]) -> Float:
@@ -21,14 +31,13 @@ def unbiased(measure: Float, period: NDArray[np.int64]) -> Float:
 
     Solves (1−w₀)²u² + [2w₀(1−w₀) − m²(1−σ²)]u + w₀² − m²σ² = 0 for u = q², the larger root; 0 where m ≤ w₀/σ.
     """
-    w0 = comb.CENTRE_WEIGHT[period][..., None]
-    noise = comb.NOISE_POWER[period][..., None]
+    noise, other, square, cross, twice_a = np.moveaxis(_QUADRATIC[period], -1, 0)[..., None]
     m2 = np.square(measure)
-    a = np.square(1 - w0)
-    b = 2 * w0 * (1 - w0) - m2 * (1 - noise)
-    c = w0 * w0 - m2 * noise
-    root = (np.sqrt(np.maximum(b * b - 4 * a * c, 0)) - b) / (2 * a)
-    return np.sqrt(np.clip(np.where(m2 * noise > w0 * w0, root, 0), 0, 1))
+    b = cross - m2 * other
+    m2 *= noise
+    root = (np.sqrt(np.maximum(b * b - 2 * twice_a * (square - m2), 0)) - b) / twice_a
+    root *= m2 > square
+    return np.sqrt(np.minimum(np.maximum(root, 0, out=root), 1, out=root))
 
 
 def of_comb(coherence: Float, period: NDArray[np.int64]) -> Float:

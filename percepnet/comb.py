@@ -9,10 +9,9 @@ re-normalised, so the filter's noise power σ²(T) = Σ w_k² depends on the per
 from typing import Final
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from percepnet.framing import HOP, LOOKAHEAD, WINDOW, Float
+from percepnet.framing import HOP, LOOKAHEAD, WINDOW, Float, windows
 from percepnet.pitch import MAX_PERIOD
 
 SIDE_TAPS: Final = 5  # M: periods on each side
@@ -43,11 +42,12 @@ def comb(samples: Float, period: NDArray[np.int64]) -> Float:
     Returns p̂ ``[streams, hops, WINDOW]``, not windowed.
     """
     streams, hops = period.shape
-    windows = sliding_window_view(samples, WINDOW, axis=1)
-    first = windows.shape[1] - 1 - (LOOKAHEAD + hops - 1) * HOP
+    last = samples.shape[1] - WINDOW
+    first = last - (LOOKAHEAD + hops - 1) * HOP
     starts = first + HOP * np.arange(hops)[:, None] - _SHIFTS * period[..., None]  # [streams, hops, taps]
-    np.minimum(starts, windows.shape[1] - 1, out=starts)  # taps of weight 0 must stay inside
-    taps = windows[
+    np.minimum(starts, last, out=starts)  # taps of weight 0 must stay inside
+    every = windows(samples, last + 1, WINDOW, step=1)
+    taps = every[
         np.arange(streams)[:, None, None], starts
     ]  # [streams, hops, taps, WINDOW]; copies whole rows
     return np.einsum(

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from percepnet import framing, network
+from percepnet import bands, framing, network
 from percepnet.analysis import HISTORY, Analysis, AnalysisState, analyse
 from percepnet.framing import ANALYSIS, HOP, LATENCY, LOOKAHEAD, WINDOW, Float
 from percepnet.network import Network
@@ -128,7 +128,8 @@ class Enhancer:
             raise TypeError(f"x is {kind}; allowed: numpy float32 with full scale ±1")
         if x.ndim != 2 or len(x) != len(rows) or x.shape[1] % HOP:
             raise ValueError(f"x has shape {x.shape}; allowed: [{len(rows)}, a multiple of {HOP}]")
-        x = np.clip(np.where(np.isfinite(x), x, np.float32(0)), -_CLIP, _CLIP)
+        if x.size and not (x.min() >= -_CLIP and x.max() <= _CLIP):
+            x = np.clip(np.where(np.isfinite(x), x, np.float32(0)), -_CLIP, _CLIP)
         out = np.empty_like(x)
         for start in range(0, x.shape[1], _BLOCK * HOP):
             block = slice(start, start + _BLOCK * HOP)
@@ -140,13 +141,16 @@ class Enhancer:
         samples = np.concatenate([self._history[rows], x], axis=1)
         wet = self._ramp(self._wet, self._wanted(rows), rows, hops)
         active = wet.max(axis=1) > 0
-        frame = np.empty((len(rows), hops, WINDOW), np.float32)
-        frame[~active] = framing.frames(samples[~active], hops, delay=LOOKAHEAD) * _DRY
-        if active.any():
-            woken = active & self._idle[rows]
-            if woken.any():
-                self._wake(rows[woken], framing.frames(samples[woken], LOOKAHEAD, delay=hops))
-            frame[active] = self._enhance(samples[active], rows[active], wet[active], hops)
+        woken = active & self._idle[rows]
+        if woken.any():
+            self._wake(rows[woken], framing.frames(samples[woken], LOOKAHEAD, delay=hops))
+        if active.all():
+            frame = self._enhance(samples, rows, wet, hops)
+        else:
+            frame = np.empty((len(rows), hops, WINDOW), np.float32)
+            frame[~active] = framing.frames(samples[~active], hops, delay=LOOKAHEAD) * _DRY
+            if active.any():
+                frame[active] = self._enhance(samples[active], rows[active], wet[active], hops)
         self._idle[rows] = ~active
         tail = self._tail[rows]
         out = framing.overlap_add(frame, tail)
@@ -166,15 +170,17 @@ class Enhancer:
         if post.any():
             gain += post * (envelope_postfilter(gain, np.sqrt(frames.energy)) - gain)
         enhanced = enhance_spectra(frames, gain, strength)
-        enhanced -= frames.spectra
-        enhanced *= wet[..., None]
-        enhanced += frames.spectra
+        partly = wet.min(axis=1) < 1
+        if partly.any():
+            dry = frames.spectra[partly]
+            enhanced[partly] = dry + wet[partly][..., None] * (enhanced[partly] - dry)
         return framing.synthesis(enhanced)
 
     def _wake(self, rows: Rows, undecided: Float) -> None:
         """Fresh states for streams that were dry; the undecided frames ``[rows, LOOKAHEAD, WINDOW]`` are theirs."""
         analysis = AnalysisState.new(len(rows))
         analysis.spectra[:] = framing.spectrum(undecided)
+        analysis.energy[:] = bands.energy(analysis.spectra)
         self._analysis.put(rows, analysis)
         network.put(self._state, rows, self.network.new_state(len(rows)))
 
@@ -203,6 +209,8 @@ class Enhancer:
     def _ramp(self, current: Float, wanted: Float, rows: Rows, hops: int) -> Float:
         """Values ``[rows, hops]`` of a control on its way from ``current[rows]`` to ``wanted [rows]``; moves it."""
         now = current[rows]
+        if (now == wanted).all():
+            return np.repeat(now[:, None], hops, axis=1)
         steps = _RAMP * np.arange(1, hops + 1, dtype=np.float32)
         distance = (wanted - now)[:, None]
         path = now[:, None] + np.clip(distance, -steps, steps)
@@ -215,7 +223,7 @@ class Enhancer:
         rows = np.array([index(stream) for stream in streams], np.int64)
         if len(rows) and not (rows.min() >= 0 and rows.max() < self.streams):
             raise ValueError(f"streams are {rows.tolist()}; allowed: 0 to {self.streams - 1}")
-        if len(np.unique(rows)) != len(rows):
+        if len(set(rows.tolist())) != len(rows):
             raise ValueError(f"streams are {rows.tolist()}; allowed: each once")
         return rows
 

@@ -16,6 +16,12 @@ _ATTACK: Final = np.float32(0.1)  # per hop: the reference follows a louder sign
 _RELEASE: Final = np.float32(0.003)  # and a quieter one within 3 s
 _SPEECH_BANDS: Final = slice(2, 28)  # 200 Hz … 11 kHz carry the level reference: no hum, no DC
 
+_COUNT: Final = np.float32(_SPEECH_BANDS.stop - _SPEECH_BANDS.start)
+# −1.5 … 1.5 octaves at each period that is allowed
+_OCTAVE: Final = np.log2(np.maximum(np.arange(MAX_PERIOD + 1), 1) / np.sqrt(MIN_PERIOD * MAX_PERIOD)).astype(
+    np.float32
+)
+
 
 def new_reference(streams: int) -> Float:
     """Level references ``[streams]`` of streams that have not begun."""
@@ -35,16 +41,15 @@ def features(
     out = np.empty((streams, hops, FEATURES), np.float32)
     levels = out[..., :BANDS]
     np.log10(energy / WIDTHS + _FLOOR, out=levels)
-    loudness = np.log10(energy[..., _SPEECH_BANDS].mean(-1) + _FLOOR)
+    loudness = np.log10(np.add.reduce(energy[..., _SPEECH_BANDS], -1) / _COUNT + _FLOOR)
     for hop in range(hops):
         now = loudness[:, hop]
         np.copyto(reference, now, where=np.isnan(reference))
         reference += np.where(now > reference, _ATTACK, _RELEASE) * (now - reference)
         levels[:, hop] -= reference[:, None]
-    np.clip(levels, -6, 3, out=levels)
+    np.minimum(np.maximum(levels, -6, out=levels), 3, out=levels)
     levels *= np.float32(0.5)
     out[..., BANDS : 2 * BANDS] = coherence
-    octave = np.log2(period / np.sqrt(MIN_PERIOD * MAX_PERIOD))  # −1.5 … 1.5
-    out[..., -2] = octave
+    out[..., -2] = _OCTAVE[period]
     out[..., -1] = correlation
     return out

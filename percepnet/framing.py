@@ -7,7 +7,6 @@ Fullband Speech", Interspeech 2020 ("P20"), section 2.
 from typing import Final, TypeAlias
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 Float: TypeAlias = NDArray[np.float32]
@@ -32,15 +31,24 @@ ANALYSIS: Final[Float] = vorbis_window(WINDOW)  # also the synthesis window
 ANALYSIS.setflags(write=False)
 
 
+def windows(x: Float, count: int, size: int, *, step: int, start: int = 0) -> Float:
+    """Overlapping windows ``[…, count, size]`` of ``x […, n]`` as a view, window i from ``start + i · step`` on.
+
+    What ``sliding_window_view`` does in 20 µs, which is as long as a transform takes.
+    """
+    x = np.ascontiguousarray(x)
+    *outer, item = x.strides
+    return np.ndarray((*x.shape[:-1], count, size), np.float32, x, start * item, (*outer, step * item, item))
+
+
 def frames(samples: Float, hops: int, *, delay: int = 0) -> Float:
     """The last ``hops`` frames of ``samples [streams, n]``, shifted ``delay`` hops into the past.
 
-    Returns a read-only view ``[streams, hops, WINDOW]``; frame i ends ``(hops − 1 − i + delay)`` hops before
+    Returns a view ``[streams, hops, WINDOW]``, not for writing; frame i ends ``(hops − 1 − i + delay)`` hops before
     the end of ``samples``.
     """
     end = samples.shape[1] - delay * HOP
-    start = end - (hops - 1) * HOP - WINDOW
-    return sliding_window_view(samples[:, start:end], WINDOW, axis=1)[:, ::HOP]
+    return windows(samples, hops, WINDOW, step=HOP, start=end - (hops - 1) * HOP - WINDOW)
 
 
 def spectrum(frame: Float) -> Complex:

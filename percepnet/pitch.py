@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from percepnet import bands
-from percepnet.framing import HOP, Complex, Float, overlap_add, vorbis_window
+from percepnet.framing import HOP, Complex, Float, overlap_add, vorbis_window, windows
 
 MIN_PERIOD: Final = 96  # samples at 48 kHz: 500 Hz
 MAX_PERIOD: Final = 768  # 62.5 Hz
@@ -40,7 +38,8 @@ def _smooth(power: Float) -> Float:
     """``power [streams, hops, _BINS]`` averaged over ± 500 Hz: so wide that no single harmonic is flattened away."""
     padded = np.zeros((*power.shape[:2], _BINS + 2 * _REACH), np.float32)
     padded[..., _REACH:-_REACH] = power
-    return (sliding_window_view(padded, len(_TRIANGLE), axis=-1) * _TRIANGLE).sum(-1) / _COVERED
+    spans = windows(padded, _BINS, len(_TRIANGLE), step=1)
+    return np.einsum("shbk,k->shb", spans, _TRIANGLE) / _COVERED
 
 
 def _emphasis() -> Float:
@@ -60,10 +59,10 @@ _REACH = 9  # bins on each side that the triangle of ± 500 Hz covers
 _TRIANGLE = (1 - np.abs(np.arange(-_REACH, _REACH + 1)) / (_REACH + 1)).astype(np.float32)
 _COVERED = np.convolve(np.ones(_BINS), _TRIANGLE, "same").astype(np.float32)  # less at the edges
 _EMPHASIS, _FRACTIONS = _emphasis(), _fractions()
-_STEP_COSTS = (_STEP_COST * np.arange(-_STEP, _STEP + 1) ** 2).astype(np.float32)
-_LAG = np.arange(_MIN_LAG, _MAX_LAG + 1)
-_HALF_LAG = np.maximum(_LAG // 2 - _MIN_LAG, 0)[:, None] + np.arange(3)  # indices of the lags near T/2
-_HAS_HALF = _LAG // 2 >= _MIN_LAG
+_STEP_COSTS = (_STEP_COST * np.arange(-_STEP, _STEP + 1) ** 2).astype(np.float32)[:, None, None]
+_HALVED = slice(2 * _MIN_LAG - _MIN_LAG, None)  # indices of the lags whose half is a lag, too
+_HALF_LAG = np.arange(2 * _MIN_LAG, _MAX_LAG + 1) // 2 - _MIN_LAG  # of each of them: the index of T/2
+_NEAR = np.clip(np.arange(_LAGS)[:, None] + np.arange(-4, 5), 0, _LAGS - 1)  # [lags, 9]
 
 
 @dataclass(slots=True)
@@ -84,61 +83,73 @@ class PitchState:
         return cls(zeros(_HOP), zeros(_SEGMENT + _MAX_LAG - _HOP), zeros(_LAGS), zeros(_LAGS), zeros())
 
 
-def track(spectra: Complex, state: PitchState) -> tuple[NDArray[np.int64], Float]:
+def track(spectra: Complex, power: Float, state: PitchState) -> tuple[NDArray[np.int64], Float]:
     """Periods of the frames ``LOOKAHEAD`` hops before those given.
 
-    spectra: ``[streams, hops, BINS]`` of the newest frames; ``state`` is updated in place
+    spectra: ``[streams, hops, BINS]`` of the newest frames, power: |Y|² of them; ``state`` is updated in place
     Returns T ``[streams, hops]`` in samples of 48 kHz, and its normalised correlation in [−1, 1].
     """
-    hops = spectra.shape[1]
-    excitation = _excite(spectra, state)
-    segments = sliding_window_view(excitation, _SEGMENT + _MAX_LAG, axis=1)[:, ::_HOP]  # [streams, hops, 432]
+    streams, hops, _ = spectra.shape
+    excitation = _excite(spectra, power, state)
+    segments = windows(excitation, hops, _SEGMENT + _MAX_LAG, step=_HOP)  # [streams, hops, 432]
     state.excitation[:] = excitation[:, hops * _HOP :]
-    correlation = _correlate(segments)
-    weight = _energy_weight(segments, state)
-
-    half = correlation[..., _HALF_LAG].max(-1)
-    discount = np.where(_HAS_HALF & (correlation < 1.1 * half), np.float32(0.8), np.float32(1))
-    path = _viterbi(correlation * discount * weight[..., None], state)  # lag index of the hop before each
+    squares = np.square(segments)
+    correlation = _correlate(segments, squares)
+    weight = _energy_weight(np.add.reduce(squares[..., _MAX_LAG:], -1), state)
+    path = _viterbi(_discounted(correlation) * weight[..., None], state)  # lag index of the hop before each
 
     correlation = np.concatenate([state.correlation[:, None], correlation], axis=1)
     state.correlation[:] = correlation[:, -1]
     # One hop of look-ahead in the path and one in the excitation's overlap: the hop before is the frame wanted.
-    near = np.clip(path[..., None] + np.arange(-4, 5), 0, _LAGS - 1)
     # A sum, not a matrix product: BLAS would add up in an order that depends on how many hops there are.
-    nine = np.take_along_axis(correlation[:, :-1], near, axis=2)
-    fine = (nine[..., None] * _FRACTIONS).sum(2)  # [streams, hops, 5]
-    best = fine.argmax(-1)
-    period = np.clip((path + _MIN_LAG) * DECIMATION + best - 2, MIN_PERIOD, MAX_PERIOD)
-    return period, np.clip(fine.max(-1), -1, 1)
+    nine = correlation[np.arange(streams)[:, None, None], np.arange(hops)[:, None], _NEAR[path]]
+    fine = np.add.reduce(nine[..., None] * _FRACTIONS, 2)  # [streams, hops, 5]
+    period = (path + _MIN_LAG) * DECIMATION + fine.argmax(-1) - 2
+    period = np.minimum(np.maximum(period, MIN_PERIOD), MAX_PERIOD)
+    return period, np.minimum(np.maximum(np.maximum.reduce(fine, -1), -1), 1)
 
 
-def _excite(spectra: Complex, state: PitchState) -> Float:
+def _excite(spectra: Complex, power: Float, state: PitchState) -> Float:
     """Flattened signal at 12 kHz, ``[streams, 312 + hops · 120]``, complete up to one hop before the newest."""
     low = spectra[..., :_BINS]
-    envelope = _smooth(bands.power(low)) + np.float32(1e-9)
-    level = envelope.mean(-1, keepdims=True)  # divided out, so that e does not depend on it
+    envelope = _smooth(power[..., :_BINS]) + np.float32(1e-9)
+    level = np.add.reduce(envelope, -1, keepdims=True) / np.float32(
+        _BINS
+    )  # divided out, so that e does not depend on it
     scale = _EMPHASIS * (envelope / level) ** (-_FLATTENING / 2) / np.sqrt(level)
     frame: Float = np.fft.irfft(low * scale, 2 * _HOP, axis=-1) * _WINDOW12  # type: ignore[assignment]
     return np.concatenate([state.excitation, overlap_add(frame, state.tail)], axis=1)
 
 
-def _correlate(segments: Float) -> Float:
-    """c(T) = 2⟨e, e_T⟩ / (ε + ‖e‖² + ‖e_T‖²) for all lags, ``[streams, hops, lags]``."""
-    size = _SEGMENT + _MAX_LAG
-    newest = segments[..., _MAX_LAG:]
-    product = np.conj(np.fft.rfft(newest, size, axis=-1)) * np.fft.rfft(segments, axis=-1)
-    cross = np.fft.irfft(product, size, axis=-1)[..., :_LAGS][..., ::-1]  # shift 192 − T
-    total = np.zeros((*segments.shape[:2], size + 1), np.float32)
-    np.cumsum(np.square(segments), axis=-1, out=total[..., 1:])
+def _correlate(segments: Float, squares: Float) -> Float:
+    """c(T) = 2⟨e, e_T⟩ / (ε + ‖e‖² + ‖e_T‖²) for all lags, ``[streams, hops, lags]``; squares: e²."""
+    streams, hops, size = segments.shape
+    both = np.zeros((streams, hops, 2, size), np.float32)
+    both[:, :, 0] = segments
+    both[:, :, 1, :_SEGMENT] = segments[..., _MAX_LAG:]
+    transform = np.fft.rfft(both)
+    product = np.conj(transform[:, :, 1]) * transform[:, :, 0]
+    cross = np.fft.irfft(product, size)[..., _LAGS - 1 :: -1]  # shift 192 − T
+    total = np.zeros((streams, hops, size + 1), np.float32)
+    np.add.accumulate(squares, axis=-1, out=total[..., 1:])
     energy = total[..., _SEGMENT:] - total[..., :-_SEGMENT]  # [.., 193] of each shift
-    lagged = energy[..., :_LAGS][..., ::-1]
+    lagged = energy[..., _LAGS - 1 :: -1]
     return 2 * cross / (np.float32(1e-3) + energy[..., -1:] + lagged)
 
 
-def _energy_weight(segments: Float, state: PitchState) -> Float:
-    """Energy of each hop over its running mean, ``[streams, hops]``."""
-    energy = np.square(segments[..., _MAX_LAG:]).sum(-1)
+def _discounted(correlation: Float) -> Float:
+    """``correlation`` with the lags lowered that are about as good at half the lag: they are multiples of it."""
+    near = np.maximum(correlation[..., :-2], correlation[..., 1:-1])
+    near = np.maximum(near, correlation[..., 2:])  # the best of each lag and the two after it
+    out = correlation.copy()
+    out[..., _HALVED] *= np.where(
+        correlation[..., _HALVED] < 1.1 * near.take(_HALF_LAG, -1), np.float32(0.8), np.float32(1)
+    )
+    return out
+
+
+def _energy_weight(energy: Float, state: PitchState) -> Float:
+    """``energy [streams, hops]`` over its running mean."""
     weight = np.empty_like(energy)
     for hop in range(energy.shape[1]):
         now = energy[:, hop]
@@ -150,21 +161,24 @@ def _energy_weight(segments: Float, state: PitchState) -> Float:
 def _viterbi(gain: Float, state: PitchState) -> NDArray[np.int64]:
     """Extend the paths by ``gain [streams, hops, lags]``; the lag that the best path had one hop before each.
 
-    Moves of j lags cost 0.02·j² up to ± 4, any jump 6.
+    Moves of j lags cost 0.02·j² up to ± 4, any jump 6. The best score is 0 before and after.
     """
     streams, hops, _ = gain.shape
     path = np.empty((streams, hops), np.int64)
     rows = np.arange(streams)
-    padded = np.full((streams, _LAGS + 2 * _STEP), -np.inf, np.float32)
-    moves = sliding_window_view(padded, 2 * _STEP + 1, axis=1)  # [streams, lags, 9]
+    score = np.full((streams, _LAGS + 2 * _STEP), -np.inf, np.float32)
+    score[:, _STEP:-_STEP] = state.score
+    shifts = windows(score, 2 * _STEP + 1, _LAGS, step=1).swapaxes(0, 1)  # [9, streams, lags]
+    origin = state.score.argmax(1)
     for hop in range(hops):
-        padded[:, _STEP:-_STEP] = state.score
-        origin = state.score.argmax(1)
-        jump = state.score[rows, origin] - np.float32(_JUMP_COST)
-        stay = (moves - _STEP_COSTS).max(-1)
-        state.score[:] = np.maximum(stay, jump[:, None]) + gain[:, hop]
-        end = state.score.argmax(1)
-        step = (moves[rows, end] - _STEP_COSTS).argmax(-1)
-        path[:, hop] = np.where(stay[rows, end] >= jump, end + step - _STEP, origin)
-        state.score -= state.score[rows, end][:, None]
+        moves = shifts - _STEP_COSTS
+        stay = np.maximum.reduce(moves, 0)
+        now = np.maximum(stay, -_JUMP_COST)
+        now += gain[:, hop]
+        end = now.argmax(1)
+        step = moves[:, rows, end].argmax(0)
+        path[:, hop] = np.where(stay[rows, end] >= -_JUMP_COST, end + step - _STEP, origin)
+        np.subtract(now, now[rows, end][:, None], out=score[:, _STEP:-_STEP])
+        origin = end
+    state.score[:] = score[:, _STEP:-_STEP]
     return path

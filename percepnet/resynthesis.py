@@ -16,8 +16,9 @@ def enhance_spectra(frames: Analysis, gain: Float, strength: Float) -> Complex:
     Z = (1−r)Y + r·P̂·‖Y_b‖/‖P̂_b‖ has another energy than Y, so it is measured and scaled by g·‖Y_b‖/‖Z_b‖.
     """
     align = np.sqrt(frames.energy / np.maximum(frames.comb_energy, _TINY))
-    mixed = bands.interpolate(1 - strength) * frames.spectra
-    mixed += bands.interpolate(strength * np.minimum(align, 30)) * frames.comb
+    shares = bands.interpolate(np.stack([1 - strength, strength * np.minimum(align, 30)]))
+    mixed = shares[0] * frames.spectra
+    mixed += shares[1] * frames.comb
     scale = np.sqrt(frames.energy / np.maximum(bands.energy(mixed), _TINY))
     # where nothing was mixed in, ‖Z_b‖ = ‖Y_b‖ and the scale is exactly the gain
     scale = np.where(frames.energy > _TINY, np.minimum(scale, 30), 1) * gain

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from percepnet import framing, pitch
+from percepnet import bands, framing, pitch
 from percepnet.framing import HOP, SAMPLE_RATE, Float
 from percepnet.pitch import MAX_PERIOD, MIN_PERIOD, PitchState
 
@@ -28,7 +28,7 @@ def tracked(samples: Float) -> tuple[Float, Float]:
     """Periods and correlations ``[hops]`` after the first 200 ms; entry i belongs to 10 ms at 200 ms + i hops."""
     hops = samples.shape[0] // HOP - 1
     spectra = framing.spectrum(framing.frames(samples[None, : (hops + 1) * HOP], hops))
-    period, correlation = pitch.track(spectra, PitchState.new(1))
+    period, correlation = pitch.track(spectra, bands.power(spectra), PitchState.new(1))
     return period[0, 20:].astype(np.float32), correlation[0, 20:]
 
 
@@ -82,6 +82,6 @@ def test_streams_do_not_see_each_other() -> None:
     both = np.stack([a, b])
     hops = both.shape[1] // HOP - 1
     spectra = framing.spectrum(framing.frames(both[:, : (hops + 1) * HOP], hops))
-    together, _ = pitch.track(spectra, PitchState.new(2))
-    alone, _ = pitch.track(spectra[1:], PitchState.new(1))
+    together, _ = pitch.track(spectra, bands.power(spectra), PitchState.new(2))
+    alone, _ = pitch.track(spectra[1:], bands.power(spectra[1:]), PitchState.new(1))
     np.testing.assert_array_equal(together[1:], alone)
