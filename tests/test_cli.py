@@ -1,6 +1,8 @@
 import csv
 import json
+import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from percepnet.cli.audio_files import read, write
 from percepnet.cli.evaluate import Task, score
 from percepnet.cli.options import within
 from percepnet.cli.processes import each
+from percepnet.mixture import active_level
 
 RECORDINGS = Path(__file__).parent / "recordings"
 
@@ -161,13 +164,59 @@ class TestEvaluate:
         here, elsewhere = (dict(each(score, tasks, jobs)) for jobs in (1, 2))
         for index in (0, 1):
             for system in ("noisy", "enhanced"):
-                assert elsewhere[index][system] == pytest.approx(here[index][system], abs=1e-4)
+                there, same = dict(elsewhere[index][system]), dict(here[index][system])
+                assert math.isnan(there.pop("cpu")) == math.isnan(same.pop("cpu")) == (system == "noisy")
+                assert there == pytest.approx(same, abs=1e-4)
+
+    def test_the_cost_of_every_suppressor_is_told(self, folder: Path, tmp_path: Path) -> None:
+        found = score(Task(folder, Path("one.flac"), False, (), None, True, None))
+        assert 0 < found["enhanced"]["cpu"] < 1000
+        assert math.isnan(found["noisy"]["cpu"])
+
+    def test_unknown_peers_are_named(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert percepnet("evaluate", folder, "--peers", "rnnoise,magic") == 2
+        assert "magic is not allowed; allowed are rnnoise, deepfilternet3" in capsys.readouterr().err
 
     def test_missing_partners_are_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         write(tmp_path / "clean/a.wav", np.zeros((1, 480), np.float32), 48_000)
         write(tmp_path / "noisy/b.wav", np.zeros((1, 480), np.float32), 48_000)
         assert percepnet("evaluate", tmp_path) == 1
         assert re.search(r"clean lacks b\.wav", capsys.readouterr().err)
+
+
+class TestMixtures:
+    def test_levels_ratios_and_bandwidths_are_what_was_asked_for(self, folder: Path, tmp_path: Path) -> None:
+        data = tmp_path / "data"
+        for kind, source in (("speech", "clean"), ("noise", "noise")):
+            shutil.copytree(folder / source, data / kind)
+        options = (
+            "--count",
+            "4",
+            "--seconds",
+            "2",
+            "--snr",
+            "10",
+            "--split",
+            "train",
+            "--levels",
+            "-40",
+            "-30",
+        )
+        dry, wet = tmp_path / "dry", tmp_path / "wet"
+        assert percepnet("mixtures", data, dry, *options, "--reverberant", "0", "--band-limited", "0") == 0
+        assert percepnet("mixtures", data, wet, *options, "--reverberant", "1", "--band-limited", "1") == 0
+        for path in (dry / "clean").iterdir():
+            clean, noisy = read(path)[0][0], read(dry / "noisy" / path.name)[0][0]
+            level = active_level(clean)
+            assert -40.1 < 20 * np.log10(level) < -29.9
+            noise = np.sqrt(np.mean(np.square(noisy - clean)))
+            assert 20 * np.log10(level / noise) == pytest.approx(10, abs=0.1)
+        assert len(list((wet / "noisy").iterdir())) == 4
+        for path in (wet / "noisy").iterdir():
+            rate = int(path.stem.rpartition("_")[2].removesuffix("kHz"))
+            power = np.square(np.abs(np.fft.rfft(read(path)[0][0])))
+            above = int(len(power) * (rate / 2 + 500) / 24_000)
+            assert power[above:].sum() < 1e-3 * power.sum()
 
 
 class TestOracle:

@@ -4,8 +4,10 @@ import argparse
 import csv
 import math
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,13 +18,16 @@ from percepnet.cli.audio_files import audio_files, read
 from percepnet.cli.options import add_enhancer_options, add_jobs
 from percepnet.cli.processes import collect
 from percepnet.cli.progress import add_quiet, progress_bar
+from percepnet.enhancer import Enhancer
 from percepnet.evaluation import METRICS, means, scores
-from percepnet.framing import SAMPLE_RATE, Float
+from percepnet.framing import HOP, LATENCY, SAMPLE_RATE, Float
 from percepnet.peers import PEERS
-from percepnet.recording import enhance
 from percepnet.resampling import resample
 
 MOST_DIFFERENCE: Final = 0.1  # seconds by which the lengths of clean and degraded may differ
+PACKET: Final = 2 * HOP  # samples: how a call brings them
+COST: Final = "cpu"
+COLUMNS: Final = {**METRICS, COST: "% core"}  # processor time of one stream, in a process with nothing else
 
 Scores = Mapping[str, Mapping[str, float]]  # of one file: system → metric → value
 
@@ -53,7 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--csv", type=Path, metavar="FILE", help="scores of every file (default: DIR/scores.csv)"
     )
     parser.add_argument(
-        "--peers", nargs="+", choices=list(PEERS), default=[], help="other suppressors to score too"
+        "--peers",
+        type=_peers,
+        default=(),
+        metavar="NAMES",
+        help=f"other suppressors to score too, with commas between: {', '.join(PEERS)}",
     )
     add_jobs(parser)
     add_enhancer_options(parser)
@@ -69,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
             args.folder,
             name,
             ready,
-            tuple(args.peers),
+            args.peers,
             args.model,
             args.postfilter,
             args.attenuation_limit_db,
@@ -94,21 +103,40 @@ def score(task: Task) -> Scores:
     """The scores of noisy, enhanced and every peer for one file."""
     clean, rate = _mono(task.folder / "clean" / task.name)
     noisy = _aligned(task.folder / "noisy" / task.name, clean, rate)
+    found = {"noisy": scores(clean, noisy, rate) | {COST: math.nan}}
     if task.enhanced:
-        enhanced = _aligned(task.folder / "enhanced" / task.name, clean, rate)
-    else:
-        enhanced = enhance(
-            noisy,
-            rate,
-            model=task.model,
-            postfilter=task.postfilter,
-            attenuation_limit_db=task.attenuation_limit_db,
+        ready = _aligned(task.folder / "enhanced" / task.name, clean, rate)
+        found["enhanced"] = scores(clean, ready, rate) | {COST: math.nan}
+    systems: dict[str, Callable[[Float], Float]] = {peer: PEERS[peer] for peer in task.peers}
+    if not task.enhanced:
+        systems = {"enhanced": partial(_streamed, task)} | systems
+    wide = resample(noisy[None], rate, SAMPLE_RATE)[0]
+    for system, enhance in systems.items():
+        began = time.process_time()
+        enhanced = enhance(wide)
+        cost = 100 * (time.process_time() - began) * SAMPLE_RATE / len(wide)
+        samples = resample(enhanced[None], SAMPLE_RATE, rate)[0, : len(noisy)]
+        found[system] = scores(clean, samples, rate) | {COST: cost}
+    return found
+
+
+def _streamed(task: Task, samples: Float) -> Float:
+    """``samples [n]`` at 48 kHz through the enhancer as a call brings them, without the delay."""
+    enhancer = Enhancer(
+        model=task.model, postfilter=task.postfilter, attenuation_limit_db=task.attenuation_limit_db
+    )
+    packets = np.pad(samples, (0, LATENCY + (-len(samples) - LATENCY) % PACKET)).reshape(-1, 1, PACKET)
+    out = np.concatenate([enhancer.process(packet)[0] for packet in packets])
+    return out[LATENCY : LATENCY + len(samples)]
+
+
+def _peers(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if unknown := [name for name in names if name not in PEERS]:
+        raise argparse.ArgumentTypeError(
+            f"{', '.join(unknown)} is not allowed; allowed are {', '.join(PEERS)}"
         )
-    systems = {"noisy": noisy, "enhanced": enhanced}
-    for peer in task.peers:
-        wide = PEERS[peer](resample(noisy[None], rate, SAMPLE_RATE)[0])
-        systems[peer] = resample(wide[None], SAMPLE_RATE, rate)[0, : len(noisy)]
-    return {system: scores(clean, samples, rate) for system, samples in systems.items()}
+    return names
 
 
 def write_csv(path: Path, rows: Sequence[tuple[Path, Scores]]) -> None:
@@ -116,19 +144,19 @@ def write_csv(path: Path, rows: Sequence[tuple[Path, Scores]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["file", "system", *METRICS])
+        writer.writerow(["file", "system", *COLUMNS])
         for name, systems in rows:
             for system, values in systems.items():
-                writer.writerow([name.as_posix(), system, *(f"{values[metric]:.6g}" for metric in METRICS)])
+                writer.writerow([name.as_posix(), system, *(f"{values[metric]:.6g}" for metric in COLUMNS)])
 
 
 def table(rows: Sequence[Scores]) -> str:
     """Means over files, a line for every system and the gain of each over noisy."""
     averages = {system: means(row[system] for row in rows) for system in rows[0]}
     head = f"{len(rows)} file{'s' if len(rows) > 1 else ''}"
-    lines = [f"{head:<18}" + "".join(f"{label:>11}" for label in METRICS.values())]
+    lines = [f"{head:<18}" + "".join(f"{label:>11}" for label in COLUMNS.values())]
     for system, values in averages.items():
-        lines.append(f"{system:<18}" + "".join(f"{_figure(values[metric]):>11}" for metric in METRICS))
+        lines.append(f"{system:<18}" + "".join(f"{_figure(values[metric]):>11}" for metric in COLUMNS))
     for system, values in averages.items():
         if system != "noisy":
             gains = (values[metric] - averages["noisy"][metric] for metric in METRICS)

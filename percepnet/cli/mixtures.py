@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from scipy.signal import fftconvolve
 
 from percepnet.cli.audio_files import write
 from percepnet.cli.options import within
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.framing import SAMPLE_RATE, Float
-from percepnet.mixture import at_ratio, excerpt
+from percepnet.mixture import PEAK, active_level, at_ratio, excerpt
+from percepnet.resampling import resample
 from percepnet.training.corpus import Recording, decode, scan
+from percepnet.training.rooms import EARLY, room_response
 
 _TRIES: Final = 100
 
@@ -28,9 +31,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--snr",
         type=within(float, -50, 100),
         nargs="+",
-        default=[2.5, 7.5, 12.5, 17.5],
+        default=[-5, 0, 5, 10, 15, 20],
         metavar="DB",
-        help="active speech level to noise RMS, in turn (default: 2.5 7.5 12.5 17.5, as VoiceBank+DEMAND)",
+        help="active speech level to noise RMS, in turn (default: -5 0 5 10 15 20)",
+    )
+    parser.add_argument(
+        "--levels",
+        type=within(float, -70, -3),
+        nargs=2,
+        default=[-45, -5],
+        metavar=("LOW", "HIGH"),
+        help="range of the active speech level, dBFS; the loudest end where the sum would clip (default: -45 -5)",
+    )
+    parser.add_argument(
+        "--reverberant",
+        type=within(float, 0, 1),
+        default=1 / 3,
+        metavar="SHARE",
+        help="of mixtures in a simulated room; clean then holds the first 15 ms of it (default: a third)",
+    )
+    parser.add_argument(
+        "--band-limited",
+        type=within(float, 0, 1),
+        default=1 / 4,
+        metavar="SHARE",
+        help="of mixtures as a telephone of 8 or 16 kHz brings them (default: a quarter)",
     )
     parser.add_argument(
         "--bandwidth",
@@ -57,11 +82,26 @@ def run(args: argparse.Namespace) -> int:
         for number in range(args.count):
             rng = np.random.default_rng((args.seed, number))
             snr = args.snr[number % len(args.snr)]
-            clean = _excerpt(args.data, speech, length, rng)
-            clean, scaled = at_ratio(clean, _excerpt(args.data, noise, length, rng), snr)
-            name = f"{number:04d}_{snr:g}dB.flac"
-            write(args.out / "clean" / name, clean[None], SAMPLE_RATE)
-            write(args.out / "noisy" / name, (clean + scaled)[None], SAMPLE_RATE)
+            clean = speaking = _excerpt(args.data, speech, length, rng)
+            background = _excerpt(args.data, noise, length, rng)
+            name = f"{number:04d}_{snr:g}dB"
+            if rng.random() < args.reverberant:
+                response = room_response(rng)
+                clean, speaking = (fftconvolve(speaking, r)[:length] for r in (response[:EARLY], response))
+                name += "_room"
+            scaled, background = at_ratio(speaking, background, snr)
+            down = (
+                np.abs(scaled).max() / np.abs(speaking).max()
+            )  # less than 1 where the sum would have clipped
+            pair = np.stack([clean * down, scaled + background])
+            level = 10 ** (rng.uniform(*args.levels) / 20) / active_level(pair[0])
+            pair = (pair * min(level, PEAK / np.abs(pair).max())).astype(np.float32)
+            if rng.random() < args.band_limited:
+                rate = int(rng.choice([8_000, 16_000]))
+                pair = resample(resample(pair, SAMPLE_RATE, rate), rate, SAMPLE_RATE)[:, :length]
+                name += f"_{rate // 1000}kHz"
+            write(args.out / "clean" / f"{name}.flac", pair[:1], SAMPLE_RATE)
+            write(args.out / "noisy" / f"{name}.flac", pair[1:], SAMPLE_RATE)
             bar.update()
     return 0
 
