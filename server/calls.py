@@ -187,9 +187,7 @@ class Calls:
 
     def __init__(self, config: Config, engine: Engine, worker: int = 0) -> None:
         self.worker = worker
-        self.on_change: Callable[[int], None] = lambda calls: (
-            None
-        )  # told how many there are when that changes
+        self.on_change: Callable[[int], object] = lambda calls: None  # told how many there are now
         self.draining = False  # set to take no more
         self._config = config
         self._engine = engine
@@ -211,7 +209,7 @@ class Calls:
         if self.draining:
             raise TooManyCalls("the server is ending", math.ceil(self._config.drain_time))
         if len(self) >= self._config.max_calls:
-            raise TooManyCalls(f"the server takes {self._config.max_calls} calls at a time", FULL_TIME)
+            raise TooManyCalls(f"this process takes {self._config.max_calls} calls at a time", FULL_TIME)
         self._opening += 1
         self._none.clear()
         try:

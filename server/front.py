@@ -76,7 +76,7 @@ async def call(request: web.Request) -> web.Response:
     body = await request.read()
     try:
         return await _passed_on(request, worker, body)
-    except aiohttp.ClientConnectionError:  # it has just died
+    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):  # it has just died
         raise no_call(id) from None
     except TimeoutError:
         raise problem(web.HTTPGatewayTimeout, f"worker {number} does not answer") from None
