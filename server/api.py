@@ -12,8 +12,10 @@ from .calls import Call, Calls, TooManyCalls
 from .config import Config
 from .controls import checked
 from .engine import Engine
+from .figures import process_figures
 from .offer import Offer, OfferError
 
+LARGEST_BODY: Final = 64 * 1024  # bytes
 HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'self'; media-src 'self' blob: mediastream:; img-src 'self' data: blob:; "
@@ -43,14 +45,29 @@ async def page(request: web.Request) -> web.StreamResponse:
 
 @routes.get("/healthz")
 async def health(request: web.Request) -> web.Response:
-    """200 while the engine runs, 503 when it has died; how many calls of how many."""
-    alive = request.app[ENGINE].alive
+    """200 while the engine runs and calls are taken, else 503; how many calls of how many."""
+    calls = request.app[CALLS]
+    state = "draining" if calls.draining else "ok" if request.app[ENGINE].alive else "engine has died"
     body = {
-        "status": "ok" if alive else "engine has died",
-        "calls": len(request.app[CALLS]),
+        "status": state,
+        "calls": len(calls),
         "max_calls": request.app[CONFIG].max_calls,
     }
-    return web.json_response(body, status=200 if alive else 503)
+    return web.json_response(body, status=200 if state == "ok" else 503)
+
+
+@routes.get("/stats")
+async def stats(request: web.Request) -> web.Response:
+    """What this process takes, as the only entry of ``workers``."""
+    calls = request.app[CALLS]
+    figures = {
+        "worker": calls.worker,
+        **process_figures(),
+        "calls": len(calls),
+        "max_calls": request.app[CONFIG].max_calls,
+        "draining": calls.draining,
+    }
+    return web.json_response({"workers": [figures]})
 
 
 @routes.post("/offer")
@@ -59,9 +76,9 @@ async def offer(request: web.Request) -> web.Response:
     try:
         call = await request.app[CALLS].open(Offer.checked(await _body(request)))
     except OfferError as error:
-        raise _problem(web.HTTPBadRequest, str(error)) from error
+        raise problem(web.HTTPBadRequest, str(error)) from error
     except TooManyCalls as error:
-        raise _problem(web.HTTPServiceUnavailable, str(error)) from error
+        raise problem(web.HTTPServiceUnavailable, str(error), retry_after=error.retry_after) from error
     assert call.answer is not None
     answer = {"sdp": call.answer.sdp, "type": call.answer.type, "id": call.id}
     return web.json_response(answer, status=201, headers={"Location": f"/calls/{call.id}"})
@@ -79,7 +96,7 @@ async def turn(request: web.Request) -> web.Response:
     try:
         changes = checked(await _body(request))
     except ValueError as error:
-        raise _problem(web.HTTPBadRequest, str(error)) from error
+        raise problem(web.HTTPBadRequest, str(error)) from error
     call.turn(changes)
     return web.json_response(call.report())
 
@@ -108,23 +125,29 @@ def _call(request: web.Request) -> Call:
     try:
         return request.app[CALLS].get(request.match_info["id"])
     except KeyError:
-        raise _problem(web.HTTPNotFound, f"no call {request.match_info['id']!r}") from None
+        raise no_call(request.match_info["id"]) from None
 
 
 async def _body(request: web.Request) -> object:
     # The type is asked for because a page of another origin cannot send it without a preflight.
     if request.content_type != "application/json":
         found = request.content_type
-        raise _problem(web.HTTPUnsupportedMediaType, f"the body must be application/json, not {found}")
+        raise problem(web.HTTPUnsupportedMediaType, f"the body must be application/json, not {found}")
     try:
         body: object = json.loads(await request.text())
     except (ValueError, LookupError, RecursionError) as error:
-        raise _problem(web.HTTPBadRequest, "the body is not valid JSON") from error
+        raise problem(web.HTTPBadRequest, "the body is not valid JSON") from error
     return body
 
 
-def _problem(kind: type[web.HTTPError], text: str) -> web.HTTPError:
-    return kind(text=json.dumps({"error": text}), content_type="application/json")
+def no_call(id: str) -> web.HTTPError:
+    return problem(web.HTTPNotFound, f"no call {id!r}")
+
+
+def problem(kind: type[web.HTTPError], text: str, *, retry_after: int | None = None) -> web.HTTPError:
+    """An error as JSON; ``retry_after`` in s."""
+    headers = {} if retry_after is None else {"Retry-After": str(max(1, retry_after))}
+    return kind(text=json.dumps({"error": text}), content_type="application/json", headers=headers)
 
 
 @web.middleware

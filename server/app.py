@@ -2,39 +2,42 @@
 
 import asyncio
 import logging
-import os
 import signal
+import socket
 import sys
-import threading
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 from aiohttp import web
 
 from percepnet import Enhancer
+from percepnet.cli import describe
 
-from .api import CALLS, CONFIG, ENGINE, PAGE, add_headers, errors_as_json, routes
+from .api import CALLS, CONFIG, ENGINE, LARGEST_BODY, PAGE, add_headers, errors_as_json, routes
 from .calls import Calls
 from .config import Config
+from .ending import ENDING_TIME, Ending, first
 from .engine import Engine
+from .front import create_front
 from .media import audiolevel
+from .worker import Parent
+from .workers import Workers
 
-LARGEST_BODY: Final = 64 * 1024  # bytes
-ENDING_TIME: Final = 10.0  # s that calls and threads have to end before the process ends without them
 REQUEST_TIME: Final = 2.0  # s that requests under way have to end
+WORKER: Final = web.AppKey("worker", int)  # its number
 
-logger = logging.getLogger(__name__)
 
-
-def create_app(config: Config) -> web.Application:
-    """The server as an application; its engine starts and ends with it.
+def create_app(config: Config, worker: int = 0) -> web.Application:
+    """The server, or worker number ``worker`` of it, as an application; its engine starts and ends with it.
 
     Raises ``FileNotFoundError`` when the page's files are not there.
     """
     app = web.Application(client_max_size=LARGEST_BODY, middlewares=[errors_as_json])
     app[CONFIG] = config
     app[PAGE] = static_folder()
+    app[WORKER] = worker
     app.on_response_prepare.append(add_headers)
     app.cleanup_ctx.append(_engine)
     app.on_shutdown.append(_close_calls)
@@ -52,45 +55,95 @@ def static_folder() -> Path:
 
 
 def serve(config: Config) -> None:
-    """Serve until SIGINT or SIGTERM, then close all calls and return.
+    """Serve until SIGINT or SIGTERM, see :class:`Ending`, then close all calls and return.
 
-    aiortc's decoder threads are not daemons and would hold up the end of the process if one were stuck; so it
-    ends hard, with status 1, after ``ENDING_TIME`` or a second signal. Raises ``OSError`` when the address is
-    taken.
+    From one process, or from several workers behind a front that then has the public address. Raises
+    ``OSError`` when the address is taken, and :class:`WorkerFailed`.
     """
-    logging.getLogger("aioice").setLevel(logging.WARNING)  # it tells every step of every pair of candidates
-    last_resort = threading.Timer(ENDING_TIME, os._exit, [1])
-    last_resort.daemon = True
+    workers = min(config.workers, config.max_calls)
+    if workers == 1:
+        with Ending(config.drain_time) as ending:
+            asyncio.run(_serve_alone(config, ending))
+    else:
+        with Ending(config.drain_time, ENDING_TIME + REQUEST_TIME) as ending:  # workers end before it
+            asyncio.run(_serve_workers(config, workers, ending))
+
+
+async def _serve_alone(config: Config, ending: Ending) -> None:
+    ending.listen(signal.SIGINT, signal.SIGTERM)
+    app = create_app(config)
+    async with _listening(app, config) as runner:
+        _announce(runner)
+        await _drained(app, ending)
+
+
+async def _serve_workers(config: Config, count: int, ending: Ending) -> None:
+    ending.listen(signal.SIGINT, signal.SIGTERM)
+    async with (
+        Workers(config, count, _work) as workers,
+        _listening(create_front(config, workers, static_folder()), config) as runner,
+    ):
+        await first(workers.start(), ending.told())
+        if not ending.is_told:
+            _announce(runner)
+        await ending.told()
+        await workers.drain(ending)
+
+
+def _work(number: int, config: Config, path: Path, channel: socket.socket) -> None:
+    """A worker's life."""
+    with Ending(config.drain_time) as ending:
+        sys.exit(asyncio.run(_serve_parent(number, config, path, channel, ending)))
+
+
+async def _serve_parent(
+    number: int, config: Config, path: Path, channel: socket.socket, ending: Ending
+) -> int:
+    ending.listen(signal.SIGTERM)
+    parent = await Parent.connected(channel)
+    obeying = asyncio.create_task(parent.obey(ending))
     try:
-        asyncio.run(_serve(config, last_resort))
+        app = create_app(config, number)
+        async with _listening(app, path):
+            app[CALLS].on_change = lambda calls: parent.tell(calls=calls)
+            parent.tell(ready=True)
+            await _drained(app, ending)
+    except Exception as error:
+        parent.tell(failed=describe(error))
+        return 1
     finally:
-        last_resort.cancel()
+        obeying.cancel()
+        await asyncio.wait([obeying])
+        await parent.close()
+    return 0
 
 
-async def _serve(config: Config, last_resort: threading.Timer) -> None:
-    loop = asyncio.get_running_loop()
-    told_to_end = asyncio.Event()
+async def _drained(app: web.Application, ending: Ending) -> None:
+    await ending.told()
+    app[CALLS].draining = True
+    await ending.grace(app[CALLS].ended())
 
-    def end() -> None:
-        if told_to_end.is_set():
-            os._exit(1)
-        told_to_end.set()
-        last_resort.start()
 
-    runner = web.AppRunner(create_app(config), access_log=None, shutdown_timeout=REQUEST_TIME)
+@asynccontextmanager
+async def _listening(app: web.Application, where: Config | Path) -> AsyncIterator[web.AppRunner]:
+    """Answers requests inside, at the address of the options or at a unix socket."""
+    logging.getLogger("aioice").setLevel(logging.WARNING)  # it tells every step of every pair of candidates
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=REQUEST_TIME)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, config.host, config.port)
-        await site.start()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, end)
-        host, port = runner.addresses[0][:2]
-        shown = f"[{host}]" if ":" in host else host
-        print(f"percepnet serves on http://{shown}:{port}", file=sys.stderr, flush=True)
-        await told_to_end.wait()
-        logger.info("ending")
+        if isinstance(where, Path):
+            await web.UnixSite(runner, where).start()
+        else:
+            await web.TCPSite(runner, where.host, where.port).start()
+        yield runner
     finally:
         await runner.cleanup()
+
+
+def _announce(runner: web.AppRunner) -> None:
+    host, port = runner.addresses[0][:2]
+    shown = f"[{host}]" if ":" in host else host
+    print(f"percepnet serves on http://{shown}:{port}", file=sys.stderr, flush=True)
 
 
 async def _engine(app: web.Application) -> AsyncIterator[None]:
@@ -103,7 +156,7 @@ async def _engine(app: web.Application) -> AsyncIterator[None]:
     engine = Engine(enhancer, streams=config.max_calls, queue_packets=config.queue_packets)
     await loop.run_in_executor(None, engine.start)
     app[ENGINE] = engine
-    app[CALLS] = Calls(config, engine)
+    app[CALLS] = Calls(config, engine, app[WORKER])
     yield
     await app[CALLS].close_all()
     await loop.run_in_executor(None, engine.stop)

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import math
 import secrets
 import time
+from collections.abc import Callable
 from typing import Final
 
 from aiortc import (
@@ -25,19 +27,24 @@ from .track import EnhancedTrack
 
 FIGURES_INTERVAL: Final = 0.2  # s between live figures on the data channel
 CLOSING_TIME: Final = 5.0  # s that a connection may take to close before its call is given up
+FULL_TIME: Final = 5  # s after which a caller who found the server full may try again
 
 logger = logging.getLogger(__name__)
 
 
 class TooManyCalls(Exception):
-    """The server has as many calls as it takes."""
+    """The server has as many calls as it takes; ``retry_after`` s later it may have room."""
+
+    def __init__(self, text: str, retry_after: int) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
 
 
 class Call:
     """One caller's connection. :meth:`open` makes it, :meth:`close` ends it; one task owns all between."""
 
-    def __init__(self, config: Config, engine: Engine) -> None:
-        self.id = secrets.token_urlsafe(16)
+    def __init__(self, config: Config, engine: Engine, worker: int = 0) -> None:
+        self.id = f"{worker}.{secrets.token_urlsafe(16)}"  # tells the front where the call is
         self.answer: RTCSessionDescription | None = None
         self._config = config
         self._engine = engine
@@ -54,7 +61,7 @@ class Call:
         self._connection.on("datachannel", self._on_channel)
 
     def __str__(self) -> str:
-        return self.id[:6]  # for logs: who knows the whole id may turn and end the call
+        return self.id[:8]  # for logs: who knows the whole id may turn and end the call
 
     async def open(self, offer: Offer) -> None:
         """Answer the offer; on any failure the call has given back all it took."""
@@ -176,15 +183,19 @@ class Call:
 
 
 class Calls:
-    """The calls of this process, by id."""
+    """The calls of this process, worker number ``worker``, by id."""
 
-    def __init__(self, config: Config, engine: Engine) -> None:
+    def __init__(self, config: Config, engine: Engine, worker: int = 0) -> None:
+        self.worker = worker
+        self.on_change: Callable[[int], object] = lambda calls: None  # told how many there are now
+        self.draining = False  # set to take no more
         self._config = config
         self._engine = engine
         self._calls: dict[str, Call] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._opening = 0
-        self._closed = False
+        self._none = asyncio.Event()
+        self._none.set()
 
     def __len__(self) -> int:
         return len(self._tasks) + self._opening
@@ -195,11 +206,14 @@ class Calls:
 
     async def open(self, offer: Offer) -> Call:
         """Answer an offer. Raises :class:`OfferError` or :class:`TooManyCalls`, and holds nothing then."""
-        if self._closed or len(self) >= self._config.max_calls:
-            raise TooManyCalls(f"the server takes {self._config.max_calls} calls at a time")
+        if self.draining:
+            raise TooManyCalls("the server is ending", math.ceil(self._config.drain_time))
+        if len(self) >= self._config.max_calls:
+            raise TooManyCalls(f"this process takes {self._config.max_calls} calls at a time", FULL_TIME)
         self._opening += 1
+        self._none.clear()
         try:
-            call = Call(self._config, self._engine)
+            call = Call(self._config, self._engine, self.worker)
             try:
                 await call.open(offer)
             except OfferError:
@@ -211,6 +225,7 @@ class Calls:
             self._tasks[call.id] = asyncio.create_task(self._live(call), name=f"call {call}")
         finally:
             self._opening -= 1
+            self._changed()
         return call
 
     async def close(self, id: str) -> None:
@@ -219,9 +234,13 @@ class Calls:
         self._calls[id].end()
         await asyncio.shield(task)
 
+    async def ended(self) -> None:
+        """Wait until there is none."""
+        await self._none.wait()
+
     async def close_all(self) -> None:
         """End all calls, and take no more."""
-        self._closed = True
+        self.draining = True
         for call in self._calls.values():
             call.end()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -233,3 +252,9 @@ class Calls:
             logger.exception("call %s failed", call)
         finally:
             del self._calls[call.id], self._tasks[call.id]
+            self._changed()
+
+    def _changed(self) -> None:
+        self.on_change(len(self._tasks))
+        if not len(self):
+            self._none.set()

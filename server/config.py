@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import unquote
 
+from percepnet.cli.options import available_cores
+
 ENVIRONMENT_PREFIX: Final = "PERCEPNET_"
 
 
@@ -64,6 +66,8 @@ class Config:
     max_call_time: float = 4 * 3600.0  # s
     queue_packets: int = 10
     ice_servers: tuple[IceServer, ...] = ()
+    workers: int = available_cores()
+    drain_time: float = 10.0  # s
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
@@ -111,7 +115,7 @@ _OPTIONS: Final[Mapping[str, _Option]] = {
     "host": _Option(str, "address to listen on"),
     "port": _Option(_number(0, 65535, whole=True), "port to listen on; 0 takes any that is free"),
     "model": _Option(Path, "model file (.onnx) in place of the one in the package"),
-    "max_calls": _Option(_number(1, 1024, whole=True), "calls at the same time"),
+    "max_calls": _Option(_number(1, 1024, whole=True), "calls at the same time, shared by all workers"),
     "connect_timeout": _Option(_number(0.1, 300), "seconds that a call has to connect"),
     "max_call_time": _Option(_number(1, 7 * 86400), "seconds after which a call is closed"),
     "queue_packets": _Option(
@@ -119,6 +123,13 @@ _OPTIONS: Final[Mapping[str, _Option]] = {
     ),
     "ice_servers": _Option(
         IceServer.parse, "STUN or TURN server, stun:HOST:PORT or turn:USER:PASSWORD@HOST:PORT; repeatable"
+    ),
+    "workers": _Option(
+        _number(1, 256, whole=True), "processes that share the calls; 1 serves without anything in front"
+    ),
+    "drain_time": _Option(
+        _number(0, 86400),
+        "seconds that calls may go on after SIGTERM or SIGINT; a second one closes them at once",
     ),
 }
 

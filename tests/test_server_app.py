@@ -188,7 +188,11 @@ async def test_another_method_is_405_in_json(server: Server) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_ends_the_process_with_calls_running(number: int) -> None:
-    command = [sys.executable, "-c", "from server.app import *; serve(Config(port=0))"]
+    command = [
+        sys.executable,
+        "-c",
+        "from server.app import *; serve(Config(port=0, workers=1, drain_time=0))",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE, env=environment)
     assert process.stderr is not None

@@ -44,6 +44,8 @@ def test_ice_servers_from_both() -> None:
         ("max-calls", "2.5"),
         ("connect-timeout", "nan"),
         ("queue-packets", "1"),
+        ("workers", "0"),
+        ("drain-time", "-1"),
         ("ice-server", "example.org"),
     ],
 )

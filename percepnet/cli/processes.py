@@ -28,7 +28,7 @@ def each(
         return
     # spawn: a fork would copy the locks of onnxruntime's and BLAS's threads in whatever state they are
     context = multiprocessing.get_context("spawn")
-    with _one_thread_each(), ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context) as pool:
+    with one_thread_each(), ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context) as pool:
         futures = {pool.submit(_attempt, function, task): index for index, task in enumerate(tasks)}
         try:
             for future in as_completed(futures):
@@ -59,7 +59,7 @@ def _attempt(function: Callable[[Task], Result], task: Task) -> Result | Excepti
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[None]:
+def one_thread_each() -> Iterator[None]:
     """BLAS in processes started inside keeps to one thread: it reads these variables when it is loaded."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ[name] for name in names if name in os.environ}

@@ -1,0 +1,127 @@
+"""What the public address answers where several workers share the calls.
+
+An offer goes to the least loaded worker, the rest to the one that the call's id names. The page comes from
+here. What a worker answers is passed on as it is: status, headers and body.
+"""
+
+import asyncio
+import json
+import math
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+from .api import LARGEST_BODY, PAGE, add_headers, errors_as_json, file, no_call, page, problem
+from .config import Config
+from .figures import process_figures
+from .worker import Worker
+from .workers import Workers
+
+HOP_BY_HOP: Final = {"Connection", "Content-Length", "Date", "Keep-Alive", "Server", "Transfer-Encoding"}
+GATHERING_TIME: Final = 2.0  # s that a worker has to tell of its state
+STARTING_TIME: Final = 2  # s after which a caller may find a worker that was not there
+
+CONFIG: Final = web.AppKey("config", Config)
+WORKERS: Final = web.AppKey("workers", Workers)
+routes = web.RouteTableDef()
+
+
+def create_front(config: Config, workers: Workers, folder: Path) -> web.Application:
+    """The front of ``workers``; the page's files are in ``folder``."""
+    app = web.Application(client_max_size=LARGEST_BODY, middlewares=[errors_as_json])
+    app[CONFIG], app[WORKERS], app[PAGE] = config, workers, folder
+    app.on_response_prepare.append(add_headers)
+    app.add_routes([web.get("/", page), *routes, web.get("/{path:.+}", file)])
+    return app
+
+
+@routes.post("/offer")
+async def offer(request: web.Request) -> web.Response:
+    workers = request.app[WORKERS]
+    if workers.draining:
+        after = math.ceil(request.app[CONFIG].drain_time)
+        raise problem(web.HTTPServiceUnavailable, "the server is ending", retry_after=after)
+    body = await request.read()
+    tried: list[Worker] = []
+    refusal: web.Response | None = None
+    while (worker := workers.least_loaded(without=tried)) is not None:
+        tried.append(worker)
+        worker.offers += 1
+        try:
+            answer = await _passed_on(request, worker, body)
+        except (aiohttp.ClientError, TimeoutError):
+            continue  # if it had opened a call already, that died with it or ends unconnected
+        finally:
+            worker.offers -= 1
+        if answer.status != web.HTTPServiceUnavailable.status_code:
+            return answer
+        refusal = answer
+    if refusal is not None:
+        return refusal
+    raise problem(web.HTTPServiceUnavailable, "no worker is ready", retry_after=STARTING_TIME)
+
+
+@routes.get("/calls/{id}")
+@routes.patch("/calls/{id}")
+@routes.delete("/calls/{id}")
+async def call(request: web.Request) -> web.Response:
+    id = request.match_info["id"]
+    number = id.partition(".")[0]
+    worker = next((worker for worker in request.app[WORKERS].live if str(worker.number) == number), None)
+    if worker is None:
+        raise no_call(id)
+    body = await request.read()
+    try:
+        return await _passed_on(request, worker, body)
+    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):  # it has just died
+        raise no_call(id) from None
+    except TimeoutError:
+        raise problem(web.HTTPGatewayTimeout, f"worker {number} does not answer") from None
+
+
+@routes.get("/healthz")
+async def health(request: web.Request) -> web.Response:
+    """200 while a worker is fine and takes calls; how full they are, and how many of how many are fine."""
+    workers = request.app[WORKERS]
+    fine = [body for status, body in await _gathered(workers, "/healthz") if status == 200]
+    state = "draining" if workers.draining else "ok" if fine else "no worker is ready"
+    body = {
+        "status": state,
+        "calls": sum(body["calls"] for body in fine),
+        "max_calls": sum(body["max_calls"] for body in fine),
+        "workers": {"fine": len(fine), "of": workers.count},
+    }
+    return web.json_response(body, status=200 if state == "ok" else 503)
+
+
+@routes.get("/stats")
+async def stats(request: web.Request) -> web.Response:
+    """The figures of all workers that answer, and of this process."""
+    found = await _gathered(request.app[WORKERS], "/stats")
+    workers = [figures for status, body in found if status == 200 for figures in body["workers"]]
+    return web.json_response({"workers": workers, "front": process_figures()})
+
+
+async def _passed_on(request: web.Request, worker: Worker, body: bytes) -> web.Response:
+    headers = {"Content-Type": request.headers["Content-Type"]} if "Content-Type" in request.headers else {}
+    url = URL(request.rel_url.raw_path, encoded=True)
+    async with worker.http.request(request.method, url, data=body or None, headers=headers) as answer:
+        kept = [(name, value) for name, value in answer.headers.items() if name.title() not in HOP_BY_HOP]
+        return web.Response(status=answer.status, body=await answer.read(), headers=dict(kept))
+
+
+async def _gathered(workers: Workers, path: str) -> list[tuple[int, Any]]:
+    """Status and body of each worker that answers in time, by number."""
+
+    async def ask(worker: Worker) -> tuple[int, Any] | None:
+        try:
+            async with asyncio.timeout(GATHERING_TIME), worker.http.get(path) as answer:
+                return answer.status, json.loads(await answer.read())
+        except (aiohttp.ClientError, TimeoutError):
+            return None
+
+    found = await asyncio.gather(*map(ask, sorted(workers.live, key=lambda worker: worker.number)))
+    return [answer for answer in found if answer is not None]

@@ -1,0 +1,176 @@
+"""A worker process and its parent, each as the other sees it.
+
+They hold the ends of one socket pair, with a line of JSON for a message: a worker says that it is ready, how
+many calls it has, or why it failed; the parent tells it to drain or to hurry. Each learns of the other's death
+at once, however it came, because the kernel then closes the pair.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import multiprocessing
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Final, Literal, Self, TypeAlias
+
+import aiohttp
+
+from percepnet.cli.processes import one_thread_each
+
+from .config import Config
+from .ending import ENDING_TIME, Ending
+
+ANSWER_TIME: Final = 15.0  # s that a worker has for a request; gathering may take 5, closing a call likewise
+
+# What a worker does with its number, its options, the path to listen on and its end of the pair.
+Target: TypeAlias = Callable[[int, Config, Path, socket.socket], None]
+
+
+class Worker:
+    """A process, started as this is made. :meth:`live` follows it to its end, and has to be called."""
+
+    def __init__(self, number: int, config: Config, path: Path, target: Target) -> None:
+        self.number = number
+        self.calls = 0  # as it said last
+        self.offers = 0  # that it is answering
+        self.turn = 0  # when it was given its last offer
+        self.ready = False
+        self.failure = ""  # as it said itself
+        self._ours, theirs = socket.socketpair()
+        self._writer: asyncio.StreamWriter | None = None
+        # spawn: a fork would copy the locks of onnxruntime's and BLAS's threads in whatever state they are
+        self.process = multiprocessing.get_context("spawn").Process(
+            target=_begin, args=(target, number, config, path, theirs, _log_level()), name=f"worker {number}"
+        )
+        try:
+            with theirs, one_thread_each(), _interrupts_blocked():
+                self.process.start()
+        except BaseException:
+            self._ours.close()
+            raise
+        # A connection for each request: one that is kept could be closed by the worker just as it is used.
+        self.http = aiohttp.ClientSession(
+            "http://worker",
+            connector=aiohttp.UnixConnector(str(path), limit=0, force_close=True),
+            timeout=aiohttp.ClientTimeout(ANSWER_TIME),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=["Content-Type", "User-Agent"],
+        )
+
+    def __str__(self) -> str:
+        return f"worker {self.number} (process {self.process.pid})"
+
+    @property
+    def end(self) -> str:
+        """How it came to its end, for people."""
+        code = self.process.exitcode
+        return self.failure or (
+            f"ended by {signal.Signals(-code).name}" if code and code < 0 else f"ended with status {code}"
+        )
+
+    def tell(self, order: Literal["drain", "hurry"]) -> None:
+        """See :class:`Ending`."""
+        if self._writer is not None:
+            self._writer.write(json.dumps(order).encode() + b"\n")
+
+    async def live(self, on_ready: Callable[[], None]) -> None:
+        """Follow the process until it has ended."""
+        reader, self._writer = await asyncio.open_connection(sock=self._ours)
+        try:
+            with contextlib.suppress(ConnectionError):
+                async for line in reader:
+                    match json.loads(line):
+                        case {"calls": int(calls)}:
+                            self.calls = calls
+                        case {"failed": str(failure)}:
+                            self.failure = failure
+                        case {"ready": True}:
+                            self.ready = True
+                            on_ready()
+        finally:
+            self.ready = False
+            self._writer.close()
+            await self.http.close()
+            await asyncio.get_running_loop().run_in_executor(None, self._reap)
+
+    def _reap(self) -> None:
+        self.process.join(
+            ENDING_TIME
+        )  # it has closed the pair, so it ends now unless a thread of it is stuck
+        self.process.kill()
+        self.process.join()
+
+
+class Parent:
+    """The process that started this one."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def connected(cls, channel: socket.socket) -> Self:
+        return cls(*await asyncio.open_connection(sock=channel))
+
+    def tell(self, **message: object) -> None:
+        """``ready=True``, ``calls=3`` or ``failed="why"``."""
+        self._writer.write(json.dumps(message).encode() + b"\n")
+
+    async def obey(self, ending: Ending) -> None:
+        """Pass its orders on. When it is gone, there is nobody to work for."""
+        with contextlib.suppress(ConnectionError):
+            async for line in self._reader:
+                if json.loads(line) == "drain":
+                    ending.drain()
+                else:
+                    ending.hurry()
+        ending.hurry()
+
+    async def close(self) -> None:
+        """Send what it has been told, and let it see that this is the end."""
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+
+
+def log_to_stderr(level: int, who: str = "") -> None:
+    """Log lines that say ``who`` wrote them."""
+    logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s {who}%(name)s: %(message)s")
+
+
+def _log_level() -> int | None:
+    root = logging.getLogger()
+    return root.level if root.handlers else None
+
+
+def _begin(
+    target: Target, number: int, config: Config, path: Path, channel: socket.socket, level: int | None
+) -> None:
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # a terminal sends it to all; the parent decides what it means
+    if level is not None:
+        log_to_stderr(level, f"worker {number} ")
+    try:
+        target(number, config, path, channel)
+    finally:
+        parent = multiprocessing.parent_process()
+        if parent is None or not parent.is_alive():  # nobody else is left to tidy up
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()  # by the last worker
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Processes started inside do not see SIGINT while they load, where it would end them with a traceback."""
+    resource_tracker.ensure_running()  # else start() does it, and unblocks SIGINT
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
