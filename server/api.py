@@ -12,6 +12,7 @@ from .calls import Call, Calls, TooManyCalls
 from .config import Config
 from .controls import checked
 from .engine import Engine
+from .figures import process_figures
 from .offer import Offer, OfferError
 
 HEADERS: Final = {
@@ -53,6 +54,13 @@ async def health(request: web.Request) -> web.Response:
     return web.json_response(body, status=200 if alive else 503)
 
 
+@routes.get("/stats")
+async def stats(request: web.Request) -> web.Response:
+    """What each worker process uses and carries; here there is one."""
+    worker = {"worker": 0, **process_figures(), **request.app[CALLS].figures()}
+    return web.json_response({"workers": [worker]})
+
+
 @routes.post("/offer")
 async def offer(request: web.Request) -> web.Response:
     """``{sdp, type, enabled?, attenuation_limit_db?, postfilter?}`` → 201 ``{sdp, type, id}``."""
@@ -61,7 +69,9 @@ async def offer(request: web.Request) -> web.Response:
     except OfferError as error:
         raise _problem(web.HTTPBadRequest, str(error)) from error
     except TooManyCalls as error:
-        raise _problem(web.HTTPServiceUnavailable, str(error)) from error
+        problem = _problem(web.HTTPServiceUnavailable, str(error))
+        problem.headers["Retry-After"] = str(error.retry_after)
+        raise problem from error
     assert call.answer is not None
     answer = {"sdp": call.answer.sdp, "type": call.answer.type, "id": call.id}
     return web.json_response(answer, status=201, headers={"Location": f"/calls/{call.id}"})

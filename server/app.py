@@ -18,7 +18,9 @@ from .api import CALLS, CONFIG, ENGINE, PAGE, add_headers, errors_as_json, route
 from .calls import Calls
 from .config import Config
 from .engine import Engine
+from .figures import LoopLag
 from .media import audiolevel
+from .rating import measured
 
 LARGEST_BODY: Final = 64 * 1024  # bytes
 ENDING_TIME: Final = 10.0  # s that calls and threads have to end before the process ends without them
@@ -100,13 +102,20 @@ async def _engine(app: web.Application) -> AsyncIterator[None]:
     enhancer = await loop.run_in_executor(
         None, lambda: Enhancer(streams=config.max_calls, model=config.model)
     )
-    engine = Engine(enhancer, streams=config.max_calls, queue_packets=config.queue_packets)
-    await loop.run_in_executor(None, engine.start)
-    app[ENGINE] = engine
-    app[CALLS] = Calls(config, engine)
-    yield
-    await app[CALLS].close_all()
-    await loop.run_in_executor(None, engine.stop)
+    rated = config.rated_calls
+    if rated is None:
+        rated = await loop.run_in_executor(None, measured, enhancer)
+    lag = LoopLag(loop)
+    try:
+        engine = Engine(enhancer, streams=config.max_calls, queue_packets=config.queue_packets, lag=lag)
+        await loop.run_in_executor(None, engine.start)
+        app[ENGINE] = engine
+        app[CALLS] = Calls(config, engine, rated)
+        yield
+        await app[CALLS].close_all()
+        await loop.run_in_executor(None, engine.stop)
+    finally:
+        lag.stop()
 
 
 async def _close_calls(app: web.Application) -> None:

@@ -30,7 +30,9 @@ logger = logging.getLogger(__name__)
 
 
 class TooManyCalls(Exception):
-    """The server has as many calls as it takes."""
+    """The server has as many calls as it takes, or is late with those at hand; ``retry_after`` in s."""
+
+    retry_after: Final = 5  # the time in which an overload is over once its cause is gone
 
 
 class Call:
@@ -109,10 +111,12 @@ class Call:
             "age_s": round(time.monotonic() - self._began, 3),
             "controls": port.controls.as_dict(),
             "degraded": figures.degraded,
+            "enhancement": port.enhancement,
             "packets": {
                 "in": figures.packets_in,
                 "out": figures.packets_out,
                 "dropped": figures.dropped + self._track.skipped,
+                "shed": figures.shed_packets,
                 "received": network.received if network else None,
                 "lost": network.lost if network else None,
                 "late": network.late if network else None,
@@ -176,11 +180,13 @@ class Call:
 
 
 class Calls:
-    """The calls of this process, by id."""
+    """The calls of this process, by id. Up to ``rated_calls`` of them, as long as the engine is in time."""
 
-    def __init__(self, config: Config, engine: Engine) -> None:
+    def __init__(self, config: Config, engine: Engine, rated_calls: int) -> None:
         self._config = config
         self._engine = engine
+        self._rated = min(rated_calls, config.max_calls)
+        self._refused = 0  # offers, since start
         self._calls: dict[str, Call] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._opening = 0
@@ -195,8 +201,11 @@ class Calls:
 
     async def open(self, offer: Offer) -> Call:
         """Answer an offer. Raises :class:`OfferError` or :class:`TooManyCalls`, and holds nothing then."""
-        if self._closed or len(self) >= self._config.max_calls:
-            raise TooManyCalls(f"the server takes {self._config.max_calls} calls at a time")
+        try:
+            self._admit()
+        except TooManyCalls:
+            self._refused += 1
+            raise
         self._opening += 1
         try:
             call = Call(self._config, self._engine)
@@ -212,6 +221,27 @@ class Calls:
         finally:
             self._opening -= 1
         return call
+
+    def figures(self) -> dict[str, object]:
+        """How loaded the process is with calls, ready for JSON."""
+        return {
+            "calls": len(self),
+            "rated_calls": self._rated,
+            "max_calls": self._config.max_calls,
+            "shed": self._engine.shed_calls,
+            "refused": self._refused,
+            "batches": self._engine.batches.counts(),
+            "step_ms": self._engine.batches.step_ms(),
+            "draining": self._closed,
+        }
+
+    def _admit(self) -> None:
+        if self._closed:
+            raise TooManyCalls("the server is ending")
+        if len(self) >= self._rated:
+            raise TooManyCalls(f"the server takes {self._rated} calls at a time")
+        if self._engine.overloaded:
+            raise TooManyCalls(f"the server is late with the {len(self)} calls it has")
 
     async def close(self, id: str) -> None:
         """End a call and wait until it has given back what it held; raises ``KeyError``."""
