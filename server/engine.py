@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
@@ -27,7 +28,7 @@ from .controls import Changes, Controls
 from .fallback import Fallback
 from .figures import BatchFigures
 from .frames import PACKET
-from .overload import WINDOW, Move, Overload
+from .overload import WINDOW, Overload
 
 Sink: TypeAlias = Callable[[int, Float], object]
 Enhancement: TypeAlias = Literal["on", "off", "shed", "failed"]
@@ -287,27 +288,27 @@ class Engine:
                 logger.warning("an event loop has closed before its calls", exc_info=True)
 
     def _balance(self, queued: list[float]) -> None:
-        """Shed a call, or bring one back, after a batch of packets that were queued at those times."""
+        """Shed calls, or bring one back, after a batch of packets that were queued at those times."""
         now = self._clock()
         lag = self._lag()
-        move = self._overload.note(now, [now - time_ + lag for time_ in queued])
-        if move is None:
+        calls = self._overload.note(now, [now - time_ + lag for time_ in queued])
+        if not calls:
             return
         with self._wake:
-            if move is Move.RESTORE and self._shed:
-                self._fallback.restore(self._shed.pop().slot)
-                self._overload.restored(now)
-            elif move is Move.SHED:
-                for port in reversed(self._ports.values()):
-                    # A call that pauses, fails or is off costs nothing already.
-                    if (
-                        port.enhancement == "on"
-                        and now - port.last_packet < WINDOW
-                        and port not in self._shed
-                    ):
-                        self._shed.append(port)
-                        self._fallback.shed(port.slot)
-                        break
+            if calls < 0:
+                if self._shed:
+                    self._fallback.restore(self._shed.pop().slot)
+                    self._overload.restored(now)
+                return
+            # A call that pauses, fails or is off costs nothing already.
+            costly = (
+                port
+                for port in reversed(self._ports.values())
+                if port.enhancement == "on" and now - port.last_packet < WINDOW and port not in self._shed
+            )
+            for port in list(islice(costly, calls)):
+                self._fallback.shed(port.slot)
+                self._shed.append(port)
 
 
 def _hand_over(packets: list[tuple[Port, int, Float]]) -> None:
