@@ -58,16 +58,9 @@ async def health(request: web.Request) -> web.Response:
 
 @routes.get("/stats")
 async def stats(request: web.Request) -> web.Response:
-    """What this process takes, as the only entry of ``workers``."""
+    """What this process uses and carries, as the only entry of ``workers``."""
     calls = request.app[CALLS]
-    figures = {
-        "worker": calls.worker,
-        **process_figures(),
-        "calls": len(calls),
-        "max_calls": request.app[CONFIG].max_calls,
-        "draining": calls.draining,
-    }
-    return web.json_response({"workers": [figures]})
+    return web.json_response({"workers": [{"worker": calls.worker, **process_figures(), **calls.figures()}]})
 
 
 @routes.post("/offer")

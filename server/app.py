@@ -20,8 +20,10 @@ from .calls import Calls
 from .config import Config
 from .ending import ENDING_TIME, Ending, first
 from .engine import Engine
+from .figures import LoopLag
 from .front import create_front
 from .media import audiolevel
+from .rating import measured
 from .worker import Parent
 from .workers import Workers
 
@@ -153,13 +155,20 @@ async def _engine(app: web.Application) -> AsyncIterator[None]:
     enhancer = await loop.run_in_executor(
         None, lambda: Enhancer(streams=config.max_calls, model=config.model)
     )
-    engine = Engine(enhancer, streams=config.max_calls, queue_packets=config.queue_packets)
-    await loop.run_in_executor(None, engine.start)
-    app[ENGINE] = engine
-    app[CALLS] = Calls(config, engine, app[WORKER])
-    yield
-    await app[CALLS].close_all()
-    await loop.run_in_executor(None, engine.stop)
+    rated = config.rated_calls
+    if rated is None:
+        rated = await loop.run_in_executor(None, measured, enhancer)
+    lag = LoopLag(loop)
+    try:
+        engine = Engine(enhancer, streams=config.max_calls, queue_packets=config.queue_packets, lag=lag)
+        await loop.run_in_executor(None, engine.start)
+        app[ENGINE] = engine
+        app[CALLS] = Calls(config, engine, rated, app[WORKER])
+        yield
+        await app[CALLS].close_all()
+        await loop.run_in_executor(None, engine.stop)
+    finally:
+        lag.stop()
 
 
 async def _close_calls(app: web.Application) -> None:

@@ -33,9 +33,9 @@ logger = logging.getLogger(__name__)
 
 
 class TooManyCalls(Exception):
-    """The server has as many calls as it takes; ``retry_after`` s later it may have room."""
+    """No room for a call, or no time; in ``retry_after`` s there may be."""
 
-    def __init__(self, text: str, retry_after: int) -> None:
+    def __init__(self, text: str, retry_after: int = FULL_TIME) -> None:
         super().__init__(text)
         self.retry_after = retry_after
 
@@ -116,10 +116,12 @@ class Call:
             "age_s": round(time.monotonic() - self._began, 3),
             "controls": port.controls.as_dict(),
             "degraded": figures.degraded,
+            "enhancement": port.enhancement,
             "packets": {
                 "in": figures.packets_in,
                 "out": figures.packets_out,
                 "dropped": figures.dropped + self._track.skipped,
+                "shed": figures.shed_packets,
                 "received": network.received if network else None,
                 "lost": network.lost if network else None,
                 "late": network.late if network else None,
@@ -183,14 +185,16 @@ class Call:
 
 
 class Calls:
-    """The calls of this process, worker number ``worker``, by id."""
+    """The calls of worker ``worker``, by id: up to ``rated_calls``, while the engine is in time."""
 
-    def __init__(self, config: Config, engine: Engine, worker: int = 0) -> None:
+    def __init__(self, config: Config, engine: Engine, rated_calls: int, worker: int = 0) -> None:
         self.worker = worker
         self.on_change: Callable[[int], object] = lambda calls: None  # told how many there are now
         self.draining = False  # set to take no more
         self._config = config
         self._engine = engine
+        self._rated = min(rated_calls, config.max_calls)
+        self._refused = 0  # offers, since start
         self._calls: dict[str, Call] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._opening = 0
@@ -206,10 +210,11 @@ class Calls:
 
     async def open(self, offer: Offer) -> Call:
         """Answer an offer. Raises :class:`OfferError` or :class:`TooManyCalls`, and holds nothing then."""
-        if self.draining:
-            raise TooManyCalls("the server is ending", math.ceil(self._config.drain_time))
-        if len(self) >= self._config.max_calls:
-            raise TooManyCalls(f"this process takes {self._config.max_calls} calls at a time", FULL_TIME)
+        try:
+            self._admit()
+        except TooManyCalls:
+            self._refused += 1
+            raise
         self._opening += 1
         self._none.clear()
         try:
@@ -227,6 +232,27 @@ class Calls:
             self._opening -= 1
             self._changed()
         return call
+
+    def figures(self) -> dict[str, object]:
+        """How loaded the process is with calls, ready for JSON."""
+        return {
+            "calls": len(self),
+            "rated_calls": self._rated,
+            "max_calls": self._config.max_calls,
+            "shed": self._engine.shed_calls,
+            "refused": self._refused,
+            "batches": self._engine.batches.counts(),
+            "step_ms": self._engine.batches.step_ms(),
+            "draining": self.draining,
+        }
+
+    def _admit(self) -> None:
+        if self.draining:
+            raise TooManyCalls("the server is ending", math.ceil(self._config.drain_time))
+        if len(self) >= self._rated:
+            raise TooManyCalls(f"this process takes {self._rated} calls at a time")
+        if self._engine.overloaded:
+            raise TooManyCalls(f"this process is late with the {len(self)} calls it has")
 
     async def close(self, id: str) -> None:
         """End a call and wait until it has given back what it held; raises ``KeyError``."""

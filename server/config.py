@@ -61,7 +61,8 @@ class Config:
     host: str = "127.0.0.1"
     port: int = 8080
     model: Path | None = None
-    max_calls: int = 32
+    max_calls: int = 256
+    rated_calls: int | None = None
     connect_timeout: float = 15.0  # s
     max_call_time: float = 4 * 3600.0  # s
     queue_packets: int = 10
@@ -115,7 +116,14 @@ _OPTIONS: Final[Mapping[str, _Option]] = {
     "host": _Option(str, "address to listen on"),
     "port": _Option(_number(0, 65535, whole=True), "port to listen on; 0 takes any that is free"),
     "model": _Option(Path, "model file (.onnx) in place of the one in the package"),
-    "max_calls": _Option(_number(1, 1024, whole=True), "calls at the same time, shared by all workers"),
+    "max_calls": _Option(
+        _number(1, 1024, whole=True),
+        "calls at the same time, shared by all workers, whatever the machine carries",
+    ),
+    "rated_calls": _Option(
+        _number(1, 1024, whole=True),
+        "calls of one worker that are enhanced in time; further ones are refused; none: measured at start",
+    ),
     "connect_timeout": _Option(_number(0.1, 300), "seconds that a call has to connect"),
     "max_call_time": _Option(_number(1, 7 * 86400), "seconds after which a call is closed"),
     "queue_packets": _Option(

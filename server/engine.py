@@ -3,15 +3,21 @@
 The thread sleeps until a packet waits. Then it takes one from every call that has any, and enhances them as
 one batch. At low load that is a batch of one, at once; at high load more packets gather while a batch is
 computed, and the next is larger and cheaper per call. Only this thread touches the ``Enhancer``.
+
+So a packet waits for one batch at most and is computed in the next; up to the rated load both together take
+10 ms (``server.rating``). Beyond it calls are shed, the newest first: who was there keeps what they have, and
+the calls that change are always the same few. They come back in the reverse order (``server.overload``).
 """
 
+import asyncio
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from itertools import islice
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
@@ -20,9 +26,12 @@ from percepnet.framing import Float
 
 from .controls import Changes, Controls
 from .fallback import Fallback
+from .figures import BatchFigures
 from .frames import PACKET
+from .overload import WINDOW, Overload
 
 Sink: TypeAlias = Callable[[int, Float], object]
+Enhancement: TypeAlias = Literal["on", "off", "shed", "failed"]
 
 SILENCE_DB: Final = -120.0  # floor of the level meters
 
@@ -42,6 +51,8 @@ class Figures:
     dropped: int = 0  # packets that a full queue has pushed out
     faults: int = 0
     degraded: bool = False  # dry audio, because the last attempt to enhance it failed
+    shed: bool = False  # dry audio, because there was no time to enhance it
+    shed_packets: int = 0
     level_in_db: float = SILENCE_DB  # dB relative to a full-scale square wave
     level_out_db: float = SILENCE_DB
     batch: int = 0  # calls in the last batch
@@ -52,19 +63,36 @@ class Figures:
 class Port:
     """A call's place at the engine, safe from any thread.
 
-    Results come in order to ``sink(time, samples)``, in the engine's thread.
+    Results come in order to ``sink(time, samples)``, in ``loop`` if one is given, else in the engine's thread.
     """
 
     def __init__(
-        self, engine: "Engine", slot: int, sink: Sink, controls: Controls, queue_packets: int
+        self,
+        engine: "Engine",
+        slot: int,
+        sink: Sink,
+        controls: Controls,
+        queue_packets: int,
+        loop: asyncio.AbstractEventLoop | None,
     ) -> None:
         self.controls = controls
         self.figures = Figures()
         self.slot = slot
         self.sink = sink
+        self.loop = loop
         self.waiting: deque[tuple[int, Float, float]] = deque(maxlen=queue_packets)
         self.closed = False
+        self.last_packet = -np.inf  # when the engine ended its last, s
         self._engine = engine
+
+    @property
+    def enhancement(self) -> Enhancement:
+        """What the call gets: enhanced, or dry audio and why."""
+        if not self.controls.enabled:
+            return "off"
+        if self.figures.degraded:
+            return "failed"
+        return "shed" if self.figures.shed else "on"
 
     def submit(self, time: int, samples: Float) -> None:
         """Queue a packet, float32 ``[960]`` at 48 kHz; ``time`` comes back with it.
@@ -87,13 +115,28 @@ class Port:
 class Engine:
     """Runs ``enhancer`` for as many calls as it has streams."""
 
-    def __init__(self, enhancer: Enhancer, *, streams: int, queue_packets: int = 10) -> None:
+    def __init__(
+        self,
+        enhancer: Enhancer,
+        *,
+        streams: int,
+        queue_packets: int = 10,
+        lag: Callable[[], float] = lambda: 0.0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """``lag`` (s) tells what packets wait for outside of the engine; it counts as lateness, too."""
+        self.batches = BatchFigures(streams)
         self._enhancer = enhancer
         self._queue_packets = queue_packets
+        self._lag = lag
+        self._clock = clock
         self._fallback = Fallback(enhancer, streams)
+        self._overload = Overload()
         self._wake = threading.Condition()  # guards everything from here to the thread
         self._free = list(range(streams - 1, -1, -1))
-        self._ports: dict[int, Port] = {}
+        self._ports: dict[int, Port] = {}  # the oldest call first
+        self._ready: list[Port] = []  # those with packets that wait
+        self._shed: list[Port] = []  # in the order in which they were
         self._opened: list[Port] = []  # since the last batch
         self._turned: dict[Port, Changes] = {}  # since the last batch
         self._stopping = False
@@ -107,6 +150,16 @@ class Engine:
     def latency_samples(self) -> int:
         return self._enhancer.latency_samples
 
+    @property
+    def shed_calls(self) -> int:
+        """Calls on dry audio now because there is no time to enhance them."""
+        return len(self._shed)
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether packets are late, or calls are shed so that they are not."""
+        return bool(self._shed) or self._overload.late(self._clock())
+
     def start(self) -> None:
         self._enhancer.process(np.zeros((1, PACKET), np.float32), streams=[0])  # the first step allocates
         self._thread.start()
@@ -119,12 +172,20 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join()
 
-    def open(self, sink: Sink, controls: Controls | None = None) -> Port:
-        """Take a stream, as new; raises :class:`EngineFull`. ``sink`` must return at once."""
+    def open(
+        self,
+        sink: Sink,
+        controls: Controls | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Port:
+        """Take a stream, as new; raises :class:`EngineFull`. ``sink`` must return at once.
+
+        With ``loop`` it is called there, and the packets of a batch cost that loop one wake-up together.
+        """
         with self._wake:
             if not self._free:
                 raise EngineFull(f"all {len(self._ports)} streams are taken")
-            port = Port(self, self._free.pop(), sink, controls or Controls(), self._queue_packets)
+            port = Port(self, self._free.pop(), sink, controls or Controls(), self._queue_packets, loop)
             self._ports[port.slot] = port
             self._opened.append(port)
         return port
@@ -135,8 +196,11 @@ class Engine:
                 return
             port.figures.packets_in += 1
             port.figures.dropped += len(port.waiting) == port.waiting.maxlen
-            port.waiting.append((time_, samples, time.perf_counter()))
-            self._wake.notify()
+            if not port.waiting:
+                self._ready.append(port)
+                if len(self._ready) == 1:
+                    self._wake.notify()
+            port.waiting.append((time_, samples, self._clock()))
 
     def set(self, port: Port, changes: Changes) -> None:
         with self._wake:
@@ -150,53 +214,109 @@ class Engine:
                 port.closed = True
                 port.sink = _nobody  # the thread may keep the port until its next batch, but not the call
                 port.waiting.clear()
-                self._opened = [other for other in self._opened if other is not port]
+                for ports in (self._opened, self._ready, self._shed):
+                    if port in ports:
+                        ports.remove(port)
+                self._overload.relieved()
                 self._turned.pop(port, None)
                 del self._ports[port.slot]
                 self._free.append(port.slot)
 
     def _run(self) -> None:
-        while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._stopping or any(p.waiting for p in self._ports.values()))
-                if self._stopping:
-                    return
-                opened, self._opened = self._opened, []
-                turned, self._turned = self._turned, {}
-                batch = [(port, *port.waiting.popleft()) for port in self._ports.values() if port.waiting]
-            try:
-                for port in opened:
-                    self._fallback.renew(port.slot, port.controls.as_changes())
-                for port, changes in turned.items():
-                    if not port.closed:  # else the stream may be another call's by now
-                        self._fallback.turn(port.slot, changes)
+        while self.work():
+            pass
+
+    def work(self) -> bool:
+        """Wait for packets and enhance one batch of them; False when the engine is to stop."""
+        with self._wake:
+            while not (self._ready or self._stopping):
+                if not self._wake.wait(WINDOW if self._shed else None):
+                    break  # calls wait to come back, even if nobody speaks
+            if self._stopping:
+                return False
+            opened, self._opened = self._opened, []
+            turned, self._turned = self._turned, {}
+            # In the order of streams: the Enhancer has its states in place for all of them in order.
+            ports = sorted(self._ready, key=lambda port: port.slot)
+            batch = [(port, *port.waiting.popleft()) for port in ports]
+            self._ready = [port for port in self._ready if port.waiting]
+        try:
+            for port in opened:
+                self._fallback.renew(port.slot, port.controls.as_changes())
+            for port, changes in turned.items():
+                if not port.closed:  # else the stream may be another call's by now
+                    self._fallback.turn(port.slot, changes)
+            if batch:
                 self._step(batch)
-            except Exception:  # the calls of this batch miss a packet, all calls go on
-                logger.exception("the engine failed on a batch of %d", len(batch))
-                for port, *_ in batch:
-                    port.figures.dropped += 1
+            self._balance([queued for *_, queued in batch])
+        except Exception:  # the calls of this batch miss a packet, all calls go on
+            logger.exception("the engine failed on a batch of %d", len(batch))
+            for port, *_ in batch:
+                port.figures.dropped += 1
+        return True
 
     def _step(self, batch: list[tuple[Port, int, Float, float]]) -> None:
-        began = time.perf_counter()
-        ports = [port for port, *_ in batch]
+        began = self._clock()
         x = np.stack([samples for _, _, samples, _ in batch])  # [calls, 960]
-        y = self._fallback.process([port.slot for port in ports], x)
-        level_in, level_out = _level_db(x), _level_db(y)
-        ended = time.perf_counter()
-        for row, (port, time_, _, queued) in enumerate(batch):
+        y = self._fallback.process([port.slot for port, *_ in batch], x)
+        levels = zip(_level_db(x).tolist(), _level_db(y).tolist(), strict=True)
+        ended = self._clock()
+        step_ms = (ended - began) * 1e3
+        self.batches.note(len(batch), step_ms)
+        results: dict[asyncio.AbstractEventLoop, list[tuple[Port, int, Float]]] = {}
+        for samples, (port, time_, _, queued), (level_in, level_out) in zip(y, batch, levels, strict=True):
+            port.last_packet = ended
             figures = port.figures
-            figures.level_in_db, figures.level_out_db = float(level_in[row]), float(level_out[row])
+            figures.level_in_db, figures.level_out_db = level_in, level_out
             figures.degraded = self._fallback.degraded(port.slot)
             figures.faults = self._fallback.faults(port.slot)
+            figures.shed = self._fallback.is_shed(port.slot)
+            figures.shed_packets += figures.shed
             figures.batch = len(batch)
-            figures.wait_ms, figures.step_ms = (began - queued) * 1e3, (ended - began) * 1e3
+            figures.wait_ms, figures.step_ms = (began - queued) * 1e3, step_ms
             if port.closed:
                 continue
             figures.packets_out += 1
+            if port.loop is None:
+                _hand_over([(port, time_, samples)])
+            else:
+                results.setdefault(port.loop, []).append((port, time_, samples))
+        for loop, packets in results.items():
             try:
-                port.sink(time_, y[row])
-            except Exception:
-                logger.exception("a call did not take its packet")
+                loop.call_soon_threadsafe(_hand_over, packets)
+            except RuntimeError:  # the loop is closed; its calls are ending
+                logger.warning("an event loop has closed before its calls", exc_info=True)
+
+    def _balance(self, queued: list[float]) -> None:
+        """Shed calls, or bring one back, after a batch of packets that were queued at those times."""
+        now = self._clock()
+        lag = self._lag()
+        calls = self._overload.note(now, [now - time_ + lag for time_ in queued])
+        if not calls:
+            return
+        with self._wake:
+            if calls < 0:
+                if self._shed:
+                    self._fallback.restore(self._shed.pop().slot)
+                    self._overload.restored(now)
+                return
+            # A call that pauses, fails or is off costs nothing already.
+            costly = (
+                port
+                for port in reversed(self._ports.values())
+                if port.enhancement == "on" and now - port.last_packet < WINDOW and port not in self._shed
+            )
+            for port in list(islice(costly, calls)):
+                self._fallback.shed(port.slot)
+                self._shed.append(port)
+
+
+def _hand_over(packets: list[tuple[Port, int, Float]]) -> None:
+    for port, time_, samples in packets:
+        try:
+            port.sink(time_, samples)
+        except Exception:
+            logger.exception("a call did not take its packet")
 
 
 def _nobody(time: int, samples: Float) -> None:

@@ -1,4 +1,4 @@
-"""Enhancement that does not fail: where it would, that stream gets its dry audio at the same delay."""
+"""Enhancement that does not fail: where it would, or there is no time, a stream gets its dry audio as late."""
 
 import logging
 from collections.abc import Sequence
@@ -14,6 +14,9 @@ from .frames import PACKET
 
 RETRY_PACKETS: Final = 250  # 5 s of dry audio after a fault, then the stream is tried again
 WARM_UP_PACKETS: Final = 2  # computed but not heard before that: they fill the look-ahead
+_HEARD: Final = 0  # phases of a stream that may be shed; from _HEARD + WARM_UP_PACKETS + 1 down it comes back
+_LEAVING: Final = -1  # heard for one packet more, fading
+_SHED: Final = -2
 _RAMP: Final = np.linspace(0, 1, PACKET, dtype=np.float32)
 
 logger = logging.getLogger(__name__)
@@ -25,6 +28,9 @@ class Fallback:
     A step that raises is repeated for each of its streams alone, so that only the one at fault falls back.
     Such a stream is tried again after some seconds, alone and as new, and fades in when that goes well. Its
     first fault is logged, further ones are counted.
+
+    A stream that is shed fades to its dry audio within one packet and costs nothing from then on. Restored, it
+    begins as new, unheard for the warm-up, and fades in. Its controls can be turned meanwhile.
     """
 
     def __init__(self, enhancer: Enhancer, streams: int) -> None:
@@ -32,6 +38,7 @@ class Fallback:
         self._delayed = np.zeros((streams, enhancer.latency_samples), np.float32)  # of the dry signal
         self._dry_for = np.zeros(streams, int)  # packets until a stream that failed is enhanced again
         self._faults = np.zeros(streams, int)
+        self._phase = np.full(streams, _HEARD)
 
     def degraded(self, stream: int) -> bool:
         return bool(self._dry_for[stream])
@@ -39,10 +46,28 @@ class Fallback:
     def faults(self, stream: int) -> int:
         return int(self._faults[stream])
 
+    def shed(self, stream: int) -> None:
+        """Leave a stream dry from the packet after the next. One that fails anyway stays as it is."""
+        if not self._dry_for[stream] and self._phase[stream] != _SHED:
+            self._phase[stream] = _LEAVING if self._phase[stream] in (_HEARD, _LEAVING) else _SHED
+
+    def restore(self, stream: int) -> None:
+        """Bring a stream back that was shed."""
+        if self._phase[stream] == _LEAVING:
+            self._phase[stream] = _HEARD
+        elif self._phase[stream] == _SHED:
+            self._phase[stream] = _HEARD + WARM_UP_PACKETS + 1
+            self._reset(stream)
+
+    def is_shed(self, stream: int) -> bool:
+        """Whether the stream's last packet was dry, wholly or in part, because it is shed."""
+        return bool(self._phase[stream] != _HEARD)
+
     def renew(self, stream: int, controls: Changes) -> None:
         """Make a stream as new for its next call. Controls first: a reset stream has them without a ramp."""
         self._delayed[stream] = 0
         self._dry_for[stream] = self._faults[stream] = 0
+        self._phase[stream] = _HEARD
         self.turn(stream, controls)
         self._reset(stream)
 
@@ -59,10 +84,24 @@ class Fallback:
         self._delayed[streams] = joined[:, PACKET:]
         y = joined[:, :PACKET].copy()  # dry, and what a stream gets that fails
         ill = [row for row, stream in enumerate(streams) if self._dry_for[stream]]
-        self._enhance(streams, [row for row, stream in enumerate(streams) if not self._dry_for[stream]], x, y)
+        fading = [(row, y[row].copy()) for row, stream in enumerate(streams) if self._phase[stream] != _HEARD]
+        well = (self._dry_for[streams] == 0) & (self._phase[streams] != _SHED)
+        self._enhance(streams, np.flatnonzero(well).tolist(), x, y)
+        for row, dry in fading:
+            self._fade(streams[row], dry, y[row])
         for row in ill:
             self._retry(streams[row], x[row], y[row])
         return y
+
+    def _fade(self, stream: int, dry: Float, y: Float) -> None:
+        """What is heard, in place of ``y``, of a stream on its way to or from being shed."""
+        phase = self._phase[stream]
+        if phase == _LEAVING:
+            y += (dry - y) * _RAMP
+            self._phase[stream] = _SHED
+        elif phase > _HEARD:
+            y[:] = dry + (y - dry) * _RAMP if phase == _HEARD + 1 else dry
+            self._phase[stream] -= 1
 
     def _enhance(self, streams: Sequence[int], rows: list[int], x: Float, y: Float) -> None:
         """Enhance some rows of ``x`` into ``y``; one that fails stays dry and leaves the others alone."""
@@ -103,6 +142,7 @@ class Fallback:
 
     def _fail(self, stream: int, error: Exception) -> None:
         self._dry_for[stream] = RETRY_PACKETS
+        self._phase[stream] = _HEARD
         self._faults[stream] += 1
         if self._faults[stream] == 1:
             logger.error("a call gets dry audio: its enhancement failed", exc_info=error)

@@ -1,29 +1,93 @@
-"""What this process takes of the machine."""
+"""What the process uses, and what its engine's batches cost: the figures of ``GET /stats``."""
 
 import asyncio
 import os
-import resource
-import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+KEPT_STEPS: Final = 1000  # what the percentiles of the step time are taken over
+LAG_INTERVAL: Final = 0.05  # s between looks at the event loop
+KEPT_LAGS: Final = 11  # half a second; a median of so many ignores single stalls
 
 
-def process_figures() -> dict[str, float]:
-    """Ready for JSON: processor time since the start in s, resident memory in bytes, and counts."""
+class BatchFigures:
+    """How many batches of each size, and how long the last ones took. One thread writes, any reads."""
+
+    def __init__(self, largest: int) -> None:
+        self._counts = np.zeros(largest + 1, np.int64)
+        self._steps_ms = np.zeros(KEPT_STEPS)
+        self._steps = 0
+
+    def note(self, size: int, step_ms: float) -> None:
+        self._counts[size] += 1
+        self._steps_ms[self._steps % KEPT_STEPS] = step_ms
+        self._steps += 1
+
+    def counts(self) -> dict[str, int]:
+        """Batches since start by size; sizes that never came are left out."""
+        counts = self._counts.copy()
+        return {str(size): int(counts[size]) for size in np.flatnonzero(counts)}
+
+    def step_ms(self) -> dict[str, float | None]:
+        """Percentiles over the last batches; None before the first."""
+        recent = self._steps_ms[: min(self._steps, KEPT_STEPS)].copy()
+        if not len(recent):
+            return {"p50": None, "p99": None}
+        p50, p99 = np.percentile(recent, [50, 99])
+        return {"p50": round(float(p50), 3), "p99": round(float(p99), 3)}
+
+
+class LoopLag:
+    """How late an event loop runs its timers: what a packet waits for before it reaches the engine."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._lags = np.zeros(KEPT_LAGS)
+        self._ticks = 0
+        self._median = 0.0
+        self._due = loop.time() + LAG_INTERVAL
+        self._timer = loop.call_at(self._due, self._tick)
+
+    def __call__(self) -> float:
+        """Median of the last half second, s; from any thread."""
+        return self._median
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        self._lags[self._ticks % KEPT_LAGS] = max(0.0, now - self._due)
+        self._ticks += 1
+        self._median = float(np.median(self._lags))
+        self._due = now + LAG_INTERVAL
+        self._timer = self._loop.call_at(self._due, self._tick)
+
+
+def process_figures() -> dict[str, object]:
+    """Processor time since start, memory, descriptors, threads and tasks; in the event loop's thread.
+
+    What the system does not tell is None: memory and descriptors come from ``/proc``.
+    """
     return {
         "pid": os.getpid(),
         "cpu_s": round(time.process_time(), 3),
-        "rss_bytes": _resident(),
-        "fds": len(os.listdir("/dev/fd")),
+        "rss_bytes": _told(
+            lambda: int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        ),
+        "fds": _told(lambda: len(os.listdir("/proc/self/fd")) - 1),  # one is the listing's own
         "threads": threading.active_count(),
         "tasks": len(asyncio.all_tasks()),
     }
 
 
-def _resident() -> int:
+def _told(ask: Callable[[], int]) -> int | None:
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    except FileNotFoundError:  # no Linux: the most it ever was, in KiB except on macOS
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+        return ask()
+    except OSError:
+        return None

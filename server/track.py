@@ -60,7 +60,7 @@ class EnhancedTrack(MediaStreamTrack):
         self._sending: float | None = None  # arrival of the packet that recv() returned last
         self._delays: deque[float] = deque(maxlen=RECENT_PACKETS)
         self._pump: asyncio.Task[None] | None = None
-        self.port = engine.open(self._from_engine, controls)
+        self.port = engine.open(self._enhanced, controls, self._event_loop)
 
     async def recv(self) -> AudioFrame:
         """The next frame; raises ``MediaStreamError`` once the source or this track has ended."""
@@ -131,9 +131,6 @@ class EnhancedTrack(MediaStreamTrack):
             self.port.submit(packet.time, packet.samples)
         while len(self._arrivals) > KEPT_ARRIVALS:
             del self._arrivals[next(iter(self._arrivals))]
-
-    def _from_engine(self, time: int, samples: Float) -> None:
-        self._event_loop.call_soon_threadsafe(self._enhanced, time, samples)
 
     def _enhanced(self, time: int, samples: Float) -> None:
         self._returned += 1

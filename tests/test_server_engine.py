@@ -77,7 +77,7 @@ def gate() -> Gate:
 
 @pytest.fixture
 def engine(gate: Gate) -> Iterator[Engine]:
-    engine = Engine(gate, streams=4, queue_packets=10)
+    engine = Engine(gate, streams=4, queue_packets=10, clock=lambda: 0.0)  # nothing is ever late
     engine.start()
     gate.batches.clear()
     while gate.entered.acquire(blocking=False):

@@ -68,7 +68,9 @@ async def drained(track: EnhancedTrack) -> list[AudioFrame]:
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    engine = Engine(Enhancer(streams=2), streams=2, queue_packets=50)
+    engine = Engine(
+        Enhancer(streams=2), streams=2, queue_packets=50, clock=lambda: 0.0
+    )  # nothing is ever late
     engine.start()
     yield engine
     engine.stop()

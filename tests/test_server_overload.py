@@ -1,0 +1,287 @@
+"""Too many calls for the processor, on a clock of its own: who is shed, what is heard, who comes back when."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from percepnet.framing import LATENCY
+from server.controls import Controls
+from server.engine import Engine, Port
+from server.fallback import WARM_UP_PACKETS, Fallback
+from server.frames import PACKET
+from server.overload import BOUND, QUIET, RETURN_INTERVAL
+from server.rating import MARGIN, MEDIA_TIME, measured, rated_calls
+
+Float = NDArray[np.float32]
+PER_BATCH, PER_CALL = 0.001, 0.0005  # s that a batch costs
+RATED = rated_calls(PER_BATCH, PER_CALL - MEDIA_TIME)  # nothing but the engine takes time here
+GAIN = np.float32(0.25)  # what the fake enhancer makes of its input
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Slow:
+    """An enhancer in its interface: turns the input down, late as the real one, and takes time on the clock."""
+
+    latency_samples = LATENCY
+
+    def __init__(self, streams: int, clock: Clock) -> None:
+        self.streams = streams
+        self.factor = 1.0  # of the costs
+        self.enabled = np.ones(streams, bool)
+        self._clock = clock
+        self._delayed = np.zeros((streams, LATENCY), np.float32)
+
+    def set(self, stream: int, *, enabled: bool | None = None, **_: object) -> None:
+        if enabled is not None:
+            self.enabled[stream] = enabled
+
+    def reset(self, stream: int | None = None) -> None:
+        self._delayed[slice(None) if stream is None else stream] = 0
+
+    def process(self, x: Float, streams: Sequence[int]) -> Float:
+        on = self.enabled[streams]
+        if on.any():
+            self._clock.now += self.factor * (PER_BATCH + PER_CALL * on.sum())
+        joined = np.concatenate([self._delayed[streams], x], axis=1)
+        self._delayed[streams] = joined[:, PACKET:]
+        return joined[:, :PACKET] * np.where(on, GAIN, np.float32(1))[:, None]
+
+
+class Simulation:
+    """Calls that speak every 20 ms, spread over them, to an engine without its thread."""
+
+    def __init__(self, calls: int, streams: int = 2 * RATED) -> None:
+        self.clock = Clock()
+        self.enhancer = Slow(streams, self.clock)
+        self.lag = 0.0
+        self.engine = Engine(self.enhancer, streams=streams, clock=self.clock, lag=lambda: self.lag)  # type: ignore[arg-type]
+        self.ports: list[Port] = []
+        self.said: list[list[Float]] = []
+        self.heard: list[list[Float]] = []
+        self.ages: list[list[float]] = []
+        self.shed: list[tuple[float, int]] = []  # how many after each batch
+        self._next: list[float] = []
+        self._random = np.random.default_rng(1)
+        for _ in range(calls):
+            self.call()
+
+    def call(self, controls: Controls | None = None) -> Port:
+        heard: list[Float] = []
+        ages: list[float] = []
+
+        def sink(time: int, samples: Float) -> None:
+            heard.append(samples)
+            ages.append(self.clock.now - time / 48_000)
+
+        self.ports.append(self.engine.open(sink, controls))
+        self.said.append([])
+        self.heard.append(heard)
+        self.ages.append(ages)
+        self._next.append(self.clock.now + self._random.uniform(0, 0.02))
+        return self.ports[-1]
+
+    def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
+        end = self.clock.now + seconds
+        while self.clock.now < end and not until():
+            now = self.clock.now = max(self.clock.now, min(self._next))
+            for due, n in sorted((due, n) for n, due in enumerate(self._next)):
+                while due <= now:
+                    packet = self._random.normal(0, 0.1, PACKET).astype(np.float32)
+                    self.said[n].append(packet)
+                    self.clock.now = due  # it came while the engine was busy
+                    if not self.ports[n].closed:
+                        self.ports[n].submit(round(due * 48_000), packet)
+                    due += 0.02
+                self._next[n] = due
+            self.clock.now = now
+            if any(port.waiting for port in self.ports):
+                assert self.engine.work()
+                self.shed.append((self.clock.now, self.engine.shed_calls))
+
+    def dropped(self) -> int:
+        return sum(port.figures.dropped for port in self.ports)
+
+    def enhancements(self) -> list[str]:
+        return [port.enhancement for port in self.ports]
+
+
+def dry(said: list[Float], packets: int) -> Float:
+    return np.concatenate([np.zeros(LATENCY, np.float32), *said])[: packets * PACKET]
+
+
+def test_at_the_rated_load_packets_are_in_time_and_nobody_is_shed() -> None:
+    simulation = Simulation(RATED)
+    simulation.run(5)
+    ages = np.concatenate(simulation.ages)
+    assert np.percentile(ages, 99) < BOUND + 1e-4  # times are whole samples
+    assert simulation.enhancements() == ["on"] * RATED
+    assert not simulation.engine.overloaded
+
+
+def test_at_twice_the_rated_load_nothing_is_lost_and_the_newest_calls_are_shed() -> None:
+    simulation = Simulation(2 * RATED)
+    simulation.run(5)
+    assert simulation.dropped() == 0
+    counts = [shed for _, shed in simulation.shed]
+    assert max(np.diff([0, *counts])) <= 4  # one after another, or a few at a time when it is urgent
+    assert RATED / 2 < counts[-1] < 1.5 * RATED
+    assert simulation.engine.overloaded
+    enhancements = simulation.enhancements()
+    assert enhancements == ["on"] * (2 * RATED - counts[-1]) + ["shed"] * counts[-1]
+    late = [age for ages in simulation.ages for age in ages[-50:]]  # the last second
+    assert np.percentile(late, 99) < 2 * BOUND
+    assert simulation.ports[-1].figures.shed_packets > 150
+    assert simulation.ports[0].figures.shed_packets == 0
+
+
+def test_slight_overload_sheds_one_call_after_another() -> None:
+    simulation = Simulation(RATED * 5 // 4)
+    simulation.run(8)
+    counts = [shed for _, shed in simulation.shed]
+    assert 2 < counts[-1] < RATED / 2
+    assert max(np.diff([0, *counts])) == 1
+    assert simulation.dropped() == 0
+
+
+def test_a_stall_sheds_nobody() -> None:
+    simulation = Simulation(RATED // 2)
+    for _ in range(5):
+        simulation.run(1)
+        simulation.clock.now += 0.1
+        simulation.run(1)
+    assert {shed for _, shed in simulation.shed} == {0}
+    assert simulation.dropped() == 0
+
+
+def test_once_there_is_time_again_all_come_back_in_the_stated_time() -> None:
+    simulation = Simulation(RATED)
+    simulation.enhancer.factor = 2
+    simulation.run(4)
+    shed = simulation.engine.shed_calls
+    assert shed > 5
+    simulation.enhancer.factor = 0.5
+    simulation.ports[0].close()  # a call that ends is what makes room
+    relieved = simulation.clock.now
+    simulation.run(20, until=lambda: not simulation.engine.shed_calls)
+    window = 0.1
+    assert simulation.clock.now - relieved < QUIET + (RETURN_INTERVAL + window) * shed + 4 * window
+    steps = np.diff([count for time, count in simulation.shed if time > relieved])
+    assert set(steps) == {0, -1}
+    simulation.run(QUIET + 0.2)
+    assert simulation.enhancements() == ["on"] * RATED
+    assert not simulation.engine.overloaded
+
+
+def test_a_call_at_the_border_does_not_flap() -> None:
+    simulation = Simulation(RATED)
+    simulation.enhancer.factor = 1.3
+    simulation.run(40)
+    changes = [n for n in np.diff([count for time, count in simulation.shed if time > 20]) if n]
+    assert simulation.engine.shed_calls
+    assert len(changes) <= 8
+    assert simulation.dropped() == 0
+
+
+def test_shed_audio_is_the_dry_input_at_the_same_delay_and_changes_without_a_step() -> None:
+    """Around each change the share of dry audio moves by 1 in a packet, evenly; elsewhere it does not move."""
+    clock = Clock()
+    fallback = Fallback(Slow(2, clock), 2)  # type: ignore[arg-type]
+    said = [np.full(PACKET, 0.5, np.float32)] * 40
+    out = []
+    for n, packet in enumerate(said):
+        if n == 10:
+            fallback.shed(1)
+        if n == 25:
+            fallback.restore(1)
+        out.append(fallback.process([0, 1], np.stack([packet, packet])))
+        assert fallback.is_shed(1) == (10 <= n < 25 + WARM_UP_PACKETS)
+        assert not fallback.is_shed(0)
+    other, heard = np.concatenate(out, axis=1)
+    wanted = dry(said, 40)
+    assert np.array_equal(other, wanted * GAIN)
+    first, last = 11 * PACKET, (25 + WARM_UP_PACKETS) * PACKET
+    assert np.abs(heard[first:last] - wanted[first:last]).max() < 1e-6
+    start = 5 * PACKET
+    assert np.abs(np.diff(heard[start:])).max() < 1.01 * 0.5 * (1 - GAIN) / (PACKET - 1)
+    assert np.abs(heard[last + PACKET :] - wanted[last + PACKET :] * GAIN).max() < 1e-6
+
+
+def test_what_callers_turn_while_they_are_shed_holds() -> None:
+    simulation = Simulation(2 * RATED)
+    simulation.run(4)
+    off, on = simulation.ports[-1], simulation.ports[-2]
+    assert (off.enhancement, on.enhancement) == ("shed", "shed")
+    off.set({"enabled": False})
+    on.set({"enabled": False})
+    on.set({"enabled": True})
+    assert (off.enhancement, on.enhancement) == ("off", "shed")
+    heard = len(simulation.heard[-1])
+    for port in simulation.ports[: RATED + RATED // 2]:
+        port.close()
+    simulation.run(20)
+    assert simulation.engine.shed_calls == 0
+    assert (off.enhancement, on.enhancement) == ("off", "on")
+    packets = len(simulation.heard[-1])
+    wanted = dry(simulation.said[-1], packets)[heard * PACKET :]
+    assert np.abs(np.concatenate(simulation.heard[-1])[heard * PACKET :] - wanted).max() < 1e-6
+
+
+def test_calls_that_are_off_are_not_shed_in_place_of_those_that_cost() -> None:
+    simulation = Simulation(RATED)
+    for _ in range(5):
+        simulation.call(Controls(enabled=False))
+    simulation.enhancer.factor = 2
+    simulation.run(3)
+    assert simulation.engine.shed_calls
+    assert all(port.figures.shed_packets == 0 for port in simulation.ports[-5:])
+
+
+def test_a_shed_call_that_ends_leaves_nothing_to_the_next_in_its_place() -> None:
+    simulation = Simulation(2 * RATED)
+    simulation.run(3)
+    before = simulation.engine.shed_calls
+    last = simulation.ports[-1]
+    last.close()
+    assert simulation.engine.shed_calls == before - 1
+    fresh = simulation.call()
+    assert fresh.slot == last.slot
+    simulation.run(0.05)
+    assert fresh.figures.shed_packets == 0
+
+
+def test_an_event_loop_that_lags_counts_as_lateness() -> None:
+    simulation = Simulation(4)
+    simulation.run(1)
+    assert not simulation.engine.overloaded
+    simulation.lag = 2 * BOUND
+    simulation.run(1)
+    assert simulation.engine.overloaded
+    assert simulation.engine.shed_calls
+
+
+def test_the_rating_follows_from_the_costs() -> None:
+    assert rated_calls(0.001, 0.001 - MEDIA_TIME) == int((MARGIN * 20 - 4) / 1)
+    assert rated_calls(1.0, 1.0) == 1
+
+
+@pytest.mark.parametrize(("per_batch", "per_call"), [(PER_BATCH, PER_CALL), (0.0002, 0.002)])
+def test_the_rating_is_measured(per_batch: float, per_call: float) -> None:
+    clock = Clock()
+
+    class Costly(Slow):
+        def process(self, x: Float, streams: Sequence[int]) -> Float:
+            y = super().process(x, streams)
+            clock.now += per_batch - PER_BATCH + (per_call - PER_CALL) * len(streams)
+            return y
+
+    enhancer = Costly(32, clock)
+    assert abs(measured(enhancer, clock) - rated_calls(per_batch, per_call)) <= 1  # type: ignore[arg-type]
+    assert not enhancer._delayed.any()
