@@ -14,6 +14,7 @@ from aiohttp import web
 
 from percepnet import Enhancer
 
+from . import eventloop
 from .api import CALLS, CONFIG, ENGINE, PAGE, add_headers, errors_as_json, routes
 from .calls import Calls
 from .config import Config
@@ -54,15 +55,15 @@ def static_folder() -> Path:
 def serve(config: Config) -> None:
     """Serve until SIGINT or SIGTERM, then close all calls and return.
 
-    aiortc's decoder threads are not daemons and would hold up the end of the process if one were stuck; so it
-    ends hard, with status 1, after ``ENDING_TIME`` or a second signal. Raises ``OSError`` when the address is
+    Threads that are no daemons, aiortc's among them, would hold up the end of the process if one were stuck; so
+    it ends hard, with status 1, after ``ENDING_TIME`` or a second signal. Raises ``OSError`` when the address is
     taken.
     """
     logging.getLogger("aioice").setLevel(logging.WARNING)  # it tells every step of every pair of candidates
     last_resort = threading.Timer(ENDING_TIME, os._exit, [1])
     last_resort.daemon = True
     try:
-        asyncio.run(_serve(config, last_resort))
+        eventloop.run(_serve(config, last_resort))
     finally:
         last_resort.cancel()
 

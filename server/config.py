@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import unquote
 
+from .media.opus import HIGHEST_BITRATE, LOWEST_BITRATE, OpusOptions
+
 ENVIRONMENT_PREFIX: Final = "PERCEPNET_"
 
 
@@ -44,6 +46,12 @@ def _number(low: float, high: float, whole: bool = False) -> Callable[[str], flo
     return parse
 
 
+def _switch(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError(f"must be on or off, not {text!r}")
+    return text == "on"
+
+
 @dataclass(frozen=True, slots=True)
 class _Option:
     """How the text of an option is read, and its line in ``--help``."""
@@ -64,6 +72,16 @@ class Config:
     max_call_time: float = 4 * 3600.0  # s
     queue_packets: int = 10
     ice_servers: tuple[IceServer, ...] = ()
+    opus_bitrate: int = 64_000  # bit/s
+    opus_stereo: bool = False
+    opus_fec: bool = False
+    opus_dtx: bool = False
+
+    @property
+    def opus(self) -> OpusOptions:
+        return OpusOptions(
+            bitrate=self.opus_bitrate, stereo=self.opus_stereo, fec=self.opus_fec, dtx=self.opus_dtx
+        )
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
@@ -71,6 +89,8 @@ class Config:
         for option in fields(cls):
             name = "ice-server" if option.name == "ice_servers" else option.name.replace("_", "-")
             shown = "none" if option.default in (None, ()) else option.default
+            if isinstance(shown, bool):
+                shown = "on" if shown else "off"
             parser.add_argument(
                 f"--{name}",
                 dest=option.name,
@@ -120,6 +140,12 @@ _OPTIONS: Final[Mapping[str, _Option]] = {
     "ice_servers": _Option(
         IceServer.parse, "STUN or TURN server, stun:HOST:PORT or turn:USER:PASSWORD@HOST:PORT; repeatable"
     ),
+    "opus_bitrate": _Option(
+        _number(LOWEST_BITRATE, HIGHEST_BITRATE, whole=True), "bits per second of Opus at most, both ways"
+    ),
+    "opus_stereo": _Option(_switch, "on or off: Opus in stereo, both channels the same, where asked for"),
+    "opus_fec": _Option(_switch, "on or off: Opus carries a copy of the packet before, at twice the cost"),
+    "opus_dtx": _Option(_switch, "on or off: Opus sends no packets in pauses"),
 }
 
 
