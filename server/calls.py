@@ -123,6 +123,7 @@ class Call:
                 "lost": network.lost if network else None,
                 "late": network.late if network else None,
                 "duplicate": network.duplicate if network else None,
+                "undecodable": self._reception.undecodable if self._reception else None,
             },
             "level": {
                 "in_dbfs": round(figures.level_in_db, 1),

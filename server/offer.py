@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Self
 
-from aiortc.rtcrtpparameters import ParametersDict
 from aiortc.sdp import MediaDescription, SessionDescription
 
 from .controls import Controls, checked
@@ -28,7 +27,7 @@ class OfferError(ValueError):
 class Offer:
     sdp: str
     controls: Controls
-    opus: ParametersDict = field(default_factory=dict)  # what the caller asks of Opus (RFC 7587, 6.1)
+    opus: Mapping[str, int] = field(default_factory=dict)  # what the caller asks of Opus (RFC 7587, 6.1)
 
     @classmethod
     def checked(cls, body: object) -> Self:

@@ -4,6 +4,7 @@ aiortc's own encoder is fixed at stereo and 96 kbit/s, its decoder at stereo. li
 which both use, takes more than that, except DTX: see :class:`Pauses`.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -45,12 +46,12 @@ class OpusOptions:
     fec: bool = False
     dtx: bool = False
 
-    def for_peer(self, offered: Mapping[str, object]) -> Self:
+    def for_peer(self, offered: Mapping[str, int]) -> Self:
         """These, as far as the ``a=fmtp`` parameters of a peer's offer let them: it says what it likes to get."""
-        most = offered.get("maxaveragebitrate")
+        most = offered.get("maxaveragebitrate", HIGHEST_BITRATE)
         return replace(
             self,
-            bitrate=max(LOWEST_BITRATE, min(self.bitrate, most)) if isinstance(most, int) else self.bitrate,
+            bitrate=max(LOWEST_BITRATE, min(self.bitrate, most)),
             stereo=self.stereo and offered.get("stereo") == 1,
             fec=self.fec and offered.get("useinbandfec") == 1,
             dtx=self.dtx and offered.get("usedtx") != 0,
@@ -67,10 +68,14 @@ class OpusOptions:
         }
 
 
-def offered(session: SessionDescription) -> ParametersDict:
-    """The ``a=fmtp`` parameters of Opus; none where it is not offered."""
+def offered(session: SessionDescription) -> dict[str, int]:
+    """The ``a=fmtp`` parameters of Opus that are whole numbers; none where it is not offered."""
     codecs = (codec for media in session.media for codec in media.rtp.codecs)
-    return next((codec.parameters for codec in codecs if codec.mimeType.lower() == MIME_TYPE), {})
+    found = next((codec.parameters for codec in codecs if codec.mimeType.lower() == MIME_TYPE), {})
+    texts = {
+        name.strip(): str(value).strip() for name, value in found.items()
+    }  # aiortc reads some as numbers
+    return {name: int(text) for name, text in texts.items() if re.fullmatch("[0-9]{1,9}", text)}
 
 
 def described(sdp: str, parameters: ParametersDict) -> str:
