@@ -15,6 +15,7 @@ from aiohttp import web
 from percepnet import Enhancer
 from percepnet.cli import describe
 
+from . import eventloop
 from .api import CALLS, CONFIG, ENGINE, LARGEST_BODY, PAGE, add_headers, errors_as_json, routes
 from .calls import Calls
 from .config import Config
@@ -65,10 +66,10 @@ def serve(config: Config) -> None:
     workers = min(config.workers, config.max_calls)
     if workers == 1:
         with Ending(config.drain_time) as ending:
-            asyncio.run(_serve_alone(config, ending))
+            eventloop.run(_serve_alone(config, ending))
     else:
         with Ending(config.drain_time, ENDING_TIME + REQUEST_TIME) as ending:  # workers end before it
-            asyncio.run(_serve_workers(config, workers, ending))
+            eventloop.run(_serve_workers(config, workers, ending))
 
 
 async def _serve_alone(config: Config, ending: Ending) -> None:
@@ -95,7 +96,7 @@ async def _serve_workers(config: Config, count: int, ending: Ending) -> None:
 def _work(number: int, config: Config, path: Path, channel: socket.socket) -> None:
     """A worker's life."""
     with Ending(config.drain_time) as ending:
-        sys.exit(asyncio.run(_serve_parent(number, config, path, channel, ending)))
+        sys.exit(eventloop.run(_serve_parent(number, config, path, channel, ending)))
 
 
 async def _serve_parent(

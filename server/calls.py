@@ -21,7 +21,8 @@ from .config import Config
 from .control import ControlChannel
 from .controls import Changes
 from .engine import Engine
-from .media import closing, receiver
+from .frames import Layout
+from .media import closing, opus, receiver, sender
 from .offer import Offer, OfferError
 from .track import EnhancedTrack
 
@@ -51,6 +52,7 @@ class Call:
         self._began = time.monotonic()
         self._track: EnhancedTrack | None = None
         self._reception: receiver.Reception | None = None
+        self._encoding: opus.OpusOptions | None = None  # None: aiortc's own
         self._channel: ControlChannel | None = None
         self._connected = asyncio.Event()
         self._ended = asyncio.Event()
@@ -75,7 +77,11 @@ class Call:
         except BaseException:
             await self._free()
             raise
-        self.answer = self._connection.localDescription
+        answer = self._connection.localDescription
+        if self._encoding is not None:
+            parameters = self._config.opus.fmtp(sent=self._encoding)
+            answer = RTCSessionDescription(opus.described(answer.sdp, parameters), answer.type)
+        self.answer = answer
 
     async def live(self) -> None:
         """Wait for the end of the call, push its figures meanwhile, and free what it held."""
@@ -126,6 +132,7 @@ class Call:
                 "lost": network.lost if network else None,
                 "late": network.late if network else None,
                 "duplicate": network.duplicate if network else None,
+                "undecodable": self._reception.undecodable if self._reception else None,
             },
             "level": {
                 "in_dbfs": round(figures.level_in_db, 1),
@@ -163,7 +170,12 @@ class Call:
         (transceiver,) = self._connection.getTransceivers()
         self._reception = receiver.install(transceiver.receiver)
         arrived = self._reception.arrived if self._reception is not None else lambda time: None
-        self._track = EnhancedTrack(source, self._engine, offer.controls, arrived)
+        encoding = self._config.opus.for_peer(offer.opus)
+        if sender.install(transceiver.sender, encoding):
+            self._encoding = encoding
+        # aiortc's own encoder makes mono into stereo 3 dB too low.
+        layout: Layout = "mono" if self._encoding is not None and not encoding.stereo else "stereo"
+        self._track = EnhancedTrack(source, self._engine, offer.controls, arrived, layout)
         self._connection.addTrack(self._track)
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
@@ -249,6 +261,8 @@ class Calls:
     def _admit(self) -> None:
         if self.draining:
             raise TooManyCalls("the server is ending", math.ceil(self._config.drain_time))
+        if not self._engine.alive:
+            raise TooManyCalls("the engine of this process has died")
         if len(self) >= self._rated:
             raise TooManyCalls(f"this process takes {self._rated} calls at a time")
         if self._engine.overloaded:

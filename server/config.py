@@ -10,6 +10,8 @@ from urllib.parse import unquote
 
 from percepnet.cli.options import available_cores
 
+from .media.opus import HIGHEST_BITRATE, LOWEST_BITRATE, OpusOptions
+
 ENVIRONMENT_PREFIX: Final = "PERCEPNET_"
 
 
@@ -46,6 +48,12 @@ def _number(low: float, high: float, whole: bool = False) -> Callable[[str], flo
     return parse
 
 
+def _switch(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError(f"must be on or off, not {text!r}")
+    return text == "on"
+
+
 @dataclass(frozen=True, slots=True)
 class _Option:
     """How the text of an option is read, and its line in ``--help``."""
@@ -69,6 +77,16 @@ class Config:
     ice_servers: tuple[IceServer, ...] = ()
     workers: int = available_cores()
     drain_time: float = 10.0  # s
+    opus_bitrate: int = 64_000  # bit/s
+    opus_stereo: bool = False
+    opus_fec: bool = False
+    opus_dtx: bool = False
+
+    @property
+    def opus(self) -> OpusOptions:
+        return OpusOptions(
+            bitrate=self.opus_bitrate, stereo=self.opus_stereo, fec=self.opus_fec, dtx=self.opus_dtx
+        )
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
@@ -76,6 +94,8 @@ class Config:
         for option in fields(cls):
             name = "ice-server" if option.name == "ice_servers" else option.name.replace("_", "-")
             shown = "none" if option.default in (None, ()) else option.default
+            if isinstance(shown, bool):
+                shown = "on" if shown else "off"
             parser.add_argument(
                 f"--{name}",
                 dest=option.name,
@@ -139,6 +159,12 @@ _OPTIONS: Final[Mapping[str, _Option]] = {
         _number(0, 86400),
         "seconds that calls may go on after SIGTERM or SIGINT; a second one closes them at once",
     ),
+    "opus_bitrate": _Option(
+        _number(LOWEST_BITRATE, HIGHEST_BITRATE, whole=True), "bits per second of Opus at most, both ways"
+    ),
+    "opus_stereo": _Option(_switch, "on or off: Opus in stereo, both channels the same, where asked for"),
+    "opus_fec": _Option(_switch, "on or off: Opus carries a copy of the packet before, at twice the cost"),
+    "opus_dtx": _Option(_switch, "on or off: Opus sends no packets in pauses"),
 }
 
 

@@ -5,12 +5,13 @@ become a call is turned away here.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Self
 
 from aiortc.sdp import MediaDescription, SessionDescription
 
 from .controls import Controls, checked
+from .media import opus
 
 LONGEST_SDP: Final = 32 * 1024  # characters; a browser's offer of audio and data takes 3 to 6 thousand
 MOST_CANDIDATES: Final = 64
@@ -26,6 +27,7 @@ class OfferError(ValueError):
 class Offer:
     sdp: str
     controls: Controls
+    opus: Mapping[str, int] = field(default_factory=dict)  # what the caller asks of Opus (RFC 7587, 6.1)
 
     @classmethod
     def checked(cls, body: object) -> Self:
@@ -42,7 +44,7 @@ class Offer:
             raise OfferError(f"sdp must be at most {LONGEST_SDP} characters, not {len(sdp)}")
         session = _check_session(sdp)
         try:
-            return cls(str(session), Controls().merged(checked(options)))
+            return cls(str(session), Controls().merged(checked(options)), opus.offered(session))
         except ValueError as error:
             raise OfferError(str(error)) from None
 

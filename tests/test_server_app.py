@@ -191,7 +191,7 @@ async def test_a_signal_ends_the_process_with_calls_running(number: int) -> None
     command = [
         sys.executable,
         "-c",
-        "from server.app import *; serve(Config(port=0, workers=1, drain_time=0))",
+        "from server.app import *; serve(Config(port=0, workers=1, rated_calls=2, drain_time=0))",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE, env=environment)

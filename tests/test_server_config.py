@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.config import Config, IceServer
+from server.media.opus import OpusOptions
 
 
 def parsed(*arguments: str, environment: dict[str, str] | None = None) -> Config:
@@ -35,6 +36,11 @@ def test_ice_servers_from_both() -> None:
     assert parsed(environment={"PERCEPNET_ICE_SERVERS": " ".join(written)}).ice_servers == (stun, turn)
 
 
+def test_options_of_opus() -> None:
+    config = parsed("--opus-fec", "on", "--opus-bitrate", "32000", environment={"PERCEPNET_OPUS_DTX": "on"})
+    assert config.opus == OpusOptions(bitrate=32_000, fec=True, dtx=True, stereo=False)
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [
@@ -47,6 +53,8 @@ def test_ice_servers_from_both() -> None:
         ("workers", "0"),
         ("drain-time", "-1"),
         ("ice-server", "example.org"),
+        ("opus-bitrate", "5999"),
+        ("opus-fec", "yes"),
     ],
 )
 def test_a_bad_value_is_named(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,13 +1,17 @@
 """The adapters inside aiortc: that they fit the aiortc installed, and step back from one they do not fit."""
 
 import asyncio
+import threading
 from fractions import Fraction
 
+import aiortc.rtcrtpreceiver
 import aiortc.rtcrtpsender
 import aiortc.rtp
 import numpy as np
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpReceiver
+from aiortc.codecs import CODECS
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtp import RtpPacket
 from av import AudioFrame
 
@@ -79,6 +83,14 @@ async def test_the_jitter_buffer_fits_this_aiortc(
     reception.close()
 
 
+async def test_an_aiortc_whose_decoder_works_otherwise_keeps_it(
+    fresh: RTCRtpReceiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(aiortc.rtcrtpreceiver, "decoder_worker", lambda loop, queue: None)
+    assert receiver.install(fresh) is None
+    assert "decoder_worker(loop, input_q, output_q, decode_error)" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["jitter_buffer", "decoder_queue", "codecs", "decoder_thread"])
 async def test_an_aiortc_built_otherwise_keeps_its_own_jitter_buffer(
     fresh: RTCRtpReceiver, name: str, caplog: pytest.LogCaptureFixture
@@ -92,28 +104,27 @@ async def test_an_aiortc_built_otherwise_keeps_its_own_jitter_buffer(
 
 async def test_a_full_queue_of_frames_drops_the_oldest_and_never_blocks() -> None:
     queue = receiver.LatestFrames(3)
-    async with asyncio.timeout(1):
-        for n in range(10):
-            await queue.put(n)
-        await queue.put(None)  # the end of the track is the last thing to come, so it is never dropped
+    for n in range(10):
+        queue.add(n)
+    queue.add(None)  # the end of the track is the last thing to come, so it is never dropped
     assert [queue.get_nowait() for _ in range(3)] == [8, 9, None]
     assert queue.dropped == 8
 
 
-class Arrivals:
-    """Feeds a reception and looks at what it hands to the decoder."""
+OPUS = bytes([31 << 3, 0xFF, 0xFE])  # CELT, 20 ms, mono: any bytes after that can be decoded
 
-    def __init__(self, fresh: RTCRtpReceiver) -> None:
+
+class Arrivals:
+    """Feeds a reception and looks at what it decodes."""
+
+    def __init__(self, fresh: RTCRtpReceiver, codec: RTCRtpCodecParameters = CODECS["audio"][0]) -> None:
         reception = receiver.install(fresh)
         assert reception is not None
         self.reception = reception
-        codec = aiortc.codecs.CODECS["audio"][0]
         setattr(fresh, "_RTCRtpReceiver__codecs", {codec.payloadType: codec})  # noqa: B010 — the mangled name
-        setattr(fresh, "_RTCRtpReceiver__decoder_thread", object())  # noqa: B010
         self._payload_type = codec.payloadType
-        self._queue = getattr(fresh, "_RTCRtpReceiver__decoder_queue")  # noqa: B009
 
-    def come(self, sequence: int, timestamp: int, ssrc: int = 1, data: bytes = b"opus") -> None:
+    def come(self, sequence: int, timestamp: int, ssrc: int = 1, data: bytes = OPUS) -> None:
         packet = RtpPacket(
             payload_type=self._payload_type,
             sequence_number=sequence & 0xFFFF,
@@ -123,8 +134,12 @@ class Arrivals:
         packet._data = data  # type: ignore[attr-defined]
         assert self.reception.add(packet) == (False, None)
 
-    def decoded(self) -> list[int]:
-        return [self._queue.get_nowait()[1].timestamp for _ in range(self._queue.qsize())]
+    def frames(self) -> list[AudioFrame]:
+        queue = self.reception.frames
+        return [queue.get_nowait() for _ in range(queue.qsize())]
+
+    def decoded(self) -> list[int | None]:
+        return [frame.pts for frame in self.frames()]
 
 
 async def test_timestamps_begin_at_0_and_go_on_over_their_wrap(fresh: RTCRtpReceiver) -> None:
@@ -166,3 +181,51 @@ async def test_an_empty_packet_does_not_end_the_decoder_and_is_not_lost(fresh: R
     arrivals.come(2, 1920)
     assert arrivals.decoded() == [0, 1920]
     assert arrivals.reception.counts.lost == 0
+
+
+async def test_a_packet_that_is_no_opus_is_counted_and_the_next_is_decoded(
+    fresh: RTCRtpReceiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    arrivals = Arrivals(fresh)
+    for n, data in enumerate([OPUS, b"\xff\xff\xff", b"\xff\xff\xff", OPUS]):
+        arrivals.come(n, n * 960, data=data)
+    assert arrivals.decoded() == [0, 2880]
+    assert arrivals.reception.undecodable == 2
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "samples"), [(28, 120), (29, 240), (30, 480), (31, 960), (10, 1920), (11, 2880)]
+)
+@pytest.mark.parametrize("stereo", [False, True])
+async def test_packets_of_any_length_are_decoded_to_mono(
+    fresh: RTCRtpReceiver, mode: int, samples: int, stereo: bool
+) -> None:
+    arrivals = Arrivals(fresh)
+    arrivals.come(0, 0, data=bytes([mode << 3 | stereo << 2]) + bytes(20))
+    (frame,) = arrivals.frames()
+    assert (frame.samples, frame.sample_rate, frame.layout.name) == (samples, 48_000, "mono")
+
+
+async def test_another_codec_is_decoded_by_aiortc(fresh: RTCRtpReceiver) -> None:
+    arrivals = Arrivals(fresh, CODECS["audio"][2])
+    arrivals.come(0, 0, data=bytes(160))
+    (frame,) = arrivals.frames()
+    assert (frame.samples, frame.sample_rate) == (160, 8000)
+
+
+async def test_the_thread_of_the_decoder_ends_at_once_and_the_track_with_the_receiver(
+    fresh: RTCRtpReceiver,
+) -> None:
+    arrivals = Arrivals(fresh)
+    queue = arrivals.reception.decoder_queue
+    output, error = arrivals.reception.frames, threading.Event()
+    work = (asyncio.get_running_loop(), queue, output, error)
+    await asyncio.to_thread(aiortc.rtcrtpreceiver.decoder_worker, *work)
+    arrivals.come(0, 0)
+    queue.put(None)
+    queue.put(None)
+    arrivals.come(1, 960)
+    frame, end = arrivals.frames()
+    assert frame.pts == 0
+    assert end is None

@@ -24,11 +24,14 @@ import numpy as np
 from percepnet.framing import SAMPLE_RATE
 from server.app import static_folder
 from server.frames import PACKET
+from server.media.opus import LOOKAHEAD, SPEECH_LOOKAHEAD
 
 from .caller import Caller, Pcm
 
 ALGORITHM: Final = 1440  # samples
-ENCODER_LOOKAHEAD: Final = 312  # samples, 6.5 ms, of libopus; the caller's and the server's
+ENCODERS_LOOKAHEAD: Final = (
+    SPEECH_LOOKAHEAD + LOOKAHEAD
+)  # samples; the caller's, which is aiortc's, and the server's
 ALLOWED_MS: Final = 10.0  # beside the algorithm's 30 ms
 ALLOWED_DRIFT_MS: Final = 1.0  # the delay is constant
 SETTLING: Final = 1.0  # s at the start that are not counted: first packets, while both ends connect
@@ -84,8 +87,7 @@ async def measure(url: str, pcm: Pcm, seconds: float) -> Delay:
         await asyncio.sleep(seconds)
     heard = caller.heard()
     late = lag(np.resize(pcm, len(heard)), heard)
-    looked_ahead = 2 * ENCODER_LOOKAHEAD
-    shift = round((late - ALGORITHM - looked_ahead) / PACKET) * PACKET
+    shift = round((late - ALGORITHM - ENCODERS_LOOKAHEAD) / PACKET) * PACKET
     settled = range(int(SETTLING * SAMPLE_RATE), max(wire.came) - PACKET * 5)
     asked = [time for time in sorted(wire.sent) if time + shift in settled]
     answered = [time for time in asked if time + shift in wire.came]
@@ -99,7 +101,7 @@ async def measure(url: str, pcm: Pcm, seconds: float) -> Delay:
         p99=round(float(np.percentile(delays, 99)), 2),
         longest=round(float(delays.max()), 2),
         drift=round(float(np.median(delays[-sixth:]) - np.median(delays[:sixth])), 2),
-        algorithm=round((late - shift - looked_ahead) * 1e3 / SAMPLE_RATE, 2),
+        algorithm=round((late - shift - ENCODERS_LOOKAHEAD) * 1e3 / SAMPLE_RATE, 2),
     )
 
 

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 def audio_level_dbov(frame: AudioFrame) -> int:
     """RMS level of a packed s16 frame over all its channels: −127…0 dB relative to overload."""
-    count = frame.samples * len(frame.layout.channels)
+    count = frame.samples * frame.layout.nb_channels
     plane = memoryview(frame.planes[0])  # longer than the samples in it
     samples = np.frombuffer(plane, np.int16, count).astype(np.float32)
     power = float(samples @ samples) / max(count, 1) / FULL_SCALE**2

@@ -1,0 +1,106 @@
+"""Encoding on the event loop, inside aiortc's sender."""
+
+import asyncio
+from fractions import Fraction
+
+import aiortc.rtcrtpsender
+import numpy as np
+import pytest
+from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCRtpSender
+from aiortc.codecs import CODECS
+from av import AudioFrame, Packet
+
+from server.media import sender
+from server.media.opus import OpusOptions
+
+OPUS, G722, PCMU, PCMA = CODECS["audio"]
+
+
+class Tone(MediaStreamTrack):
+    kind = "audio"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._time = 0
+
+    async def recv(self) -> AudioFrame | Packet:
+        pcm = 16384 * np.sin(2 * np.pi * 1000 / 48_000 * np.arange(960))
+        frame = AudioFrame.from_ndarray(pcm.astype(np.int16)[np.newaxis], format="s16", layout="mono")
+        frame.sample_rate, frame.time_base, frame.pts = 48_000, Fraction(1, 48_000), self._time
+        self._time += 960
+        return frame
+
+
+@pytest.fixture
+async def sending() -> RTCRtpSender:
+    """A sender that has a track and has not started."""
+    connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    result = connection.addTrack(Tone())
+    await connection.close()
+    return result
+
+
+@pytest.mark.parametrize(("codec", "step"), [(OPUS, 960), (G722, 160), (PCMU, 160), (PCMA, 160)])
+async def test_frames_are_encoded_without_a_thread(
+    sending: RTCRtpSender, codec: object, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise AssertionError("a thread was asked for")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "run_in_executor", refuse)
+    assert sender.install(sending, OpusOptions())
+    encoded = [await sending._next_encoded_frame(codec) for _ in range(6)]
+    timestamps = [frame.timestamp for frame in encoded if frame is not None]
+    assert len(timestamps) >= 5  # one may be under way in a resampler
+    assert set(np.diff(timestamps)) == {step}
+    for frame in filter(None, encoded):
+        assert len(frame.payloads) == 1
+        assert frame.audio_level == -9
+
+
+async def test_a_sender_that_is_turned_off_takes_frames_and_sends_nothing(sending: RTCRtpSender) -> None:
+    sender.install(sending, OpusOptions())
+    sending._enabled = False
+    assert await sending._next_encoded_frame(OPUS) is None
+    sending._enabled = True
+    assert (await sending._next_encoded_frame(OPUS)).timestamp == 960
+
+
+async def test_a_track_of_another_kind_is_refused(
+    sending: RTCRtpSender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def packet(self: Tone) -> Packet:
+        return Packet(b"opus")
+
+    monkeypatch.setattr(Tone, "recv", packet)
+    sender.install(sending, OpusOptions())
+    with pytest.raises(TypeError, match="not Packet"):
+        await sending._next_encoded_frame(OPUS)
+
+
+async def _other_parameters(codec: object, more: object) -> None: ...
+
+
+class _OtherResult:
+    def __init__(self, payloads: list[bytes], timestamp: int) -> None: ...
+
+
+@pytest.mark.parametrize("change", ["parameters", "no coroutine", "result", "no result", "no switch"])
+async def test_an_aiortc_built_otherwise_keeps_its_own(
+    sending: RTCRtpSender, change: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    match change:
+        case "parameters":
+            monkeypatch.setattr(sending, "_next_encoded_frame", _other_parameters)
+        case "no coroutine":
+            monkeypatch.setattr(sending, "_next_encoded_frame", lambda codec: None)
+        case "result":
+            monkeypatch.setattr(aiortc.rtcrtpsender, "RTCEncodedFrame", _OtherResult)
+        case "no result":
+            monkeypatch.delattr(aiortc.rtcrtpsender, "RTCEncodedFrame")
+        case "no switch":
+            monkeypatch.delattr(sending, "_enabled")
+    before = sending._next_encoded_frame
+    assert not sender.install(sending, OpusOptions())
+    assert sending._next_encoded_frame == before
+    assert "it keeps its own" in caplog.text
