@@ -36,7 +36,7 @@ class Server:
 
 @asynccontextmanager
 async def serving(**options: object) -> AsyncIterator[Server]:
-    config = replace(Config(port=0, max_calls=8, rated_calls=8), **options)  # type: ignore[arg-type]
+    config = replace(Config(port=0, max_calls=8, rated_calls=1024), **options)  # type: ignore[arg-type]
     app = create_app(config)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
