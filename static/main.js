@@ -15,7 +15,7 @@ const [form, player, limit] = [$("controls"), $("player"), $("limit")];
 const [out, back] = [new Scope($("out")), new Scope($("back"))];
 
 let lostOut = null; // packets that the server missed
-let faulty = false; // the server gives back dry audio because it failed to enhance it
+let dry = ""; // why the server gives back dry audio though it should be enhanced
 let session = null; // what is open while a call is: {call, context, source, timer}
 
 form.addEventListener("submit", (event) => {
@@ -117,8 +117,8 @@ function describe() {
   limit.setAttribute("aria-valuetext", text);
   limit.style.setProperty("--part", `${(100 * limit.value) / limit.max}%`);
   $("out-what").textContent = microphone ? "Microphone" : "Noisy sample";
-  $("back-what").textContent = faulty ? "Not enhanced: fault in the server" : enabled ? "Enhanced" : "Not enhanced";
-  $("back").classList.toggle("dry", faulty || !enabled);
+  $("back-what").textContent = dry ? `Not enhanced: ${dry}` : enabled ? "Enhanced" : "Not enhanced";
+  $("back").classList.toggle("dry", dry !== "" || !enabled);
   $("headphones").hidden = !microphone;
 }
 
@@ -138,13 +138,15 @@ function say(text) {
 }
 
 const milliseconds = (value) => (value === null ? "–" : `${value.toFixed(value < 10 ? 1 : 0)} ms`);
-function showServer({ delay, packets, degraded }) {
+const REASONS = { failed: "fault in the server", shed: "the server is overloaded" };
+function showServer({ delay, packets, enhancement }) {
   const waiting = delay.server_p50_ms;
   $("figure-server").textContent = waiting === null ? "–" : milliseconds(delay.algorithm_ms + waiting);
   $("figure-server-about").textContent = `${milliseconds(delay.algorithm_ms)} of it algorithm`;
   lostOut = packets.lost;
-  if (degraded !== faulty) {
-    faulty = degraded;
+  const reason = REASONS[enhancement] ?? "";
+  if (reason !== dry) {
+    dry = reason;
     describe();
   }
 }
