@@ -87,8 +87,8 @@ class FrameReader:
         if frame.pts is None or frame.time_base is None:
             time = (self._expected or 0) - self._offset
         else:
-            base = Fraction(frame.time_base)
-            time = frame.pts if base == TIME_BASE else round(frame.pts * base * SAMPLE_RATE)
+            same = frame.time_base == TIME_BASE
+            time = frame.pts if same else round(frame.pts * Fraction(frame.time_base) * SAMPLE_RATE)
         if self._expected is None:
             self._expected = self._time = time
         elif not 0 <= time + self._offset - self._expected <= LONGEST_GAP:
@@ -131,6 +131,7 @@ class FrameWriter:
         self._rate = like.sample_rate
         self._layout = layout or ("mono" if like.layout.name == "mono" else "stereo")
         self._time_base = Fraction(like.time_base) if like.time_base else Fraction(1, self._rate)
+        self._same_time_base = self._time_base == TIME_BASE
         self._resampler: AudioResampler | None = None
         self._kept = np.zeros((1, 0), np.int16)  # resampled, interleaved
         if self._rate != SAMPLE_RATE:
@@ -163,8 +164,7 @@ class FrameWriter:
         frame.planes[0].update(pcm.tobytes())  # half the time of from_ndarray()
         frame.sample_rate = self._rate
         frame.time_base = self._time_base
-        same = self._time_base == TIME_BASE
-        frame.pts = time if same else round(Fraction(time, SAMPLE_RATE) / self._time_base)
+        frame.pts = time if self._same_time_base else round(Fraction(time, SAMPLE_RATE) / self._time_base)
         return frame
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time as clock
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -32,7 +33,7 @@ class EnhancedTrack(MediaStreamTrack):
     handed to the engine as it comes, not as it is asked for, so that the next can join a batch while one is
     encoded. The event loop does no more than turn s16 into float and back.
 
-    ``arrived`` gives the loop time at which the audio at a time of the 48 kHz timeline came in, if known; it
+    ``arrived`` gives the ``time.monotonic()`` at which the audio at a time of the 48 kHz timeline came in, if known; it
     is only for the figures. Raises :class:`server.engine.EngineFull` when the engine has no stream left.
     """
 
@@ -68,7 +69,7 @@ class EnhancedTrack(MediaStreamTrack):
         """The next frame; raises ``MediaStreamError`` once the source or this track has ended."""
         # aiortc's sender fetches a frame as soon as the one before is on the wire.
         if self._sending is not None:
-            self._delays.append(self._event_loop.time() - self._sending)
+            self._delays.append(clock.monotonic() - self._sending)
             self._sending = None
         if self._pump is None and self.readyState == "live":
             self._pump = self._event_loop.create_task(self._feed(), name="feed of an enhanced track")
@@ -128,7 +129,7 @@ class EnhancedTrack(MediaStreamTrack):
             raise TypeError(f"a source of audio gives av.AudioFrame, not {type(frame).__name__}")
         if self._writer is None:
             self._writer = FrameWriter(like=frame, layout=self._layout)
-        now = self._event_loop.time()
+        now = clock.monotonic()
         for packet in self._reader.push(frame):
             came = self._arrived(packet.time)
             self._arrivals[packet.time] = now if came is None else came

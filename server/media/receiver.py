@@ -8,6 +8,7 @@ reader turns into delay and memory. None of these has a public switch.
 import asyncio
 import inspect
 import logging
+import time
 from typing import Any, Final
 
 import aiortc
@@ -84,11 +85,12 @@ class Reception:
         self.undecodable = 0  # packets
         self.decoder_queue = NoDecoderThread(self.frames)
         self._receiver = receiver
-        self._loop = asyncio.get_running_loop()
+        self._event_loop = asyncio.get_running_loop()
         self._buffer: AudioJitterBuffer[tuple[RtpPacket, float]] = AudioJitterBuffer()
         self._earlier = Counts()  # of sources that this one has followed
         self._source: int | None = None  # SSRC
         self._timer: asyncio.TimerHandle | None = None
+        self._due: float | None = None  # when the timer goes off
         self._timestamp: int | None = None  # RTP timestamp of the last packet released
         self._position = 0  # the same without wraps, from 0
         self._arrivals: dict[int, float] = {}
@@ -105,15 +107,15 @@ class Reception:
             duplicate=now.duplicate + earlier.duplicate,
         )
 
-    def arrived(self, time: int) -> float | None:
-        """Loop time at which the packet that starts at ``time`` (samples of 48 kHz) came, if still known."""
-        return self._arrivals.get(time)
+    def arrived(self, position: int) -> float | None:
+        """``time.monotonic()`` when the packet that starts at ``position`` (samples of 48 kHz) came, if still known."""
+        return self._arrivals.get(position)
 
     def add(self, packet: RtpPacket) -> tuple[bool, None]:
         """Called by aiortc's receiver for each packet. Frames are decoded from here, none go back."""
         if packet.ssrc != self._source:
             self._follow(packet.ssrc)
-        now = self._loop.time()
+        now = time.monotonic()  # that of uvloop counts whole milliseconds
         self._release(self._buffer.add(packet.sequence_number, (packet, now), now))
         self._schedule()
         return False, None
@@ -131,15 +133,17 @@ class Reception:
 
     def _schedule(self) -> None:
         deadline = self._buffer.deadline
-        if self._timer is not None and self._timer.when() != deadline:
+        if self._timer is not None and self._due != deadline:
             self._timer.cancel()
             self._timer = None
         if self._timer is None and deadline is not None:
-            self._timer = self._loop.call_at(deadline, self._expire, deadline)
+            wait = max(0.0, deadline - time.monotonic())
+            self._timer = self._event_loop.call_later(wait, self._expire, deadline)
+            self._due = deadline
 
     def _expire(self, deadline: float) -> None:
         self._timer = None
-        self._release(self._buffer.expire(max(deadline, self._loop.time())))
+        self._release(self._buffer.expire(max(deadline, time.monotonic())))
         self._schedule()
 
     def _release(self, packets: list[tuple[RtpPacket, float]]) -> None:
@@ -173,8 +177,8 @@ class Reception:
         for audio in decoded:
             self.frames.add(audio)
 
-    def _note(self, time: int, came: float) -> None:
-        self._arrivals[time] = came
+    def _note(self, position: int, came: float) -> None:
+        self._arrivals[position] = came
         while len(self._arrivals) > ARRIVALS:
             del self._arrivals[next(iter(self._arrivals))]
 
