@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from percepnet import bands, framing, network
+from percepnet import bands, framing
 from percepnet.analysis import HISTORY, Analysis, AnalysisState, analyse
 from percepnet.framing import ANALYSIS, HOP, LATENCY, LOOKAHEAD, WINDOW, Float
 from percepnet.network import Network
@@ -110,7 +110,7 @@ class Enhancer:
         self._history[rows] = 0
         self._tail[rows] = 0
         self._analysis.put(rows, AnalysisState.new(len(rows)))
-        network.put(self._state, rows, self.network.new_state(len(rows)))
+        self._state[rows] = 0
         self._idle[rows] = False
         self._wet[rows] = self._wanted(rows)
         self._post[rows] = self._postfilter[rows]
@@ -182,7 +182,7 @@ class Enhancer:
         analysis.spectra[:] = framing.spectrum(undecided)
         analysis.energy[:] = bands.energy(analysis.spectra)
         self._analysis.put(rows, analysis)
-        network.put(self._state, rows, self.network.new_state(len(rows)))
+        self._state[rows] = 0
 
     def _decide(self, samples: Float, rows: Rows) -> tuple[Analysis, Float, Float]:
         """Analyse the newest hops and ask the network."""
@@ -196,11 +196,11 @@ class Enhancer:
                 self._idle[rows] = True
                 raise
             return frames, gain, strength
-        analysis, state = self._analysis.rows(rows), network.rows(self._state, rows)
+        analysis, state = self._analysis.rows(rows), self._state[rows]
         frames = analyse(samples, analysis)
         gain, strength, state = self.network(frames.features, state)
         self._analysis.put(rows, analysis)
-        network.put(self._state, rows, state)
+        self._state[rows] = state
         return frames, gain, strength
 
     def _wanted(self, rows: Rows) -> Float:

@@ -1,17 +1,19 @@
-"""The trained network in onnxruntime: one immutable session per model file, recurrent state per stream."""
+"""The trained network in onnxruntime: one immutable session per model file, recurrent state per stream.
+
+A model file takes the features of one packet, of a fixed number of hops, and the state ``[streams, n]`` of each call as
+one row; it answers gains, strengths, and the state after each hop. Fixed, because a loop over hops inside the file
+takes longer than the network itself does for a single call.
+"""
 
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
 from percepnet.features import FEATURES
 from percepnet.framing import Float
-
-State: TypeAlias = dict[str, Float]  # name → [streams, …]
 
 MODELS: Final = Path(__file__).parent / "models"
 DEFAULT_MODEL: Final = MODELS / "lite.onnx"
@@ -49,35 +51,46 @@ class Network:
         path = _find(model)
         try:
             self._session = _session(path.resolve())
-            inputs = {entry.name: entry.shape for entry in self._session.get_inputs()}
-            features = inputs.pop("features")
         except Exception as error:  # onnxruntime's exceptions share no public base
             raise ValueError(f"{path} is no model written by 'percepnet export': {error}") from error
-        if features[-1] != FEATURES:
-            raise ValueError(f"{path} takes {features[-1]} features; allowed: {FEATURES}")
-        self._shapes: dict[str, list[int]] = {name: shape[1:] for name, shape in inputs.items()}
-        self._outputs = ["gain", "strength", *(f"next_{name}" for name in self._shapes)]
-        if missing := set(self._outputs) - {entry.name for entry in self._session.get_outputs()}:
+        inputs = {entry.name: entry.shape for entry in self._session.get_inputs()}
+        if set(inputs) != {"features", "state"}:
+            raise ValueError(
+                f"{path} takes {', '.join(inputs)}; allowed: features, state, "
+                "which is what this version of 'percepnet export' writes"
+            )
+        _, self._hops, width = inputs["features"]
+        _, self._size = inputs["state"]
+        if width != FEATURES:
+            raise ValueError(f"{path} takes {width} features; allowed: {FEATURES}")
+        self._states = [f"state_{hop + 1}" for hop in range(self._hops)]
+        wanted = {"gain", "strength", *self._states}
+        if missing := wanted - {entry.name for entry in self._session.get_outputs()}:
             raise ValueError(
                 f"{path} has no output {', '.join(sorted(missing))}; allowed: what 'percepnet export' writes"
             )
 
-    def new_state(self, streams: int) -> State:
-        """State of ``streams`` calls that have not begun."""
-        return {name: np.zeros((streams, *shape), np.float32) for name, shape in self._shapes.items()}
+    def new_state(self, streams: int) -> Float:
+        """State ``[streams, n]`` of calls that have not begun."""
+        return np.zeros((streams, self._size), np.float32)
 
-    def __call__(self, features: Float, state: State) -> tuple[Float, Float, State]:
+    def __call__(self, features: Float, state: Float) -> tuple[Float, Float, Float]:
         """Run ``features [streams, hops, FEATURES]``; returns gains, strengths ``[streams, hops, BANDS]``, state."""
-        gain, strength, *new = self._session.run(self._outputs, {"features": features, **state})
-        return gain, strength, dict(zip(self._shapes, new, strict=True))
+        hops = features.shape[1]
+        if hops == self._hops:
+            return self._run(features, state, hops)
+        gains, strengths = [], []
+        for start in range(0, hops, self._hops):
+            block = features[:, start : start + self._hops]
+            heard = block.shape[1]
+            if heard < self._hops:  # the answers to what is not there yet are dropped
+                block = np.pad(block, ((0, 0), (0, self._hops - heard), (0, 0)))
+            gain, strength, state = self._run(block, state, heard)
+            gains.append(gain[:, :heard])
+            strengths.append(strength[:, :heard])
+        return np.concatenate(gains, axis=1), np.concatenate(strengths, axis=1), state
 
-
-def rows(state: State, index: NDArray[np.int64]) -> State:
-    """A copy of some streams."""
-    return {name: array[index] for name, array in state.items()}
-
-
-def put(state: State, index: NDArray[np.int64], part: State) -> None:
-    """Write back what ``rows`` gave."""
-    for name, array in state.items():
-        array[index] = part[name]
+    def _run(self, features: Float, state: Float, heard: int) -> tuple[Float, Float, Float]:
+        outputs = ["gain", "strength", self._states[heard - 1]]
+        gain, strength, state = self._session.run(outputs, {"features": features, "state": state})
+        return gain, strength, state

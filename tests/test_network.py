@@ -6,12 +6,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
 
 from percepnet.features import FEATURES
 from percepnet.framing import Float
 from percepnet.network import MODELS, Network
 from percepnet.training.export import FLOAT_TOLERANCE, INT8_TOLERANCE, parity
-from percepnet.training.graph import build, states
+from percepnet.training.graph import build, parts, states
 from percepnet.training.model import TOPOLOGIES, PercepNet
 from percepnet.training.weights import load_weights, save_weights
 
@@ -48,20 +49,34 @@ def test_eight_bit_answers_do_not_depend_on_the_batch_or_the_chunks() -> None:
     network, x = Network(), features(5, 40)
     x[0] *= 100  # a loud neighbour must not change anybody's quantisation
     gain, strength, state = network(x, network.new_state(5))
-    for row in range(1, 5):
-        alone = network.new_state(1)
-        for hop in range(0, 40, 2):
-            g, r, alone = network(x[row : row + 1, hop : hop + 2], alone)
-            np.testing.assert_allclose(g[0], gain[row, hop : hop + 2], atol=1e-6)
-            np.testing.assert_allclose(r[0], strength[row, hop : hop + 2], atol=1e-6)
-        for name, array in state.items():
-            np.testing.assert_allclose(alone[name][0], array[row], atol=1e-6)
+    for row, sizes in ((1, [2] * 20), (2, [1] * 40), (3, [3, 5, 7, 25]), (4, [39, 1])):
+        alone, hop = network.new_state(1), 0
+        for size in sizes:
+            g, r, alone = network(x[row : row + 1, hop : hop + size], alone)
+            np.testing.assert_array_equal(g[0], gain[row, hop : hop + size])
+            np.testing.assert_array_equal(r[0], strength[row, hop : hop + size])
+            hop += size
+        np.testing.assert_array_equal(alone[0], state[row])
 
 
-def test_states_are_explicit_and_named() -> None:
-    network = Network()
+def test_the_state_is_a_row_for_each_stream_of_named_parts() -> None:
     topology, _ = load_weights(MODELS / "lite.npz")
-    assert {name: array.shape[1:] for name, array in network.new_state(3).items()} == states(topology)
+    found = parts(topology, Network().new_state(3))
+    assert {name: array.shape[1:] for name, array in found.items()} == states(topology)
+
+
+@pytest.mark.parametrize("taken", ["features", "features, conv1_state"])
+def test_a_model_with_other_inputs_is_refused_with_what_it_takes(taken: str, tmp_path: Path) -> None:
+    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["B", "T", 70]) for n in taken.split(", ")]
+    output = helper.make_tensor_value_info("gain", TensorProto.FLOAT, None)
+    nodes = [helper.make_node("Tanh", ["features"], ["gain"])]
+    graph = helper.make_graph(nodes, "foreign", inputs, [output])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9),
+        tmp_path / "a.onnx",
+    )
+    with pytest.raises(ValueError, match=rf"a\.onnx takes {taken}; allowed: features, state"):
+        Network(tmp_path / "a.onnx")
 
 
 def test_one_session_serves_all() -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from percepnet import Enhancer
 from percepnet.framing import LATENCY
-from percepnet.network import Network, State
+from percepnet.network import Network
 from server.controls import Controls
 from server.engine import Engine, EngineFull, Port
 from server.fallback import RETRY_PACKETS, WARM_UP_PACKETS
@@ -255,7 +255,7 @@ def test_a_fault_that_one_call_alone_does_not_have_changes_nothing(
     sizes: list[int] = []
 
     class Fragile(Network):
-        def __call__(self, features: Float, state: State) -> tuple[Float, Float, State]:
+        def __call__(self, features: Float, state: Float) -> tuple[Float, Float, Float]:
             sizes.append(len(features))
             if len(features) == 2 and sizes.count(2) == 15:
                 raise MemoryError

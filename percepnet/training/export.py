@@ -10,8 +10,8 @@ import torch
 
 from percepnet.features import FEATURES
 from percepnet.framing import Float
-from percepnet.network import Network, State
-from percepnet.training.graph import build, states
+from percepnet.network import Network
+from percepnet.training.graph import build, parts, states
 from percepnet.training.model import PercepNet, Topology
 from percepnet.training.weights import load_weights, save_weights
 
@@ -64,26 +64,29 @@ def parity(path: Path, topology: Topology, weights: dict[str, torch.Tensor]) -> 
 
     wanted, wanted_state = _in_pytorch(features, topology, weights)
     network = Network(path)
-    state, parts = network.new_state(2), []
+    state, answers = network.new_state(2), []
     for hop in range(0, _HOPS, 2):
         gain, strength, state = network(features[:, hop : hop + 2], state)
-        parts.append(np.concatenate([gain, strength], -1))
-    error = np.concatenate(parts, 1) - wanted
+        answers.append(np.concatenate([gain, strength], -1))
+    error = np.concatenate(answers, 1) - wanted
+    found = parts(topology, state)
     worst = max(
-        np.abs(error).max(), *(np.abs(state[name] - wanted_state[name]).max() for name in wanted_state)
+        np.abs(error).max(), *(np.abs(found[name] - wanted_state[name]).max() for name in wanted_state)
     )
     return float(worst), float(np.sqrt(np.mean(np.square(error))))
 
 
-def _in_pytorch(features: Float, topology: Topology, weights: dict[str, torch.Tensor]) -> tuple[Float, State]:
+def _in_pytorch(
+    features: Float, topology: Topology, weights: dict[str, torch.Tensor]
+) -> tuple[Float, dict[str, Float]]:
     """Gains and strengths ``[B, T, 68]`` side by side, and the states after the last hop."""
     model = PercepNet(topology)
     model.load_state_dict(weights)
-    found: State = {}
+    found: dict[str, Float] = {}
     for name, module in model.named_children():
         if isinstance(module, torch.nn.GRU):  # its state is its last output
             module.register_forward_hook(
-                lambda _, __, output, name=name: found.update({f"{name}_state": output[0][:, -1].numpy()})
+                lambda _, __, output, name=name: found.update({name: output[0][:, -1].numpy()})
             )
         elif isinstance(
             module, torch.nn.Conv1d
@@ -91,7 +94,7 @@ def _in_pytorch(features: Float, topology: Topology, weights: dict[str, torch.Te
             kept = module.kernel_size[0] - 1
             module.register_forward_hook(
                 lambda _, inputs, __, name=name, kept=kept: found.update(
-                    {f"{name}_state": inputs[0][..., -kept:].transpose(1, 2).numpy()}
+                    {name: inputs[0][..., -kept:].transpose(1, 2).numpy()}
                 )
             )
     with torch.no_grad():
