@@ -115,7 +115,7 @@ def test_a_refused_microphone_is_explained(server: Server) -> None:
 
 
 def test_a_full_and_then_an_ended_server_are_explained() -> None:
-    with serving("--max-calls", "1") as server, browsing(server.url) as browser:
+    with serving("--max-calls", "1", "--drain-time", "0") as server, browsing(server.url) as browser:
         page = browser.page
         call(page, "sample")
         other = browser.context.new_page()
