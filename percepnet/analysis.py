@@ -70,7 +70,9 @@ def analyse(samples: Float, state: AnalysisState) -> Analysis:
     state.energy[:], energy = energy[:, hops:], energy[:, :hops]
     combed = framing.spectrum(comb.comb(samples, period))
 
-    comb_energy, cross = bands.sums(np.stack([bands.power(combed), bands.product(combed, spectra)]))
+    bins = np.empty((2, *combed.shape), np.float32)
+    bins[0], bins[1] = bands.power(combed), bands.product(combed, spectra)
+    comb_energy, cross = bands.sums(bins)
     measured = coherence.measured(cross, energy, comb_energy)
     unbiased = coherence.unbiased(measured, period)
     inputs = features(newest_energy, unbiased, period, correlation, state.reference)

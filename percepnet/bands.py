@@ -28,6 +28,7 @@ def _shares() -> Float:
 
 
 _UPPER = _shares()
+_UPPER_OF_BANDS = _UPPER[: KNOTS[-1] + 1]
 _BAND_BELOW = np.searchsorted(KNOTS, np.arange(BINS), side="right") - 1  # [BINS]
 _STARTS = np.array(KNOTS)
 _WHOLE = np.array([2, *[1] * (BANDS - 2), 2], np.float32)
@@ -49,8 +50,9 @@ def sums(values: Float) -> Float:
     By segments and not as a matrix product: BLAS adds up in an order that depends on how many rows there are, and what
     the network is told must not depend on who else is in the batch, or on how a recording is cut.
     """
-    upper = values[..., : KNOTS[-1] + 1] * _UPPER[: KNOTS[-1] + 1]
-    total = np.add.reduceat(values[..., : KNOTS[-1] + 1] - upper, _STARTS, axis=-1)
+    values = values[..., : KNOTS[-1] + 1]
+    upper = values * _UPPER_OF_BANDS
+    total = np.add.reduceat(values - upper, _STARTS, axis=-1)
     total[..., 1:] += np.add.reduceat(upper, _STARTS[:-1], axis=-1)
     total *= _WHOLE
     return total
@@ -58,12 +60,16 @@ def sums(values: Float) -> Float:
 
 def product(a: Complex, b: Complex) -> Float:
     """Re(A* B) of every bin."""
-    return a.real * b.real + a.imag * b.imag
+    products: Float = a.real * b.real
+    products += a.imag * b.imag
+    return products
 
 
 def power(spectra: Complex) -> Float:
     """|Y|² of every bin; twice as fast as ``abs(…)**2``."""
-    return spectra.real**2 + spectra.imag**2
+    squares: Float = np.square(spectra.real)
+    squares += np.square(spectra.imag)
+    return squares
 
 
 def interpolate(values: Float) -> Float:
@@ -71,8 +77,9 @@ def interpolate(values: Float) -> Float:
 
     Above 20 kHz the value of the last band holds, so that gain 1 is transparent.
     """
-    rise = np.zeros_like(values)
+    rise = np.empty(values.shape, np.float32)
     np.subtract(values[..., 1:], values[..., :-1], out=rise[..., :-1])
+    rise[..., -1] = 0
     bins: Float = rise.take(_BAND_BELOW, -1)
     bins *= _UPPER
     bins += values.take(_BAND_BELOW, -1)

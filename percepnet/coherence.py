@@ -12,9 +12,10 @@ from percepnet.framing import Float
 
 
 def _coefficients() -> Float:
-    """``[MAX_PERIOD + 1, 5]``: σ², 1 − σ², w₀², 2w₀(1−w₀) and 2(1−w₀)² at each period."""
+    """``[6, MAX_PERIOD + 1]``: σ², 1 − σ², w₀², 2w₀(1−w₀), 2(1−w₀)² and 4(1−w₀)² at each period."""
     w0, noise = comb.CENTRE_WEIGHT, comb.NOISE_POWER
-    return np.stack([noise, 1 - noise, w0 * w0, 2 * w0 * (1 - w0), 2 * np.square(1 - w0)], axis=-1)
+    twice_a = 2 * np.square(1 - w0)
+    return np.stack([noise, 1 - noise, w0 * w0, 2 * w0 * (1 - w0), twice_a, 2 * twice_a])
 
 
 _QUADRATIC = _coefficients()
@@ -31,11 +32,15 @@ def unbiased(measure: Float, period: NDArray[np.int64]) -> Float:
 
     Solves (1−w₀)²u² + [2w₀(1−w₀) − m²(1−σ²)]u + w₀² − m²σ² = 0 for u = q², the larger root; 0 where m ≤ w₀/σ.
     """
-    noise, other, square, cross, twice_a = np.moveaxis(_QUADRATIC[period], -1, 0)[..., None]
+    noise, other, square, cross, twice_a, four_a = _QUADRATIC.take(period, 1)[..., None]
     m2 = np.square(measure)
     b = cross - m2 * other
     m2 *= noise
-    root = (np.sqrt(np.maximum(b * b - 2 * twice_a * (square - m2), 0)) - b) / twice_a
+    root = b * b
+    root -= four_a * (square - m2)
+    np.sqrt(np.maximum(root, 0, out=root), out=root)
+    root -= b
+    root /= twice_a
     root *= m2 > square
     return np.sqrt(np.minimum(np.maximum(root, 0, out=root), 1, out=root))
 

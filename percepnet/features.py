@@ -42,11 +42,12 @@ def features(
     levels = out[..., :BANDS]
     np.log10(energy / WIDTHS + _FLOOR, out=levels)
     loudness = np.log10(np.add.reduce(energy[..., _SPEECH_BANDS], -1) / _COUNT + _FLOOR)
+    np.copyto(reference, loudness[:, 0], where=np.isnan(reference))
     for hop in range(hops):
-        now = loudness[:, hop]
-        np.copyto(reference, now, where=np.isnan(reference))
-        reference += np.where(now > reference, _ATTACK, _RELEASE) * (now - reference)
-        levels[:, hop] -= reference[:, None]
+        change = loudness[:, hop] - reference
+        reference += np.maximum(_ATTACK * change, _RELEASE * change)  # the attack where it rises
+        loudness[:, hop] = reference
+    levels -= loudness[..., None]
     np.minimum(np.maximum(levels, -6, out=levels), 3, out=levels)
     levels *= np.float32(0.5)
     out[..., BANDS : 2 * BANDS] = coherence

@@ -16,7 +16,10 @@ def enhance_spectra(frames: Analysis, gain: Float, strength: Float) -> Complex:
     Z = (1−r)Y + r·P̂·‖Y_b‖/‖P̂_b‖ has another energy than Y, so it is measured and scaled by g·‖Y_b‖/‖Z_b‖.
     """
     align = np.sqrt(frames.energy / np.maximum(frames.comb_energy, _TINY))
-    shares = bands.interpolate(np.stack([1 - strength, strength * np.minimum(align, 30)]))
+    shares = np.empty((2, *strength.shape), np.float32)
+    np.subtract(1, strength, out=shares[0])
+    np.multiply(strength, np.minimum(align, 30, out=align), out=shares[1])
+    shares = bands.interpolate(shares)
     mixed = shares[0] * frames.spectra
     mixed += shares[1] * frames.comb
     scale = np.sqrt(frames.energy / np.maximum(bands.energy(mixed), _TINY))
