@@ -28,7 +28,7 @@ _RAMP: Final = np.float32(0.2)  # per hop: a control is where it was set after 5
 _CLIP: Final = np.float32(4)  # 12 dB above full scale: bounds what a broken packet does to the levels
 _SILENT: Final = np.float32(
     2**-15
-)  # peak: −90 dBFS, the last of 16 bits; what Opus makes of a muted microphone
+)  # −90 dBFS peak, one step of 16 bits: Opus sends it from muted microphones
 _SLEEPY: Final = 100  # hops of silence on end, 1 s; what follows, a stream sleeps through
 _DRY: Final[Float] = np.square(ANALYSIS)  # what analysis and synthesis windows make of an unchanged frame
 

@@ -215,7 +215,10 @@ def test_a_stream_that_was_dry_before_it_slept_wakes_as_one_that_was_dry(first: 
     np.testing.assert_allclose(heard, fresh, atol=1e-6)
 
 
-def test_a_step_of_waking_that_raises_can_be_repeated(first: Float, word: Float) -> None:
+@pytest.mark.parametrize("seconds", [0.7, 2])
+def test_steps_around_sleep_that_raise_can_be_repeated(first: Float, word: Float, seconds: float) -> None:
+    """Silence that was not heard does not count, and a stream that did not wake can wake again."""
+
     class Once(Network):
         due = False
 
@@ -225,13 +228,13 @@ def test_a_step_of_waking_that_raises_can_be_repeated(first: Float, word: Float)
                 raise MemoryError
             return super().__call__(features, state)
 
-    x = np.stack([np.concatenate([first, silence(2)]), np.resize(word, len(first) + 2 * SAMPLE_RATE)])
     enhancer, untroubled = Enhancer(streams=2), Enhancer(streams=2)
     once = enhancer.network = Once()
-    for one in (enhancer, untroubled):
-        one.process(x)
-    once.due = True
-    with pytest.raises(MemoryError):
-        enhancer.process(word[None], streams=[0])
-    expected = untroubled.process(word[None], streams=[0])
-    np.testing.assert_allclose(enhancer.process(word[None], streams=[0]), expected, atol=1e-6)
+    for part in (first, silence(seconds), silence(0.2), word):
+        x, once.due = part[None], part is not first
+        try:
+            out = enhancer.process(x, streams=[0])
+        except MemoryError:
+            out = enhancer.process(x, streams=[0])
+        np.testing.assert_allclose(out, untroubled.process(x, streams=[0]), atol=1e-6)
+        assert (enhancer.asleep == untroubled.asleep).all()
