@@ -141,12 +141,13 @@ def compare(servers: Sequence[Contestant], counts: Sequence[int], measure: Measu
 
 
 @contextmanager
-def running(server: Contestant, core: int) -> Iterator[tuple[str, int]]:
-    """``server`` in a process pinned to ``core``; gives its URL, as it prints it, and its process id."""
+def running(server: Contestant, core: int | None = None) -> Iterator[tuple[str, int]]:
+    """``server`` in a process, pinned to ``core`` if one is given; yields the URL it prints, and its id."""
     # In a session of its own: Ctrl-C is for us, who stop it when its calls have ended.
     process = subprocess.Popen(server.command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stderr is not None
-    os.sched_setaffinity(process.pid, {core})  # before it has threads, which would keep their own
+    if core is not None:
+        os.sched_setaffinity(process.pid, {core})  # before it has threads, which would keep their own
     said: deque[str] = deque(maxlen=SAID)
     reader = threading.Thread(target=said.extend, args=(process.stderr,), daemon=True)  # or the pipe fills up
     try:

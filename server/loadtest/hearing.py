@@ -12,6 +12,7 @@ from server.frames import PACKET
 from .speech import Pcm
 from .wire import Log
 
+ALGORITHMS: Final = (0, 1440)  # samples that audio is late by inside its packets: of an echo, and of ours
 ENCODER_LOOKAHEAD: Final = 312  # samples, 6.5 ms, of libopus; the caller's and the server's
 SETTLING: Final = 1.0  # s after the first packet came that are not counted: both ends still connect
 UNDER_WAY: Final = 1.0  # s before the last packet left that are not counted: their answers may be on the way
@@ -59,9 +60,10 @@ def delays(sent: Log, lost: set[int], came: Log, late: int | None) -> Delays:
     """Match what left with what came, where the audio that came is ``late`` samples behind.
 
     Both logs count samples from their own first packet, so ``late`` also holds whole packets that one end
-    sent before the other listened. The delay of a packet is the time between the leaving of its audio and the
-    coming of that audio, wherever the borders of the packets lie. With ``late`` None, where the audio could
-    not be recognised, what is missing is told by the times alone, and there are no delays.
+    sent before the other listened. The delay of a packet is the time from its leaving to the coming of the
+    packet that answers it, and what the audio inside is late by besides; in sum that is how late the audio
+    is, whichever packet is taken for the answer. With ``late`` None, where the audio could not be recognised,
+    what is missing is told by the times alone, and there are no delays.
     """
     left, left_at = np.array(sent.times), np.array(sent.at)
     order = np.argsort(np.array(came.times), kind="stable")
@@ -70,7 +72,7 @@ def delays(sent: Log, lost: set[int], came: Log, late: int | None) -> Delays:
         return Delays(np.zeros(0), np.zeros(0), np.zeros(0), 0)
     counted = (left_at >= back_at.min() + SETTLING) & (left_at <= left_at[-1] - UNDER_WAY)
     left, left_at = left[counted], left_at[counted]
-    wanted = left + round((late or 0) / PACKET) * PACKET
+    wanted = left + (0 if late is None else _packets(late) * PACKET)
     place = np.searchsorted(back, wanted, "right") - 1
     found = (place >= 0) & (wanted - back[place] < PACKET)
     if late is None:
@@ -80,6 +82,12 @@ def delays(sent: Log, lost: set[int], came: Log, late: int | None) -> Delays:
     between = back_at[answer] - left_at[real]
     inside = (late - (back[answer] - left[real]) - 2 * ENCODER_LOOKAHEAD) / SAMPLE_RATE
     return Delays(left_at[real], (between + inside) * 1e3, left_at[~found], len(left))
+
+
+def _packets(late: int) -> int:
+    """By how many packets the answer to a packet is behind it, as the two ends have counted them."""
+    behind = [(late - 2 * ENCODER_LOOKAHEAD - algorithm) / PACKET for algorithm in ALGORITHMS]
+    return round(min(behind, key=lambda packets: abs(packets - round(packets))))
 
 
 def enhancement(sent: Pcm, heard: Pcm, known: NDArray[np.bool_]) -> tuple[float, float] | None:
