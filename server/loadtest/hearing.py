@@ -87,7 +87,8 @@ def delays(sent: Log, lost: set[int], came: Log, late: int | None) -> Delays:
 def _packets(late: int) -> int:
     """By how many packets the answer to a packet is behind it, as the two ends have counted them."""
     behind = [(late - 2 * ENCODER_LOOKAHEAD - algorithm) / PACKET for algorithm in ALGORITHMS]
-    return round(min(behind, key=lambda packets: abs(packets - round(packets))))
+    misfits = [abs(packets - round(packets)) for packets in behind]
+    return round(behind[int(np.argmin(misfits))])
 
 
 def enhancement(sent: Pcm, heard: Pcm, known: NDArray[np.bool_]) -> tuple[float, float] | None:
