@@ -43,6 +43,16 @@ COMMANDS: Final = MappingProxyType(
             "start the WebRTC server and its page",
             ("percepnet serve --host 127.0.0.1 --port 8080",),
         ),
+        "load": Command(
+            "percepnet.cli.load",
+            "put a server under load with synthetic callers, and measure what comes back",
+            (
+                "percepnet load http://127.0.0.1:8080 --calls 20 --seconds 30 --report load.html",
+                "percepnet load http://127.0.0.1:8080 --calls 1,5,10,20 --loss 2 --jitter 15 --json > curve.json",
+                "percepnet load http://127.0.0.1:8080 --repeat 200 --seconds 1",
+                "percepnet load --compare --calls 1,2,4,6,8,12,16,20,24,28,32,40 --seconds 15",
+            ),
+        ),
         "bench": Command(
             "percepnet.cli.bench",
             "measure the processor time of one or many calls",

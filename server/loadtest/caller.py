@@ -3,28 +3,20 @@
 import asyncio
 import json
 from collections.abc import Mapping
-from fractions import Fraction
 from types import TracebackType
 from typing import Any, Self
 
-import aiohttp
 import numpy as np
-from aiortc import (
-    MediaStreamTrack,
-    RTCConfiguration,
-    RTCDataChannel,
-    RTCPeerConnection,
-    RTCSessionDescription,
-)
+from aiortc import MediaStreamTrack, RTCDataChannel
 from aiortc.mediastreams import MediaStreamError
 from av import AudioFrame
-from numpy.typing import NDArray
 
 from percepnet.framing import SAMPLE_RATE
 from server.frames import PACKET
-from server.media import audiolevel, closing, receiver
+from server.media import audiolevel, receiver
 
-Pcm = NDArray[np.int16]
+from .line import Line
+from .speech import TIME_BASE, Pcm
 
 
 class RecordedTrack(MediaStreamTrack):
@@ -50,33 +42,27 @@ class RecordedTrack(MediaStreamTrack):
         await asyncio.sleep(self._began + self._sent / SAMPLE_RATE - loop.time())
         samples = self._pcm.take(range(self._sent, self._sent + PACKET), mode="wrap")
         frame = AudioFrame.from_ndarray(samples.repeat(2)[np.newaxis], format="s16", layout="stereo")
-        frame.sample_rate = SAMPLE_RATE
-        frame.time_base = Fraction(1, SAMPLE_RATE)
-        frame.pts = self._sent
+        frame.sample_rate, frame.time_base, frame.pts = SAMPLE_RATE, TIME_BASE, self._sent
         self._sent += PACKET
         return frame
 
 
-class Caller:
+class Caller(Line):
     """One call to the server at ``url``, as an async context manager that is connected inside.
 
-    ``options`` go into the offer: enabled, attenuation_limit_db, postfilter.
+    It hears as a listener would, in real time; ``options`` as in :class:`Line`.
     """
 
     def __init__(self, url: str, pcm: Pcm, options: Mapping[str, object] | None = None) -> None:
         audiolevel.install()
-        self.id = ""
-        self.connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        super().__init__(url, RecordedTrack(pcm), options)
         self.channel: RTCDataChannel = self.connection.createDataChannel("control")
         self.messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()  # from the control channel
         self.frames: list[tuple[int, Pcm]] = []  # what came back: pts, mono samples
         self.first_frame = asyncio.Event()
-        self._url = url.rstrip("/")
-        self._options = dict(options or {})
         self._open = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
         self._reception: receiver.Reception | None = None
-        self.connection.addTrack(RecordedTrack(pcm))
         self.connection.on("track", self._on_track)
         self.channel.on("open", self._open.set)
         self.channel.on("message", lambda text: self.messages.put_nowait(json.loads(text)))
@@ -97,25 +83,8 @@ class Caller:
     ) -> None:
         await self.hang_up()
 
-    async def call(self) -> None:
-        """Offer and take the answer; the connection comes about afterwards."""
-        await self.connection.setLocalDescription(await self.connection.createOffer())
-        local = self.connection.localDescription
-        async with (
-            aiohttp.ClientSession() as http,
-            http.post(
-                self._url + "/offer", json={"sdp": local.sdp, "type": local.type, **self._options}
-            ) as response,
-        ):
-            answer = await response.json()
-            if response.status != 201:
-                raise ConnectionError(f"the server said {response.status}: {answer['error']}")
-        self.id = answer["id"]
-        await self.connection.setRemoteDescription(RTCSessionDescription(answer["sdp"], answer["type"]))
-
     async def hang_up(self) -> None:
-        """Close this end; the server learns of it through DTLS."""
-        await closing.close(self.connection)
+        await super().hang_up()
         if self._reception is not None:
             self._reception.close()
         if self._reader is not None:
@@ -131,8 +100,7 @@ class Caller:
         return pcm
 
     def _on_track(self, track: MediaStreamTrack) -> None:
-        (transceiver,) = self.connection.getTransceivers()
-        self._reception = receiver.install(transceiver.receiver)
+        self._reception = receiver.install(self.transceiver.receiver)
         self._reader = asyncio.create_task(self._read(track))
 
     async def _read(self, track: MediaStreamTrack) -> None:

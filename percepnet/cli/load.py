@@ -1,0 +1,187 @@
+"""``percepnet load URL``: synthetic callers, what a call costs the server, and how good it is."""
+
+import argparse
+import json
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from percepnet.bench import machine
+from percepnet.cli import FAILURE, INTERRUPTED
+from percepnet.cli.options import within
+from percepnet.cli.progress import add_quiet, progress_bar
+from server.app import static_folder
+from server.loadtest import summary
+from server.loadtest.callers import News
+from server.loadtest.compare import compare, contestants
+from server.loadtest.leaks import in_a_row
+from server.loadtest.options import Load
+from server.loadtest.page import page
+from server.loadtest.result import result
+from server.loadtest.run import Run
+from server.loadtest.run import run as run_load
+from server.loadtest.speech import Speech, read
+from server.loadtest.watch import Watch, watcher
+
+MOST_CALLS: Final = 10_000
+LONGEST: Final = 86_400  # s
+ECHO: Final = Path(__file__).parents[2] / "tests" / "echo_server.py"  # in a checkout
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``percepnet load``."""
+    seconds = within(float, 0.1, LONGEST)
+    parser.add_argument("url", nargs="?", metavar="URL", help="of the server, such as http://127.0.0.1:8080")
+    parser.add_argument(
+        "--calls", type=_counts, default=[1], metavar="N,N,…", help="at once; several: a curve (default: 1)"
+    )
+    parser.add_argument(
+        "--ramp", type=within(float, 0.01, 1000), default=2.0, help="calls begun in a second (default: 2)"
+    )
+    parser.add_argument(
+        "--seconds", type=seconds, default=20.0, help="from the last call's begin to the end (default: 20)"
+    )
+    parser.add_argument("--seed", type=within(int, 0, 2**31), default=1, help="of all chance (default: 1)")
+    parser.add_argument("--processes", type=within(int, 1, 64), default=1, help="of callers (default: 1)")
+    parser.add_argument(
+        "--recording", type=Path, metavar="FILE", help="what is said (default: the page's sample)"
+    )
+
+    network = parser.add_argument_group("network between callers and server")
+    network.add_argument(
+        "--loss", type=within(float, 0, 100), default=0.0, help="%% of packets that get lost (default: 0)"
+    )
+    network.add_argument(
+        "--jitter",
+        type=within(float, 0, 1000),
+        default=0.0,
+        help="ms that packets are late by, at most (default: 0)",
+    )
+
+    habits = parser.add_argument_group("habits of callers")
+    habits.add_argument(
+        "--churn", type=seconds, metavar="SECONDS", help="hang up after so long, and come back"
+    )
+    habits.add_argument(
+        "--toggle", type=seconds, metavar="SECONDS", help="turn suppression off and on so often"
+    )
+    habits.add_argument(
+        "--repeat",
+        type=within(int, 1, 100_000),
+        metavar="N",
+        help="calls in a row, and what they leave behind",
+    )
+    habits.add_argument("--retry", action="store_true", help="try again when refused, after Retry-After")
+    habits.add_argument(
+        "--control-channel",
+        action="store_true",
+        help="open the data channel, as the page does, for live figures",
+    )
+
+    server = parser.add_argument_group("server")
+    server.add_argument("--pid", type=int, help="its process, to be looked at where it has no /stats")
+    server.add_argument(
+        "--compare",
+        type=Path,
+        nargs="?",
+        const=ECHO,
+        metavar="SCRIPT",
+        help="start servers instead: ours and an echo server (default: tests/echo_server.py), pinned to one core, "
+        "callers on the others; look for the largest number of calls that each carries",
+    )
+    server.add_argument(
+        "--server-options", type=shlex.split, default=[], metavar="TEXT", help="of ours, with --compare"
+    )
+
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="a page of plots (.html)")
+    add_quiet(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the loads; prints a table or JSON. 1 where no call was made, 130 after Ctrl-C, which still reports."""
+    if (args.url is None) == (args.compare is None):
+        raise ValueError("give the URL of a server, or --compare to start two")
+    if args.compare is not None and not args.compare.is_file():
+        raise FileNotFoundError(2, "no echo server; give --compare SCRIPT", str(args.compare))
+    if args.repeat and len(args.calls) > 1:
+        raise ValueError(f"--repeat goes with one number of calls, not with {len(args.calls)}")
+    speech = Speech.of(read(args.recording or static_folder() / "audio" / "sample.flac"))
+    load = Load(
+        url=args.url or "",
+        ramp=args.ramp,
+        seconds=args.seconds,
+        loss=args.loss,
+        jitter=args.jitter / 1000,
+        churn=args.churn,
+        toggle=args.toggle,
+        repeat=args.repeat,
+        retry=args.retry,
+        control_channel=args.control_channel,
+        processes=args.processes,
+        seed=args.seed,
+    )
+
+    def measure(load: Load, watch: Watch | None) -> Run:
+        with progress_bar(round(load.total, 1), "s", quiet=args.quiet) as bar:
+
+            def progress(seconds: float, news: News) -> None:
+                bar.set_description(
+                    f"{news.live} of {load.calls} calls, {news.refused} refused, {news.failed} failed",
+                    refresh=False,
+                )
+                bar.update(min(seconds, bar.total or 0) - bar.n)
+
+            return run_load(load, speech, watch, progress)
+
+    found: dict[str, Any] = {"machine": machine()}
+    if args.compare:
+        servers = contestants(args.compare, args.server_options)
+
+        def one(url: str, watch: Watch | None, calls: int) -> dict[str, Any]:
+            return result(measure(replace(load, url=url, calls=calls), watch))
+
+        found["comparison"] = compare(servers, args.calls, one)
+        found["steps"] = found["comparison"].pop("steps")
+    else:
+        watch = watcher(args.url, args.pid)
+        if watch is None:
+            print(
+                "percepnet: the server has no /stats; give --pid to see what calls cost it", file=sys.stderr
+            )
+        if load.repeat:
+            load = replace(load, calls=args.calls[0])
+            runs, found["in_a_row"] = in_a_row(load, lambda part: measure(part, watch))
+            found["steps"] = [result(run) for run in runs]
+        else:
+            found["steps"] = []
+            for calls in args.calls:
+                found["steps"].append(result(measure(replace(load, calls=calls), watch)))
+                if found["steps"][-1]["interrupted"]:
+                    break
+    if args.report:
+        args.report.write_text(page(found), encoding="utf-8")
+    print(json.dumps(found, indent=2) if args.json else _text(found))
+    if found["steps"][-1]["interrupted"]:
+        return INTERRUPTED
+    return 0 if any(step["overall"]["calls"]["ok"] for step in found["steps"]) else FAILURE
+
+
+def _text(found: dict[str, Any]) -> str:
+    parts = ["{processor}, {cores} cores, {system}; {date}".format(**found["machine"])]
+    parts.append(summary.table(found["steps"]))
+    if "comparison" in found:
+        parts.append(summary.verdict(found["comparison"]))
+    else:
+        parts.append(summary.details(found["steps"][-1]))
+    if "in_a_row" in found:
+        parts.append(summary.held(found["in_a_row"]))
+    return "\n\n".join(parts)
+
+
+def _counts(text: str) -> list[int]:
+    """``1,5,10`` as numbers."""
+    check = within(int, 1, MOST_CALLS)
+    return [int(check(part)) for part in text.split(",")]

@@ -1,0 +1,209 @@
+"""``percepnet load`` against real servers: ours, and the plain echo."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from percepnet.cli import INTERRUPTED, main
+from server.loadtest.charts import bars, lines
+from server.loadtest.compare import OURS, contestants, running
+
+ECHO = Path(__file__).with_name("echo_server.py")
+MOST = 2  # calls at once that our server takes
+
+
+@pytest.fixture(scope="module")
+def ours() -> Iterator[tuple[str, int]]:
+    server, _ = contestants(ECHO, ["--max-calls", str(MOST)])
+    with running(server) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[tuple[str, int]]:
+    _, server = contestants(ECHO, [])
+    with running(server) as started:
+        yield started
+
+
+def load(
+    capsys: pytest.CaptureFixture[str], server: tuple[str, int], *arguments: str, status: int = 0
+) -> dict[str, Any]:
+    """What ``percepnet load --json`` finds."""
+    url, pid = server
+    assert main(["load", url, "--pid", str(pid), "--json", "--quiet", *arguments]) == status
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_calls_come_back_enhanced_and_cost_something(
+    capsys: pytest.CaptureFixture[str], ours: tuple[str, int], tmp_path: Path
+) -> None:
+    report = tmp_path / "load.html"
+    found = load(
+        capsys,
+        ours,
+        *("--calls", "1,2", "--seconds", "5", "--ramp", "4", "--loss", "5", "--jitter", "15"),
+        *("--processes", "2", "--report", str(report)),
+    )
+    for calls, step in zip((1, 2), found["steps"], strict=True):
+        overall = step["overall"]
+        assert overall["calls"] == {"made": calls, "ok": calls, "refused": 0, "failed": 0, "broken": 0}
+        assert overall["enhanced"] == {"checked": calls, "enhanced": calls}
+        assert 30 < overall["delay_ms"]["p50"] <= overall["delay_ms"]["p95"] <= overall["delay_ms"]["p99"]
+        assert overall["setup_ms"]["p50"] > 0
+        packets = overall["packets"]
+        assert 0.02 < packets["lost_on_purpose"] / packets["sent"] < 0.1
+        assert 0 < packets["returned"] <= packets["sent"]
+        assert step["server"]["cpu_percent_per_call"] > 0
+        assert step["server"]["before"]["fds"] > 0
+        assert step["callers"]["cpu_percent_per_call"] > 0
+        assert [call["caller"] for call in step["calls"]] == list(range(calls))
+        assert max(live for _, live in step["over_time"]["calls"]) == calls
+    assert_page(report.read_text(encoding="utf-8").replace(ours[0], ""))
+
+
+def assert_page(text: str) -> None:
+    """All tags are closed, nothing comes from elsewhere, and lines have been drawn."""
+
+    class Parser(HTMLParser):
+        open_tags: list[str] = []  # noqa: RUF012
+        drawn = 0
+
+        def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+            if tag != "meta":
+                self.open_tags.append(tag)
+            assert not {"src", "href"} & {name for name, _ in attributes}
+
+        def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+            self.drawn += (("class", "line c0") in attributes) and dict(attributes)["d"] != ""
+
+        def handle_endtag(self, tag: str) -> None:
+            assert self.open_tags.pop() == tag
+
+    parser = Parser()
+    parser.feed(text)
+    assert parser.open_tags == []
+    assert parser.drawn >= 6  # cost, delay and loss by calls; calls, delay and loss over time
+    assert "nan" not in text
+    assert "http" not in text
+
+
+def test_an_echo_is_not_taken_for_enhanced(capsys: pytest.CaptureFixture[str], echo: tuple[str, int]) -> None:
+    (step,) = load(capsys, echo, "--seconds", "6")["steps"]
+    assert step["overall"]["calls"]["ok"] == 1
+    assert step["overall"]["enhanced"] == {"checked": 1, "enhanced": 0}
+    (call,) = step["calls"]
+    assert abs(call["speech_db"]) < 3
+    assert abs(call["pauses_db"]) < 3
+    assert call["delay_ms"]["p50"] > 60  # aiortc's jitter buffer
+    assert step["server"]["cpu_percent_per_call"] > 0
+    assert OURS.broken_by(step)
+
+
+def test_calls_too_many_are_refused_and_the_others_go_on(
+    capsys: pytest.CaptureFixture[str], ours: tuple[str, int]
+) -> None:
+    (step,) = load(capsys, ours, "--calls", str(MOST + 2), "--ramp", "2", "--seconds", "4")["steps"]
+    outcomes = [call["outcome"] for call in step["calls"]]
+    assert sorted(outcomes) == ["ok"] * MOST + ["refused"] * 2
+    refused = step["calls"][outcomes.index("refused")]
+    assert "503" in refused["reason"]
+    assert refused["packets"]["sent"] == 0
+    assert refused["missing_percent"] is None
+
+
+def test_callers_come_back_when_told_so(capsys: pytest.CaptureFixture[str], ours: tuple[str, int]) -> None:
+    """One more than fit, who toggle, hang up after 1.5 s and call again; some are refused and try again."""
+    habits = ("--churn", "1.5", "--toggle", "0.4", "--retry", "--control-channel")
+    (step,) = load(capsys, ours, "--calls", "3", "--ramp", "10", "--seconds", "9", *habits)["steps"]
+    calls = step["overall"]["calls"]
+    assert calls["refused"] > 0
+    assert calls["ok"] >= 6
+    assert calls["failed"] == calls["broken"] == 0
+    assert step["overall"]["toggles"] > 0
+    assert {call["caller"] for call in step["calls"] if call["outcome"] == "ok"} == {0, 1, 2}
+    assert max(live for _, live in step["over_time"]["calls"]) <= MOST
+
+
+def test_calls_in_a_row_leave_nothing(capsys: pytest.CaptureFixture[str], ours: tuple[str, int]) -> None:
+    found = load(capsys, ours, "--repeat", "6", "--seconds", "0.5")
+    (step,) = found["steps"]
+    assert step["overall"]["calls"]["ok"] == 6
+    before, after = found["in_a_row"]["holdings"].values()
+    assert list(found["in_a_row"]["holdings"]) == ["0", "6"]
+    assert after["fds"] <= before["fds"]
+
+
+def test_ctrl_c_hangs_up_and_still_reports(ours: tuple[str, int]) -> None:
+    url, _ = ours
+    command = [sys.executable, "-m", "percepnet", "load", url, "--calls", "2", "--seconds", "600", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        while calls(url) < 2 and process.poll() is None:
+            pass
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the command
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED
+    (step,) = json.loads(out)["steps"]
+    assert step["interrupted"]
+    assert step["overall"]["calls"]["made"] == 2
+    assert calls(url) == 0
+
+
+def calls(url: str) -> int:
+    with urllib.request.urlopen(url + "/healthz", timeout=20) as response:
+        return int(json.load(response)["calls"])
+
+
+def test_nobody_there_is_a_failure_with_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["load", "http://127.0.0.1:9", "--seconds", "0.5", "--quiet"]) == 1
+    told = capsys.readouterr()
+    assert re.search(r"failed: .*127\.0\.0\.1", told.out)
+    assert "--pid" in told.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "give the URL"),
+        (["http://x", "--compare"], "give the URL"),
+        (["--compare", "/no/such/script"], "no echo server"),
+        (["http://x", "--repeat", "9", "--calls", "1,2"], "one number of calls"),
+    ],
+)
+def test_wrong_usage_is_told(capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str) -> None:
+    assert main(["load", *arguments]) == 1
+    assert reason in capsys.readouterr().err
+
+
+def test_both_servers_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two cores")
+    assert main(["load", "--compare", "--calls", "1", "--seconds", "4", "--json", "--quiet"]) == 0
+    comparison = json.loads(capsys.readouterr().out)
+    assert [step["server_name"] for step in comparison["steps"]] == ["percepnet", "echo"]
+    assert set(comparison["comparison"]["carried"]) == {"percepnet", "echo"}
+    ours, plain = (step["overall"]["enhanced"] for step in comparison["steps"])
+    assert ours == {"checked": 1, "enhanced": 1}
+    assert plain == {"checked": 1, "enhanced": 0}
+
+
+def test_charts_have_room_for_all_their_points() -> None:
+    drawn = lines({"a": [(1, 0.5), (40, 7.3), (20, None), (30, 3.0)], "b<": [(5, 12.0)]}, "x", "y", 10)
+    assert "b&lt;" in drawn
+    assert "nothing" in lines({"a": [(1, None)]}, "x", "y")
+    assert "nothing" in bars({}, "x", "y")
+    for svg in (drawn, bars({1: 5, 16: 1000}, "x", "y"), lines({"a": [(0, 0.0)]}, "x", "y")):
+        for x, y in re.findall(r"[ML](-?[\d.]+) (-?[\d.]+)", svg):
+            assert 0 <= float(x) <= 560
+            assert 0 <= float(y) <= 250
