@@ -163,7 +163,9 @@ _OPTIONS: Final[Mapping[str, _Option]] = {
         _number(LOWEST_BITRATE, HIGHEST_BITRATE, whole=True), "bits per second of Opus at most, both ways"
     ),
     "opus_stereo": _Option(_switch, "on or off: Opus in stereo, both channels the same, where asked for"),
-    "opus_fec": _Option(_switch, "on or off: Opus carries a copy of the packet before, at twice the cost"),
+    "opus_fec": _Option(
+        _switch, "on or off: Opus carries a copy of the packet before, at almost three times the cost"
+    ),
     "opus_dtx": _Option(_switch, "on or off: Opus sends no packets in pauses"),
 }
 

@@ -1,4 +1,4 @@
-"""The event loop of the server: uvloop's where it is installed, which takes half the time of asyncio's."""
+"""The event loop of the server: uvloop's where it is installed, which takes somewhat less time than asyncio's."""
 
 import asyncio
 import logging

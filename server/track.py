@@ -96,7 +96,7 @@ class EnhancedTrack(MediaStreamTrack):
             return None
         ordered = sorted(
             self._delays
-        )  # asked five times a second by each call: np.percentile takes four times as long
+        )  # asked five times a second by each call: np.percentile takes ten times as long
         last = len(ordered) - 1
         return ordered[round(last * 0.5)] * 1e3, ordered[round(last * 0.99)] * 1e3
 

@@ -23,7 +23,7 @@ from percepnet.framing import SAMPLE_RATE
 MIME_TYPE: Final = "audio/opus"
 LOWEST_BITRATE: Final = 6_000  # bit/s (RFC 7587, 6.1)
 HIGHEST_BITRATE: Final = 510_000
-SPEECH_CODING_BELOW: Final = 48_000  # bit/s and channel: from there on, the transform alone is as good
+SPEECH_CODING_BELOW: Final = 64_000  # bit/s and channel; see OpusEncoder
 COMPLEXITY: Final = 5  # of 10; saves a third of the time for 0.01 PESQ
 EXPECTED_LOSS: Final = 10  # %, what FEC is made for: libopus adds none where no loss is expected
 LOOKAHEAD: Final = 120  # samples of 48 kHz that the transform alone is late
@@ -38,7 +38,7 @@ class OpusOptions:
     """How a call's audio is encoded.
 
     ``bitrate``: bit/s, 6000…510000. ``stereo``: two channels, of which ours are equal. ``fec``: each packet
-    repeats the one before coarsely, for twice the processor time. ``dtx``: no packets in pauses.
+    repeats the one before coarsely, for almost three times the processor time. ``dtx``: no packets in pauses.
     """
 
     bitrate: int = 64_000
@@ -99,8 +99,9 @@ class OpusEncoder:
         codec.layout = "stereo" if options.stereo else "mono"
         codec.sample_rate = SAMPLE_RATE
         codec.time_base = TIME_BASE
-        # FEC belongs to speech coding, which also wins at low rates. Elsewhere the transform alone takes half
-        # the time and 4 ms less delay.
+        # Speech coding has FEC and scores better: PESQ 4.54 for 4.43 of the transform alone at 64 kbit/s, 4.51
+        # for 4.33 at 48, on the clean recording of the tests. The transform takes less than half the time and
+        # 4 ms less delay. What is lost at 64 kbit/s is far less than what noise leaves.
         speech = options.fec or options.bitrate < SPEECH_CODING_BELOW * (1 + options.stereo)
         codec.options = {
             "application": "voip" if speech else "lowdelay",

@@ -1,7 +1,6 @@
 """Encoding on the event loop, in the place of aiortc's hop to a thread of a pool for each packet.
 
-An encoder takes 0.1 to 0.2 ms for 20 ms of audio. The hop there and back costs as much again, and the threads of
-the pool keep each other waiting.
+An encoder takes 0.1 to 0.2 ms for 20 ms of audio, short enough for the loop; a hop wakes two threads for it.
 """
 
 import inspect
