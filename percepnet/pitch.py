@@ -128,23 +128,25 @@ def _correlate(segments: Float, squares: Float) -> Float:
     both[:, :, 0] = segments
     both[:, :, 1, :_SEGMENT] = segments[..., _MAX_LAG:]
     transform = np.fft.rfft(both)
-    product = np.conj(transform[:, :, 1]) * transform[:, :, 0]
-    cross = np.fft.irfft(product, size)[..., _LAGS - 1 :: -1]  # shift 192 − T
+    product = np.conj(transform[:, :, 1])
+    product *= transform[:, :, 0]
+    cross: Float = np.fft.irfft(product, size)[..., _LAGS - 1 :: -1]  # type: ignore[assignment]  # shift 192 − T
     total = np.zeros((streams, hops, size + 1), np.float32)
     np.add.accumulate(squares, axis=-1, out=total[..., 1:])
     energy = total[..., _SEGMENT:] - total[..., :-_SEGMENT]  # [.., 193] of each shift
-    lagged = energy[..., _LAGS - 1 :: -1]
-    return 2 * cross / (np.float32(1e-3) + energy[..., -1:] + lagged)
+    both_energies = np.float32(1e-3) + energy[..., -1:] + energy[..., _LAGS - 1 :: -1]
+    cross *= 2
+    cross /= both_energies
+    return cross
 
 
 def _discounted(correlation: Float) -> Float:
     """``correlation`` with the lags lowered that are about as good at half the lag: they are multiples of it."""
     near = np.maximum(correlation[..., :-2], correlation[..., 1:-1])
-    near = np.maximum(near, correlation[..., 2:])  # the best of each lag and the two after it
+    np.maximum(near, correlation[..., 2:], out=near)  # the best of each lag and the two after it
     out = correlation.copy()
-    out[..., _HALVED] *= np.where(
-        correlation[..., _HALVED] < 1.1 * near.take(_HALF_LAG, -1), np.float32(0.8), np.float32(1)
-    )
+    multiple = correlation[..., _HALVED] < 1.1 * near.take(_HALF_LAG, -1)
+    np.multiply(out[..., _HALVED], np.float32(0.8), out=out[..., _HALVED], where=multiple)
     return out
 
 
@@ -166,19 +168,21 @@ def _viterbi(gain: Float, state: PitchState) -> NDArray[np.int64]:
     streams, hops, _ = gain.shape
     path = np.empty((streams, hops), np.int64)
     rows = np.arange(streams)
-    score = np.full((streams, _LAGS + 2 * _STEP), -np.inf, np.float32)
+    score = np.empty((streams, _LAGS + 2 * _STEP), np.float32)
+    score[:, :_STEP] = score[:, -_STEP:] = -np.inf
     score[:, _STEP:-_STEP] = state.score
     shifts = windows(score, 2 * _STEP + 1, _LAGS, step=1).swapaxes(0, 1)  # [9, streams, lags]
     origin = state.score.argmax(1)
     for hop in range(hops):
         moves = shifts - _STEP_COSTS
-        stay = np.maximum.reduce(moves, 0)
-        now = np.maximum(stay, -_JUMP_COST)
+        now = np.maximum.reduce(moves, 0)
+        np.maximum(now, -_JUMP_COST, out=now)
         now += gain[:, hop]
         end = now.argmax(1)
-        step = moves[:, rows, end].argmax(0)
-        path[:, hop] = np.where(stay[rows, end] >= -_JUMP_COST, end + step - _STEP, origin)
-        np.subtract(now, now[rows, end][:, None], out=score[:, _STEP:-_STEP])
+        ways = moves[:, rows, end]  # [9, streams] to the best end
+        stays = np.maximum.reduce(ways, 0) >= -_JUMP_COST
+        path[:, hop] = np.where(stays, end + (ways.argmax(0) - _STEP), origin)
+        np.subtract(now, np.maximum.reduce(now, 1, keepdims=True), out=score[:, _STEP:-_STEP])
         origin = end
     state.score[:] = score[:, _STEP:-_STEP]
     return path

@@ -6,8 +6,8 @@ quantised is bounded by tanh, its scale is fixed, and int32 sums are exact: a ca
 
 Inputs: ``features [B, 2, 70]`` and ``state [B, n]``, the parts of ``states()`` side by side; outputs: ``gain`` and
 ``strength`` ``[B, 2, 34]``, ``state_1`` and ``state_2`` ``[B, n]`` after one hop and after both. B is dynamic. The two
-hops of a packet are unrolled: a Scan spends more time on its iterations than on the products in them. Inside,
-everything is a matrix, either ``[B, hops · width]`` or ``[B · hops, width]``, which are the same numbers.
+hops of a packet are unrolled: a Scan makes the run for a single call a quarter dearer, an If around both forms costs
+most of what that gains. Inside, everything is a matrix: ``[B, hops · width]`` or ``[B · hops, width]``, the same.
 """
 
 from itertools import accumulate
@@ -136,20 +136,20 @@ def build(topology: Topology, weights: dict[str, Array], *, quantised: bool) -> 
         x, after[name] = _conv(graph, x, past[name], name, weights)
         return x
 
-    def gru(x: str, name: str) -> tuple[str, str]:
+    def gru(x: str, name: str) -> str:
         after[name] = _gru(graph, x, past[name], past_q[name], name, weights)
-        h = graph.reshape(graph.join(after[name], f"{name}_hops"), f"{name}_out", -1, widths[name])
-        return h, graph.quantise(h, f"{name}_out_q")
+        return graph.reshape(graph.join(after[name], f"{name}_hops"), f"{name}_out", -1, widths[name])
 
     x = graph.reshape("features", "features_flat", -1, FEATURES)
     x = graph.dense(x, weights["dense.weight"].T, weights["dense.bias"], "dense")
     c = conv(conv(graph.op("Tanh", [x], "dense_out"), "conv1"), "conv2")  # [B · hops, units] from here on
     c_q = graph.quantise(c, "conv2_out_q")
-    h1, h1_q = gru(c_q, "gru1")
-    h2, h2_q = gru(h1_q, "gru2")
-    h3, h3_q = gru(h2_q, "gru3")
-    hg, _ = gru(h3_q, "gain_gru")
-    hs, _ = gru(graph.join([h3_q, c_q], "strength_in"), "strength_gru")
+    h1 = gru(c_q, "gru1")
+    h2 = gru(graph.quantise(h1, "gru1_out_q"), "gru2")
+    h3 = gru(graph.quantise(h2, "gru2_out_q"), "gru3")
+    h3_q = graph.quantise(h3, "gru3_out_q")
+    hg = gru(h3_q, "gain_gru")
+    hs = gru(graph.join([h3_q, c_q], "strength_in"), "strength_gru")
     for x, name in ((graph.join([c, h1, h2, h3, hg], "gain_in"), "gain"), (hs, "strength")):
         x = graph.dense(x, weights[f"{name}.weight"].T, weights[f"{name}.bias"], f"{name}_logit")
         graph.reshape(graph.op("Sigmoid", [x], f"{name}_flat"), name, -1, HOPS, BANDS)
