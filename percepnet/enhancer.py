@@ -26,9 +26,7 @@ MAX_ATTENUATION_LIMIT_DB: Final = 100.0
 _BLOCK: Final = 50  # hops that go through at once; bounds the memory of a long recording
 _RAMP: Final = np.float32(0.2)  # per hop: a control is where it was set after 50 ms
 _CLIP: Final = np.float32(4)  # 12 dB above full scale: bounds what a broken packet does to the levels
-_SILENT: Final = np.float32(
-    2**-15
-)  # −90 dBFS peak, one step of 16 bits: Opus sends it from muted microphones
+_SILENT: Final = np.float32(2**-15)  # peak, −90 dBFS: one step of 16 bits, Opus's muted microphone
 _SLEEPY: Final = 100  # hops of silence on end, 1 s; what follows, a stream sleeps through
 _DRY: Final[Float] = np.square(ANALYSIS)  # what analysis and synthesis windows make of an unchanged frame
 
