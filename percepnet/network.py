@@ -2,7 +2,7 @@
 
 A model file takes the features of one packet, of a fixed number of hops, and the state ``[streams, n]`` of each call as
 one row; it answers gains, strengths, and the state after each hop. Fixed, because the hops are unrolled in the file: a
-loop over them makes the run for a single call a quarter dearer.
+loop over them makes the run for a single call a fifth dearer.
 """
 
 from functools import cache

@@ -6,7 +6,7 @@ quantised is bounded by tanh, its scale is fixed, and int32 sums are exact: a ca
 
 Inputs: ``features [B, 2, 70]`` and ``state [B, n]``, the parts of ``states()`` side by side; outputs: ``gain`` and
 ``strength`` ``[B, 2, 34]``, ``state_1`` and ``state_2`` ``[B, n]`` after one hop and after both. B is dynamic. The two
-hops of a packet are unrolled: a Scan makes the run for a single call a quarter dearer, an If around both forms costs
+hops of a packet are unrolled: a Scan makes the run for a single call a fifth dearer, an If around both forms costs
 most of what that gains. Inside, everything is a matrix: ``[B, hops · width]`` or ``[B · hops, width]``, the same.
 """
 
