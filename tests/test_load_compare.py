@@ -198,6 +198,23 @@ def test_the_servers_own_figures_are_summed_up_over_its_workers() -> None:
     assert found.step_p99_ms == 2.0
 
 
+def test_the_process_before_the_workers_costs_too_and_what_no_worker_tells_is_unknown() -> None:
+    worker = {name: WORKER[name] for name in ("cpu_s", "rss_bytes", "fds", "threads", "tasks", "calls")}
+    front = {"pid": 2, "cpu_s": 0.5, "rss_bytes": 10, "fds": 1, "threads": 1, "tasks": 2}
+    with stats({"workers": [worker], "front": front}) as url:
+        found = from_stats(url)
+    assert found is not None
+    assert (found.cpu_s, found.rss_bytes, found.fds, found.threads, found.tasks) == (2.0, 110, 11, 5, 22)
+    assert found.calls == 3
+    assert found.rated_calls is found.shed is found.refused is found.step_p99_ms is None
+
+
+@pytest.mark.parametrize("body", [{}, {"workers": [{}]}, {"workers": 3}, [], {"workers": [{"batches": []}]}])
+def test_what_is_no_figures_is_not_taken_for_them(body: object) -> None:
+    with stats(body) as url:
+        assert from_stats(url) is None
+
+
 def test_a_server_without_figures_is_looked_at_from_outside() -> None:
     with stats({"error": "not found"}) as url:
         assert from_stats(url) is None

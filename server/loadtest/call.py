@@ -127,7 +127,8 @@ class MeasuredCall:
             self.refusal, self._reason = error, str(error)
             self.outcome = "refused" if error.status == 503 else "failed"
         except TimeoutError:
-            self._reason = f"nothing came back within {CONNECT_TIME:g} s"
+            self._reason = f"no answer within {CONNECT_TIME:g} s"
+            self.outcome = "broken" if self.live else "failed"
         except Exception as error:  # what aiortc raises is not documented
             self._reason = f"{type(error).__name__}: {error}"
             self.outcome = "broken" if self.live else "failed"

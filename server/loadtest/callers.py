@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from .call import MeasuredCall
+from .call import CONNECT_TIME, MeasuredCall
 from .line import happens
 from .options import Load
 from .speech import Speech
@@ -20,7 +20,7 @@ from .speech import Speech
 COMES_BACK: Final = 0.5  # s on average until a caller that has hung up calls again
 RETRY_TIME: Final = 1.0  # s until a caller that was refused tries again where the server did not say
 NEWS_INTERVAL: Final = 0.5  # s
-ANSWER_TIME: Final = aiohttp.ClientTimeout(total=15)  # s, of HTTP
+ANSWER_TIME: Final = aiohttp.ClientTimeout(total=CONNECT_TIME)  # of HTTP
 READY: Final = "ready"  # what a process of callers says
 ENDED: Final = "ended"
 
