@@ -6,8 +6,9 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -149,15 +150,22 @@ def test_ctrl_c_hangs_up_and_still_reports(ours: tuple[str, int]) -> None:
     url, _ = ours
     command = [sys.executable, "-m", "percepnet", "load", url, "--calls", "2", "--seconds", "600", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
-        while calls(url) < 2 and process.poll() is None:
-            pass
+        until(lambda: calls(url) == 2 or process.poll() is not None)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the command
         out, _ = process.communicate(timeout=60)
     assert process.returncode == INTERRUPTED
     (step,) = json.loads(out)["steps"]
     assert step["interrupted"]
     assert step["overall"]["calls"]["made"] == 2
-    assert calls(url) == 0
+    until(lambda: calls(url) == 0)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that announces itself in no other way."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def calls(url: str) -> int:

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from server.loadtest.callers import News
 from server.loadtest.compare import ECHO, OURS, Contestant, Search, compare, running
 from server.loadtest.leaks import in_a_row
 from server.loadtest.options import Load
+from server.loadtest.result import server
 from server.loadtest.run import Run
 from server.loadtest.watch import Sample, from_proc, from_stats, watcher
 
@@ -196,6 +198,23 @@ def test_the_servers_own_figures_are_summed_up_over_its_workers() -> None:
     assert found.step_p99_ms == 2.0
 
 
+def test_the_process_before_the_workers_costs_too_and_what_no_worker_tells_is_unknown() -> None:
+    worker = {name: WORKER[name] for name in ("cpu_s", "rss_bytes", "fds", "threads", "tasks", "calls")}
+    front = {"pid": 2, "cpu_s": 0.5, "rss_bytes": 10, "fds": 1, "threads": 1, "tasks": 2}
+    with stats({"workers": [worker], "front": front}) as url:
+        found = from_stats(url)
+    assert found is not None
+    assert (found.cpu_s, found.rss_bytes, found.fds, found.threads, found.tasks) == (2.0, 110, 11, 5, 22)
+    assert found.calls == 3
+    assert found.rated_calls is found.shed is found.refused is found.step_p99_ms is None
+
+
+@pytest.mark.parametrize("body", [{}, {"workers": [{}]}, {"workers": 3}, [], {"workers": [{"batches": []}]}])
+def test_what_is_no_figures_is_not_taken_for_them(body: object) -> None:
+    with stats(body) as url:
+        assert from_stats(url) is None
+
+
 def test_a_server_without_figures_is_looked_at_from_outside() -> None:
     with stats({"error": "not found"}) as url:
         assert from_stats(url) is None
@@ -238,3 +257,33 @@ def test_what_200_calls_leave_behind_is_counted_from_the_50th(
     assert asked == [50, 150]
     assert list(leaks["holdings"]) == ["0", "50", "200"]
     assert leaks["given_back"] is given_back
+
+
+def test_the_server_costs_what_it_grew_by_while_all_calls_were_there() -> None:
+    """Ten calls at 2 per second: all are due after 4.5 s, and connected 2 s later. Before that it cost far more."""
+    load = Load(url="", calls=10, ramp=2, seconds=10)
+    run = Run(load, begin=100.0, end=114.5)
+    run.before = Sample(
+        at=99, cpu_s=1, rss_bytes=100 << 20, fds=9, threads=3, calls=0, refused=5, batches={1: 7}
+    )
+    for second in range(14):
+        busy = min(second, 7) * 0.9 + max(0, second - 7) * 0.5  # cores
+        batches = {1: 7 + second, 10: 50 * second, 12: 0}
+        seen = {"rss_bytes": (120 if second < 13 else 110) << 20, "fds": 29, "threads": 13, "calls": 10}
+        run.samples.append(
+            Sample(at=100 + second, cpu_s=1 + busy, refused=5, shed=second % 3, batches=batches, **seen)
+        )
+        run.news.append(
+            (100 + second, News(live=10 if second >= 5 else 2 * second, ended=0, refused=0, failed=0))
+        )
+    run.after = Sample(
+        at=116, cpu_s=9, rss_bytes=101 << 20, fds=9, threads=3, calls=0, refused=7, batches={1: 21, 10: 700}
+    )
+    found = server(run)
+    assert found is not None
+    assert (found["cpu_percent"], found["cpu_percent_per_call"], found["calls"]) == (50, 5, 10)
+    assert found["memory_mb_per_call"] == 2
+    assert (found["refused"], found["most_shed"]) == (2, 2)
+    assert found["batches"] == {1: 14, 10: 700}
+    assert found["before"]["fds"] == found["after"]["fds"] == 9
+    assert server(Run(load)) is None

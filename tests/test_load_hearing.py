@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from server.loadtest.hearing import Delays, delays, enhancement, is_enhanced, lag, percentiles
+from server.loadtest.hearing import Delays, delays, enhancement, is_enhanced, lag, percentiles, tardiness
 from server.loadtest.speech import Speech, decode
 from server.loadtest.wire import Log
 
@@ -107,6 +107,15 @@ def test_drift_is_the_growth_of_the_delay() -> None:
     ms = np.linspace(40, 100, 600)
     found = Delays(np.arange(600) / 50, ms, np.zeros(0), 600)
     assert found.drift_ms == pytest.approx(50, abs=1)  # between the middles of the first sixth and the last
+
+
+def test_callers_are_tardy_by_what_the_worst_of_100_packets_left_late() -> None:
+    times = np.arange(1000) * PACKET
+    at = 7 + times / RATE
+    assert tardiness(log(times, at)) == pytest.approx(0, abs=1e-6)
+    at[::50] += 0.030
+    assert tardiness(log(times, at)) == pytest.approx(30)
+    assert tardiness(Log()) == 0
 
 
 def test_percentiles_are_of_all_values_and_of_none_none() -> None:

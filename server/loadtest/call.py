@@ -11,7 +11,7 @@ import aiohttp
 from percepnet.framing import SAMPLE_RATE
 from server.frames import PACKET
 
-from .hearing import Delays, delays, enhancement, is_enhanced, lag, percentiles
+from .hearing import Delays, delays, enhancement, is_enhanced, lag, percentiles, tardiness
 from .line import Line, Refused, happens
 from .options import Load
 from .speech import Speech, decode
@@ -21,7 +21,9 @@ LISTEN: Final = 8 * SAMPLE_RATE  # samples of what comes back that are kept and 
 LEAST_HEARD: Final = 3 * SAMPLE_RATE  # of them, without which audio is too short to be recognised
 LEARNING: Final = SAMPLE_RATE  # at their beginning: the network has heard too little to judge it
 CONNECT_TIME: Final = 15.0  # s from the offer to the first packet
-STEADY: Final = 4  # of so many callers one never toggles: it shows whether calls are enhanced
+STEADY: Final = (
+    4  # of so many callers (not of a single one) one never toggles: it shows whether calls are enhanced
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +40,9 @@ class CallResult:
     sent: int = 0  # packets, those lost on purpose included
     lost: int = 0  # on purpose
     returned: int = 0
+    tardiness_ms: float = (
+        0.0  # p99 of what packets left late by: of the caller itself, and the jitter it plays
+    )
     delays: Delays | None = None  # None for calls too short to recognise their audio
     pauses_db: float | None = None  # change of level; None where not checked
     speech_db: float | None = None
@@ -84,7 +89,6 @@ class MeasuredCall:
     speech: Speech
     caller: int
     number: int
-    ended: asyncio.Event = field(default_factory=asyncio.Event)  # set to hang up
     live: bool = False  # it hears something
     outcome: str = "failed"  # as in CallResult
     refusal: Refused | None = None
@@ -94,10 +98,11 @@ class MeasuredCall:
     _offered: float = 0.0
     _toggles: int = 0
     _first: int = 0  # packet of the speech that it began with
+    _ended: asyncio.Event = field(default_factory=asyncio.Event)
     _tape: Tape = field(default_factory=Tape)
 
     async def run(self, http: aiohttp.ClientSession, seconds: float) -> None:
-        """Call, talk until ``seconds`` from now or until :attr:`ended` is set, hang up. Errors are outcomes."""
+        """Call, talk until ``seconds`` from now or until :meth:`hang_up`, end. Errors are outcomes."""
         chance = Random(f"{self.load.seed} {self.caller} {self.number}")
         self._began = time.monotonic()
         self._first = chance.randrange(len(self.speech.payloads))
@@ -114,13 +119,16 @@ class MeasuredCall:
             await line.call(http)
             async with asyncio.timeout(CONNECT_TIME):
                 await self._tape.first.wait()
+            if not self._tape.came.times:
+                raise ConnectionError("closed before anything came back")
             self.live, self.outcome = True, "ok"
             await self._talk(http, line, self._began + seconds, chance)
         except Refused as error:
             self.refusal, self._reason = error, str(error)
             self.outcome = "refused" if error.status == 503 else "failed"
         except TimeoutError:
-            self._reason = f"nothing came back within {CONNECT_TIME:g} s"
+            self._reason = f"no answer within {CONNECT_TIME:g} s"
+            self.outcome = "broken" if self.live else "failed"
         except Exception as error:  # what aiortc raises is not documented
             self._reason = f"{type(error).__name__}: {error}"
             self.outcome = "broken" if self.live else "failed"
@@ -131,12 +139,18 @@ class MeasuredCall:
             await talker.stop()
             await line.hang_up()
 
+    def hang_up(self) -> None:
+        """Ask :meth:`run` to come to its end, wherever it is."""
+        self._ended.set()
+        self._tape.first.set()
+
     async def _talk(self, http: aiohttp.ClientSession, line: Line, until: float, chance: Random) -> None:
-        mean = self.load.toggle if self.caller % STEADY else None
+        steady = self.caller % STEADY == 0 and self.load.calls > 1
+        mean = None if steady else self.load.toggle
         enabled = True
         while (left := until - time.monotonic()) > 0:
             pause = min(left, chance.uniform(0.5, 1.5) * mean) if mean else left
-            if await happens(self.ended, pause):
+            if await happens(self._ended, pause):
                 break
             if mean and pause < left:
                 enabled = not enabled
@@ -148,7 +162,7 @@ class MeasuredCall:
 
     def _watch(self, line: Line) -> None:
         if line.is_over:
-            self.ended.set()
+            self.hang_up()
 
     def result(self) -> CallResult:
         """Decode what was kept, and judge it; takes some 0.1 s of processor time."""
@@ -167,6 +181,7 @@ class MeasuredCall:
             sent=len(tape.sent.times),
             lost=len(tape.lost),
             returned=len(set(tape.came.times)),
+            tardiness_ms=tardiness(tape.sent),
             delays=delays(tape.sent, tape.lost, tape.came, late) if answered is not None else None,
             pauses_db=change and change[0],
             speech_db=change and change[1],

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from .call import MeasuredCall
+from .call import CONNECT_TIME, MeasuredCall
 from .line import happens
 from .options import Load
 from .speech import Speech
@@ -20,6 +20,7 @@ from .speech import Speech
 COMES_BACK: Final = 0.5  # s on average until a caller that has hung up calls again
 RETRY_TIME: Final = 1.0  # s until a caller that was refused tries again where the server did not say
 NEWS_INTERVAL: Final = 0.5  # s
+ANSWER_TIME: Final = aiohttp.ClientTimeout(total=CONNECT_TIME)  # of HTTP
 READY: Final = "ready"  # what a process of callers says
 ENDED: Final = "ended"
 
@@ -50,7 +51,7 @@ class Callers:
     async def run(self, begin: float) -> None:
         """All their calls; the first caller of all begins at ``begin``, s of ``time.monotonic()``."""
         async with (
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=ANSWER_TIME) as http,
             asyncio.TaskGroup() as group,
         ):
             for caller in self._numbers:
@@ -60,7 +61,7 @@ class Callers:
         """All hang up, and nobody calls again."""
         self._stopped.set()
         for call in self.calls:
-            call.ended.set()
+            call.hang_up()
 
     def news(self) -> News:
         outcomes = [call.outcome for call in self.calls if call.over]

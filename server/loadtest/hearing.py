@@ -90,6 +90,14 @@ def delays(sent: Log, lost: set[int], came: Log, late: int | None) -> Delays:
     return Delays(left_at[real], (between + inside) * 1e3, left_at[~found], len(left))
 
 
+def tardiness(sent: Log) -> float:
+    """p99 of the ms that packets left after they were due, as far as the earliest of them was in time."""
+    if not sent.times:
+        return 0.0
+    late = np.array(sent.at) - np.array(sent.times) / SAMPLE_RATE
+    return float(np.percentile(late - late.min(), 99)) * 1e3
+
+
 def _way(late: int) -> tuple[int, int]:
     """By how many packets the answer to a packet is behind it, as the two ends have counted them; and what the
     encoders look ahead. The way that leaves the least besides whole packets is the one that the audio took.

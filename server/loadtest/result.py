@@ -13,6 +13,9 @@ from .run import Run
 from .watch import Sample
 
 CONNECTING: Final = 2.0  # s after the last call was due from which the cost of a call is taken
+MOST_TARDY: Final = (
+    20.0  # ms, p99 of the worst caller, that packets may leave late for figures to mean something
+)
 OUTCOMES: Final = ("ok", "refused", "failed", "broken")
 
 
@@ -24,7 +27,7 @@ def result(run: Run) -> dict[str, Any]:
         "interrupted": run.interrupted,
         "overall": overall(run.calls),
         "server": server(run),
-        "callers": _cost(run, run.callers),
+        "callers": callers(run),
         "over_time": over_time(run),
         "calls": [call.report(run.begin) for call in run.calls],
     }
@@ -83,6 +86,14 @@ def server(run: Run) -> dict[str, Any] | None:
             "batches": _batches(before, last),
         }
     return found
+
+
+def callers(run: Run) -> dict[str, Any]:
+    """What the callers cost themselves, and whether they kept up: figures are only as good as they are on time."""
+    cost = _cost(run, run.callers) or {"cpu_percent": None, "cpu_percent_per_call": None, "calls": None}
+    tardy = max((call.tardiness_ms for call in run.calls), default=0.0)
+    on_time = tardy - 1e3 * run.load.jitter <= MOST_TARDY
+    return {**cost, "tardiness_p99_ms": round(tardy, 2), "on_time": on_time}
 
 
 def over_time(run: Run) -> dict[str, list[Any]]:

@@ -47,6 +47,9 @@ def details(step: dict[str, Any]) -> str:
         lines.append(f"shed at most: {server['most_shed']} calls at once")
     if server and server["recovery_s"] is not None:
         lines.append(f"server as before {server['recovery_s']:.1f} s after the last call")
+    if not step["callers"]["on_time"]:
+        tardy = step["callers"]["tardiness_p99_ms"]
+        lines.append(f"the callers were too busy to be on time: they sent up to {tardy:.0f} ms late (p99)")
     reasons = {call["reason"]: call["outcome"] for call in step["calls"] if call["outcome"] != "ok"}
     lines += [f"{outcome}: {reason}" for reason, outcome in reasons.items()]
     return "\n".join(lines)
@@ -94,7 +97,7 @@ def _cells(step: dict[str, Any]) -> list[str]:
         f"{judged['enhanced']}/{judged['checked']}",
         _figure(server.get("cpu_percent_per_call"), " %", 1),
         _figure(server.get("memory_mb_per_call"), "", 1),
-        _figure((step["callers"] or {}).get("cpu_percent"), " %", 0),
+        _figure(step["callers"]["cpu_percent"], " %", 0),
     ]
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 ANSWER_TIME: Final = 2.0  # s that GET /stats may take
-SUMMED: Final = ("cpu_s", "rss_bytes", "fds", "threads", "tasks", "calls", "rated_calls", "shed", "refused")
+HELD: Final = ("cpu_s", "rss_bytes", "fds", "threads", "tasks")  # by every process of the server
+CARRIED: Final = ("calls", "rated_calls", "shed", "refused")  # by its workers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,22 +56,32 @@ def watcher(url: str, pid: int | None = None) -> Watch | None:
 
 
 def from_stats(url: str) -> Sample | None:
-    """What ``GET /stats`` says, summed up over the workers."""
+    """What ``GET /stats`` says, summed up over the workers and the process before them, where there is one."""
     try:
         with urllib.request.urlopen(url.rstrip("/") + "/stats", timeout=ANSWER_TIME) as response:
-            workers: list[dict[str, Any]] = json.load(response)["workers"]
-    except (OSError, ValueError, LookupError, TypeError):
+            body = json.load(response)
+        workers: list[dict[str, Any]] = body["workers"]
+        processes = [*workers, *([body["front"]] if body.get("front") else [])]
+        batches: Counter[int] = Counter()
+        for worker in workers:
+            batches.update({int(size): count for size, count in worker.get("batches", {}).items()})
+        told: dict[str, Any] = {name: sum(process[name] for process in processes) for name in HELD}
+        told |= {name: _sum(workers, name) for name in CARRIED}
+        steps = [worker["step_ms"]["p99"] for worker in workers if worker.get("step_ms")]
+        return Sample(
+            at=time.monotonic(),
+            step_p99_ms=max((step for step in steps if step is not None), default=None),
+            batches=dict(batches),
+            **told,
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
-    batches: Counter[int] = Counter()
-    for worker in workers:
-        batches.update({int(size): count for size, count in worker.get("batches", {}).items()})
-    steps = [worker["step_ms"]["p99"] for worker in workers if (worker.get("step_ms") or {}).get("p99")]
-    return Sample(
-        at=time.monotonic(),
-        step_p99_ms=max(steps, default=None),
-        batches=dict(batches),
-        **{name: sum(worker.get(name) or 0 for worker in workers) for name in SUMMED},
-    )
+
+
+def _sum(workers: list[dict[str, Any]], name: str) -> int | None:
+    """None where no worker tells."""
+    known = [worker[name] for worker in workers if worker.get(name) is not None]
+    return sum(known) if known else None
 
 
 def from_proc(pids: Collection[int], root: Path = Path("/proc")) -> Sample | None:
