@@ -1,6 +1,7 @@
 """When calls lose their enhancement for lack of time, and when it comes back. No threads, no clock of its own.
 
-Packets are late when they leave the engine later than ``BOUND`` after they came. Time goes in windows of
+Packets are late when they leave the engine later than ``LATE`` after they came: twice the bound of the rated
+load, since a voice that is a little late is better than one with its noise. Time goes in windows of
 ``WINDOW``; one is late when more than a tenth of its packets are. A stall that passes sheds nobody: lateness
 must last, and not be falling already. Then one call is shed per window. Once packets are ``DEEP`` behind and
 fall back further, one is shed after each batch, two at twice that age, and so on: a queue of ten packets must
@@ -11,7 +12,10 @@ and one that fails makes the next wait longer, so that a call at the border does
 from collections.abc import Sequence
 from typing import Final
 
-BOUND: Final = 0.010  # s that a packet may spend at the server on top of the algorithm's delay
+BOUND: Final = (
+    0.010  # s that a packet may spend at the server on top of the algorithm's delay, at the rated load
+)
+LATE: Final = 2 * BOUND
 DEEP: Final = 0.040  # s, two packets
 WINDOW: Final = 0.1  # s
 LATE_WINDOWS: Final = 3  # in a row before the first call is shed
@@ -53,8 +57,8 @@ class Overload:
         worst, before = max(ages, default=0.0), self._worst_batch
         self._worst_batch = worst
         self._packets += len(ages)
-        self._late += sum(age > BOUND for age in ages)
-        self._slow += sum(age > BOUND / 2 for age in ages)
+        self._late += sum(age > LATE for age in ages)
+        self._slow += sum(age > BOUND for age in ages)
         self._worst = max(self._worst, worst)
         calls = 0
         if worst >= before > DEEP:
