@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -133,7 +134,9 @@ def test_callers_come_back_when_told_so(capsys: pytest.CaptureFixture[str], ours
     assert calls["ok"] >= 6
     assert calls["failed"] == calls["broken"] == 0
     assert step["overall"]["toggles"] > 0
-    assert {call["caller"] for call in step["calls"] if call["outcome"] == "ok"} == {0, 1, 2}
+    tries = Counter(call["caller"] for call in step["calls"])
+    assert sorted(tries) == [0, 1, 2]
+    assert min(tries.values()) >= 2  # whoever was refused has tried again, too
     assert max(live for _, live in step["over_time"]["calls"]) <= MOST
 
 
