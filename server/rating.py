@@ -15,7 +15,7 @@ from .overload import BOUND
 
 PACKET_TIME: Final = 0.02  # s
 # s of the core for a packet's way in and out: ICE, SRTP, jitter buffer, Opus both ways. Measured on a slow core
-# (percepnet load, 7 calls, less the enhancer's share); on a fast one it is a third, and --rated-calls may be raised.
+# (percepnet load, 7 calls, less the enhancer's share); a faster one carries more than this rates, see --rated-calls.
 MEDIA_TIME: Final = 0.0014
 MARGIN: Final = 0.8  # of the core: the rest is for set-ups, figures and the noise of the measurement
 REPEATS: Final = 7  # of each step, at most

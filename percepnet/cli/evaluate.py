@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from percepnet.bench import STEP
 from percepnet.cli import FAILURE
 from percepnet.cli.audio_files import audio_files, read
 from percepnet.cli.options import add_enhancer_options, add_jobs
@@ -20,12 +21,11 @@ from percepnet.cli.processes import collect
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.enhancer import Enhancer
 from percepnet.evaluation import METRICS, means, scores
-from percepnet.framing import HOP, LATENCY, SAMPLE_RATE, Float
+from percepnet.framing import LATENCY, SAMPLE_RATE, Float
 from percepnet.peers import PEERS
 from percepnet.resampling import resample
 
 MOST_DIFFERENCE: Final = 0.1  # seconds by which the lengths of clean and degraded may differ
-PACKET: Final = 2 * HOP  # samples: how a call brings them
 COST: Final = "cpu"
 COLUMNS: Final = {**METRICS, COST: "% core"}  # processor time of one stream, in a process with nothing else
 
@@ -125,7 +125,7 @@ def _streamed(task: Task, samples: Float) -> Float:
     enhancer = Enhancer(
         model=task.model, postfilter=task.postfilter, attenuation_limit_db=task.attenuation_limit_db
     )
-    packets = np.pad(samples, (0, LATENCY + (-len(samples) - LATENCY) % PACKET)).reshape(-1, 1, PACKET)
+    packets = np.pad(samples, (0, LATENCY + (-len(samples) - LATENCY) % STEP)).reshape(-1, 1, STEP)
     out = np.concatenate([enhancer.process(packet)[0] for packet in packets])
     return out[LATENCY : LATENCY + len(samples)]
 

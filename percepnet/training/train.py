@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     args.run.mkdir(parents=True, exist_ok=True)
-    shards.produce(args.data, args.cache, "valid", min(1.0, args.mixtures), first=0, step=1)
+    shards.produce(args.data, args.cache, "valid", min(1.0, args.mixtures))
     context = multiprocessing.get_context("spawn")
     producers = [
         context.Process(
