@@ -213,7 +213,7 @@ class TestMixtures:
             assert 20 * np.log10(level / noise) == pytest.approx(10, abs=0.1)
         assert len(list((wet / "noisy").iterdir())) == 4
         for path in (wet / "noisy").iterdir():
-            rate = int(path.stem.rpartition("_")[2].removesuffix("kHz"))
+            rate = 1_000 * int(path.stem.rpartition("_")[2].removesuffix("kHz"))
             power = np.square(np.abs(np.fft.rfft(read(path)[0][0])))
             above = int(len(power) * (rate / 2 + 500) / 24_000)
             assert power[above:].sum() < 1e-3 * power.sum()
