@@ -1,19 +1,21 @@
 """HTTP: the page, the calls and their controls. All errors of the API are JSON, ``{"error": "…"}``."""
 
 import json
-import logging
-from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from aiohttp import web
 
+from . import whip
 from .calls import Call, Calls, TooManyCalls
 from .config import Config
 from .controls import checked
 from .engine import Engine
 from .figures import process_figures
-from .offer import Offer, OfferError
+from .offer import Offer
+from .problems import problem
+from .rooms import Alone, RoomTaken, checked_name
 
 LARGEST_BODY: Final = 64 * 1024  # bytes
 HEADERS: Final = {
@@ -27,14 +29,12 @@ HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 CONFIG: Final = web.AppKey("config", Config)
 ENGINE: Final = web.AppKey("engine", Engine)
 CALLS: Final = web.AppKey("calls", Calls)
 PAGE: Final = web.AppKey("page", Path)  # folder of its files
 
-logger = logging.getLogger(__name__)
 routes = web.RouteTableDef()
 
 
@@ -65,10 +65,19 @@ async def stats(request: web.Request) -> web.Response:
 
 @routes.post("/offer")
 async def offer(request: web.Request) -> web.Response:
-    """``{sdp, type, enabled?, attenuation_limit_db?, postfilter?}`` → 201 ``{sdp, type, id}``."""
+    """``{sdp, type, enabled?, attenuation_limit_db?, postfilter?}`` → 201 ``{sdp, type, id}``.
+
+    With ``?room=NAME`` the caller hears the other one of that room, without it itself.
+    """
+    calls = request.app[CALLS]
+    room = request.query.get("room")
     try:
-        call = await request.app[CALLS].open(Offer.checked(await _body(request)))
-    except OfferError as error:
+        checked_offer = Offer.checked(await _body(request), others_hear=room is not None)
+        seated = Alone if room is None else partial(calls.rooms.join, checked_name(room))
+        call = await calls.open(checked_offer, seated)
+    except RoomTaken as error:
+        raise problem(web.HTTPConflict, str(error)) from error
+    except ValueError as error:  # OfferError too
         raise problem(web.HTTPBadRequest, str(error)) from error
     except TooManyCalls as error:
         raise problem(web.HTTPServiceUnavailable, str(error), retry_after=error.retry_after) from error
@@ -84,14 +93,33 @@ async def show(request: web.Request) -> web.Response:
 
 @routes.patch("/calls/{id}")
 async def turn(request: web.Request) -> web.Response:
-    """Any subset of the controls → what ``GET`` returns."""
+    """Any subset of the controls → what ``GET`` returns; or more addresses of the caller (WHIP, WHEP)."""
     call = _call(request)
+    if request.content_type == whip.FRAGMENT:
+        return await whip.trickle(request, call)
     try:
-        changes = checked(await _body(request))
+        call.turn(checked(await _body(request)))
     except ValueError as error:
         raise problem(web.HTTPBadRequest, str(error)) from error
-    call.turn(changes)
     return web.json_response(call.report())
+
+
+@routes.post("/whip/{room}")
+async def publish(request: web.Request) -> web.Response:
+    return await whip.publish(request, request.app[CALLS], request.app[CONFIG])
+
+
+@routes.post("/whep/{room}")
+async def listen(request: web.Request) -> web.Response:
+    return await whip.listen(request, request.app[CALLS], request.app[CONFIG])
+
+
+@routes.get("/whip/{room}")
+@routes.options("/whip/{room}")
+@routes.get("/whep/{room}")
+@routes.options("/whep/{room}")
+async def endpoint(request: web.Request) -> web.Response:
+    return whip.endpoint()
 
 
 @routes.delete("/calls/{id}")
@@ -135,26 +163,6 @@ async def _body(request: web.Request) -> object:
 
 def no_call(id: str) -> web.HTTPError:
     return problem(web.HTTPNotFound, f"no call {id!r}")
-
-
-def problem(kind: type[web.HTTPError], text: str, *, retry_after: int | None = None) -> web.HTTPError:
-    """An error as JSON; ``retry_after`` in s."""
-    headers = {} if retry_after is None else {"Retry-After": str(max(1, retry_after))}
-    return kind(text=json.dumps({"error": text}), content_type="application/json", headers=headers)
-
-
-@web.middleware
-async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        if error.status >= 400 and error.content_type != "application/json":
-            error.text = json.dumps({"error": error.reason})
-            error.content_type = "application/json"
-        raise
-    except Exception:
-        logger.exception("%s %s failed", request.method, request.path)
-        return web.json_response({"error": "internal error"}, status=500)
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -16,7 +16,7 @@ from percepnet import Enhancer
 from percepnet.cli import describe
 
 from . import eventloop
-from .api import CALLS, CONFIG, ENGINE, LARGEST_BODY, PAGE, add_headers, errors_as_json, routes
+from .api import CALLS, CONFIG, ENGINE, LARGEST_BODY, PAGE, add_headers, routes
 from .calls import Calls
 from .config import Config
 from .ending import ENDING_TIME, Ending, first
@@ -24,6 +24,7 @@ from .engine import Engine
 from .figures import LoopLag
 from .front import create_front
 from .media import audiolevel
+from .problems import errors_as_json
 from .rating import measured
 from .worker import Parent
 from .workers import Workers

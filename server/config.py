@@ -71,6 +71,7 @@ class Config:
     model: Path | None = None
     max_calls: int = 256
     rated_calls: int | None = None
+    max_listeners: int = 256
     connect_timeout: float = 15.0  # s
     max_call_time: float = 4 * 3600.0  # s
     queue_packets: int = 10
@@ -143,6 +144,9 @@ _OPTIONS: Final[Mapping[str, _Option]] = {
     "rated_calls": _Option(
         _number(1, 1024, whole=True),
         "calls of one worker that are enhanced in time; further ones are refused; none: measured at start",
+    ),
+    "max_listeners": _Option(
+        _number(0, 4096, whole=True), "listeners of one worker, who hear what others publish (WHEP)"
     ),
     "connect_timeout": _Option(_number(0.1, 300), "seconds that a call has to connect"),
     "max_call_time": _Option(_number(1, 7 * 86400), "seconds after which a call is closed"),

@@ -1,7 +1,8 @@
 """What the public address answers where several workers share the calls.
 
-An offer goes to the least loaded worker, the rest to the one that the call's id names. The page comes from
-here. What a worker answers is passed on as it is: status, headers and body.
+An offer goes to the least loaded worker, one for a room to the worker that is the room's home, the rest to the
+one that the call's id names. The page comes from here. What a worker answers is passed on as it is: status,
+headers and body.
 """
 
 import asyncio
@@ -14,13 +15,15 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from .api import LARGEST_BODY, PAGE, add_headers, errors_as_json, file, no_call, page, problem
+from .api import LARGEST_BODY, PAGE, add_headers, endpoint, file, no_call, page
 from .config import Config
 from .figures import process_figures
+from .problems import errors_as_json, problem
 from .worker import Worker
 from .workers import Workers
 
 HOP_BY_HOP: Final = {"Connection", "Content-Length", "Date", "Keep-Alive", "Server", "Transfer-Encoding"}
+PASSED_ON: Final = ("Content-Type", "If-Match")
 GATHERING_TIME: Final = 2.0  # s that a worker has to tell of its state
 STARTING_TIME: Final = 2  # s after which a caller may find a worker that was not there
 
@@ -34,7 +37,15 @@ def create_front(config: Config, workers: Workers, folder: Path) -> web.Applicat
     app = web.Application(client_max_size=LARGEST_BODY, middlewares=[errors_as_json])
     app[CONFIG], app[WORKERS], app[PAGE] = config, workers, folder
     app.on_response_prepare.append(add_headers)
-    app.add_routes([web.get("/", page), *routes, web.get("/{path:.+}", file)])
+    here = [
+        web.get("/", page),
+        *(
+            kind(path, endpoint)
+            for path in ("/whip/{room}", "/whep/{room}")
+            for kind in (web.get, web.options)
+        ),
+    ]
+    app.add_routes([*here, *routes, web.get("/{path:.+}", file)])
     return app
 
 
@@ -44,6 +55,8 @@ async def offer(request: web.Request) -> web.Response:
     if workers.draining:
         after = math.ceil(request.app[CONFIG].drain_time)
         raise problem(web.HTTPServiceUnavailable, "the server is ending", retry_after=after)
+    if (room := request.query.get("room")) is not None:
+        return await _at_home(request, room)
     body = await request.read()
     tried: list[Worker] = []
     refusal: web.Response | None = None
@@ -62,6 +75,12 @@ async def offer(request: web.Request) -> web.Response:
     if refusal is not None:
         return refusal
     raise problem(web.HTTPServiceUnavailable, "no worker is ready", retry_after=STARTING_TIME)
+
+
+@routes.post("/whip/{room}")
+@routes.post("/whep/{room}")
+async def room(request: web.Request) -> web.Response:
+    return await _at_home(request, request.match_info["room"])
 
 
 @routes.get("/calls/{id}")
@@ -105,9 +124,22 @@ async def stats(request: web.Request) -> web.Response:
     return web.json_response({"workers": workers, "front": process_figures()})
 
 
+async def _at_home(request: web.Request, room: str) -> web.Response:
+    """Those of a room hear each other, so all of them are with one worker."""
+    worker = request.app[WORKERS].home(room)
+    if worker is not None:
+        try:
+            return await _passed_on(request, worker, await request.read())
+        except (aiohttp.ClientError, TimeoutError):
+            pass
+    raise problem(
+        web.HTTPServiceUnavailable, "the worker of this room is not ready", retry_after=STARTING_TIME
+    )
+
+
 async def _passed_on(request: web.Request, worker: Worker, body: bytes) -> web.Response:
-    headers = {"Content-Type": request.headers["Content-Type"]} if "Content-Type" in request.headers else {}
-    url = URL(request.rel_url.raw_path, encoded=True)
+    headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
+    url = URL(request.rel_url.raw_path_qs, encoded=True)
     async with worker.http.request(request.method, url, data=body or None, headers=headers) as answer:
         kept = [(name, value) for name, value in answer.headers.items() if name.title() not in HOP_BY_HOP]
         return web.Response(status=answer.status, body=await answer.read(), headers=dict(kept))

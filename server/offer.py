@@ -4,9 +4,9 @@ aiortc answers garbage, or fails in a background task with the connection left o
 become a call is turned away here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Final, Literal, Self, TypeAlias
 
 from aiortc.sdp import MediaDescription, SessionDescription
 
@@ -17,6 +17,7 @@ LONGEST_SDP: Final = 32 * 1024  # characters; a browser's offer of audio and dat
 MOST_CANDIDATES: Final = 64
 CODECS: Final = ("audio/opus", "audio/g722", "audio/pcmu", "audio/pcma")
 DIGESTS: Final = ("sha-256", "sha-384", "sha-512")
+Direction: TypeAlias = Literal["sendrecv", "sendonly", "recvonly"]
 
 
 class OfferError(ValueError):
@@ -28,9 +29,11 @@ class Offer:
     sdp: str
     controls: Controls
     opus: Mapping[str, int] = field(default_factory=dict)  # what the caller asks of Opus (RFC 7587, 6.1)
+    direction: Direction = "sendrecv"  # of the audio, as the caller sees it
+    ufrag: str = ""  # of the caller's ICE
 
     @classmethod
-    def checked(cls, body: object) -> Self:
+    def checked(cls, body: object, *, others_hear: bool = False) -> Self:
         """From the decoded JSON body of ``POST /offer``; raises :class:`OfferError`."""
         if not isinstance(body, Mapping):
             raise OfferError(f"the offer must be a JSON object, not {type(body).__name__}")
@@ -38,18 +41,39 @@ class Offer:
         if body.get("type") != "offer":
             raise OfferError(f'type must be "offer", not {body.get("type")!r}')
         sdp = body.get("sdp")
-        if not isinstance(sdp, str) or not sdp.strip():
+        if not isinstance(sdp, str):
             raise OfferError("sdp must be a text that is not empty")
-        if len(sdp) > LONGEST_SDP:
-            raise OfferError(f"sdp must be at most {LONGEST_SDP} characters, not {len(sdp)}")
-        session = _check_session(sdp)
+        return cls.of_sdp(sdp, options, others_hear=others_hear)
+
+    @classmethod
+    def of_sdp(
+        cls, sdp: str, options: object, direction: Direction = "sendrecv", *, others_hear: bool = False
+    ) -> Self:
+        """From an offer whose audio goes in ``direction``, and controls; raises :class:`OfferError`.
+
+        One that goes both ways may be taken for one that goes one way, and becomes that. Where ``others_hear`` what
+        is said, the audio has to be Opus, so that it is encoded once for all. DTLS begins with a caller of WHIP or
+        WHEP (RFC 9725, 4.4); so it is our certificate, not the caller's, that limits the choice of ciphers.
+        """
+        session = _check_session(sdp, direction, (opus.MIME_TYPE,) if others_hear else CODECS)
+        for media in session.media:
+            if direction != "sendrecv" and media.dtls is not None and media.dtls.role == "auto":
+                media.dtls.role = "client"
         try:
-            return cls(str(session), Controls().merged(checked(options)), opus.offered(session))
+            controls = Controls().merged(checked(options))
         except ValueError as error:
             raise OfferError(str(error)) from None
+        ice = session.media[0].ice
+        assert ice is not None
+        assert ice.usernameFragment is not None
+        return cls(str(session), controls, opus.offered(session), direction, ice.usernameFragment)
 
 
-def _check_session(sdp: str) -> SessionDescription:
+def _check_session(sdp: str, direction: Direction, codecs: Collection[str]) -> SessionDescription:
+    if not sdp.strip():
+        raise OfferError("sdp must be a text that is not empty")
+    if len(sdp) > LONGEST_SDP:
+        raise OfferError(f"sdp must be at most {LONGEST_SDP} characters, not {len(sdp)}")
     try:
         session = SessionDescription.parse(sdp)
     except Exception as error:  # the parser raises whatever its line of code happens to
@@ -70,7 +94,7 @@ def _check_session(sdp: str) -> SessionDescription:
     for media in session.media:
         _check_transport(media)
         if media.kind == "audio":
-            _check_audio(media)
+            _check_audio(media, direction, codecs)
         elif media.sctp_port is None and media.profile != "DTLS/SCTP":
             raise OfferError("sdp: a=sctp-port is missing in the data section")
     return session
@@ -90,12 +114,15 @@ def _check_transport(media: MediaDescription) -> None:
             raise OfferError(f"sdp: the port of a candidate must be 1…65535, not {candidate.port}")
 
 
-def _check_audio(media: MediaDescription) -> None:
-    media.direction = media.direction or "sendrecv"  # the default of RFC 8866, 6.7; aiortc has none
-    if media.direction != "sendrecv":
-        raise OfferError(f"sdp: the audio must be sendrecv, not {media.direction}")
+def _check_audio(media: MediaDescription, direction: Direction, codecs: Collection[str]) -> None:
+    found = media.direction or "sendrecv"  # the default of RFC 8866, 6.7; aiortc has none
+    if found not in (direction, "sendrecv"):
+        raise OfferError(f"sdp: the audio must be {direction}, not {found}")
+    media.direction = direction
     if not media.rtcp_mux:
         raise OfferError("sdp: a=rtcp-mux is missing in the audio section")
     offered = [codec.mimeType.lower() for codec in media.rtp.codecs]
-    if not set(offered) & set(CODECS):
-        raise OfferError(f"sdp: none of the codecs {', '.join(CODECS)} among {', '.join(offered) or 'none'}")
+    media.rtp.codecs = [codec for codec in media.rtp.codecs if codec.mimeType.lower() in codecs]
+    media.fmt = [codec.payloadType for codec in media.rtp.codecs]
+    if not media.fmt:
+        raise OfferError(f"sdp: none of the codecs {', '.join(codecs)} among {', '.join(offered) or 'none'}")
