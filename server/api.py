@@ -124,8 +124,9 @@ async def endpoint(request: web.Request) -> web.Response:
 
 @routes.delete("/calls/{id}")
 async def close(request: web.Request) -> web.Response:
-    await request.app[CALLS].close(_call(request).id)
-    return web.Response(status=204)
+    call = _call(request)
+    await request.app[CALLS].close(call.id)
+    return web.Response(status=204 if call.seat.room is None else 200)  # 200: RFC 9725, figure 1
 
 
 @routes.get("/{path:.+}")  # last: it takes every path that is left

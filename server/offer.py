@@ -121,6 +121,8 @@ def _check_audio(media: MediaDescription, direction: Direction, codecs: Collecti
     media.direction = direction
     if not media.rtcp_mux:
         raise OfferError("sdp: a=rtcp-mux is missing in the audio section")
+    if media.rtcp_port is None or media.rtcp_host is None:
+        media.rtcp_port, media.rtcp_host = 9, "0.0.0.0"  # without them aiortc leaves out a=rtcp-mux as well
     offered = [codec.mimeType.lower() for codec in media.rtp.codecs]
     media.rtp.codecs = [codec for codec in media.rtp.codecs if codec.mimeType.lower() in codecs]
     media.fmt = [codec.payloadType for codec in media.rtp.codecs]

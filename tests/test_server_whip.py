@@ -1,23 +1,18 @@
 """WHIP in, WHEP out and rooms of two, between real peers of aiortc over loopback."""
 
-import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
-from aiortc import MediaStreamTrack
-from aiortc.mediastreams import MediaStreamError
-from av import AudioFrame
-from calling import Server, given_back, holdings, level_db, packets, serving, unlikeness_db, until
+from calling import given_back, holdings, level_db, packets, serving, unlikeness_db, until
 from numpy.typing import NDArray
+from whip_peers import listening, publishing
 
 from server import whipclient
 from server.loadtest.caller import Caller, RecordedTrack
 from server.loadtest.hearing import lag
-from server.whipclient import EndpointError, WhipSession
+from server.whipclient import EndpointError
 
 Pcm = NDArray[np.int16]
 SDP = {"Content-Type": "application/sdp"}
@@ -32,60 +27,6 @@ def speech(noisy: NDArray[np.float32]) -> Pcm:
 @pytest.fixture
 def hiss() -> Pcm:
     return np.random.default_rng(3).normal(0, 1500, 48_000).astype(np.int16)
-
-
-class Ear:
-    """Keeps what a track brings."""
-
-    def __init__(self) -> None:
-        self.frames: list[tuple[int, Pcm]] = []
-
-    async def listen(self, track: MediaStreamTrack) -> None:
-        with contextlib.suppress(MediaStreamError):
-            while True:
-                frame = await track.recv()
-                assert isinstance(frame, AudioFrame)
-                assert frame.pts is not None
-                pcm = np.asarray(frame.to_ndarray(), np.int16).reshape(frame.samples, -1)
-                self.frames.append((frame.pts, pcm[:, 0]))
-
-    async def has(self, count: int) -> Pcm:
-        """That many frames, once they are there, as one signal."""
-        await until(lambda: len(self.frames) >= count, f"{count} frames")
-        return np.concatenate([pcm for _, pcm in self.frames[:count]])
-
-
-@asynccontextmanager
-async def publishing(server: Server, room: str, pcm: Pcm, query: str = "") -> AsyncIterator[WhipSession]:
-    connection = whipclient.connection()
-    connection.addTransceiver(RecordedTrack(pcm), direction="sendonly")
-    try:
-        session = await WhipSession.open(server.http, f"{server.url}/whip/{room}{query}", connection)
-        try:
-            yield session
-        finally:
-            await session.end(server.http)
-    finally:
-        await whipclient.closing.close(connection)
-
-
-@asynccontextmanager
-async def listening(server: Server, room: str) -> AsyncIterator[tuple[Ear, WhipSession]]:
-    connection, ear = whipclient.connection(), Ear()
-    connection.addTransceiver("audio", direction="recvonly")
-    tasks: list[asyncio.Task[None]] = []
-    connection.on("track", lambda track: tasks.append(asyncio.create_task(ear.listen(track))))
-    try:
-        session = await WhipSession.open(server.http, f"{server.url}/whep/{room}", connection)
-        try:
-            yield ear, session
-        finally:
-            await session.end(server.http)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await whipclient.closing.close(connection)
 
 
 async def test_listeners_hear_the_publisher_enhanced_and_encoded_once(
@@ -104,9 +45,9 @@ async def test_listeners_hear_the_publisher_enhanced_and_encoded_once(
     before = holdings()
     async with serving() as server:
         async with (
-            publishing(server, "desk", speech),
-            listening(server, "desk") as (one, session),
-            listening(server, "desk") as (other, _),
+            publishing(server.http, "desk", speech),
+            listening(server.http, "desk") as (one, session),
+            listening(server.http, "desk") as (other, _),
         ):
             heard = await one.has(300)
             await other.has(100)
@@ -130,15 +71,15 @@ async def test_a_second_publisher_is_refused_and_a_later_one_goes_on_where_the_f
     speech: Pcm, hiss: Pcm
 ) -> None:
     async with serving() as server:
-        async with publishing(server, "desk", speech):
+        async with publishing(server.http, "desk", speech):
             with pytest.raises(EndpointError, match=r"409.*has a publisher; allowed is one"):
-                async with publishing(server, "desk", hiss):
+                async with publishing(server.http, "desk", hiss):
                     pass
             ears = contextlib.AsyncExitStack()
-            ear, _ = await ears.enter_async_context(listening(server, "desk"))
+            ear, _ = await ears.enter_async_context(listening(server.http, "desk"))
             await ear.has(20)
         before = len(ear.frames)
-        async with ears, publishing(server, "desk", speech):
+        async with ears, publishing(server.http, "desk", speech):
             await ear.has(before + 50)
             steps = np.diff([pts for pts, _ in ear.frames])
             assert (steps > 0).all()
@@ -150,7 +91,7 @@ async def test_a_second_publisher_is_refused_and_a_later_one_goes_on_where_the_f
 async def test_nobody_to_listen_to_is_409_with_a_time_to_come_back(speech: Pcm) -> None:
     async with serving() as server:
         with pytest.raises(EndpointError, match=r"409.*nobody publishes in room 'desk'"):
-            async with listening(server, "desk"):
+            async with listening(server.http, "desk"):
                 pass
         async with server.http.post("/whep/desk", data="v=0", headers=SDP) as answer:
             assert answer.status == 400
@@ -160,8 +101,8 @@ async def test_nobody_to_listen_to_is_409_with_a_time_to_come_back(speech: Pcm) 
 async def test_controls_in_the_query_and_by_patch(hiss: Pcm) -> None:
     async with (
         serving() as server,
-        publishing(server, "desk", hiss, "?enabled=false") as voice,
-        listening(server, "desk") as (ear, session),
+        publishing(server.http, "desk", hiss, "?enabled=false") as voice,
+        listening(server.http, "desk") as (ear, session),
     ):
         dry = await ear.has(50)
         async with server.http.patch(voice.resource, json={"enabled": True}) as answer:
