@@ -4,6 +4,7 @@ A call without a room hears itself. A publisher's voice goes to the listeners of
 room of two each hears the other. A room is there while somebody has a seat in it.
 """
 
+import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -69,12 +70,11 @@ class Alone:
 class Rooms:
     """The rooms of one process, by name: those that are published to, and those of two."""
 
-    def __init__(
-        self, encoding: OpusOptions, on_publish: Callable[["Room"], object] = lambda room: None
-    ) -> None:
-        """``on_publish`` is told of each room that a publisher has come to."""
+    def __init__(self, encoding: OpusOptions) -> None:
+        self.on_publish: Callable[[Room], object] = lambda room: (
+            None
+        )  # told when somebody begins to publish in it
         self._encoding = replace(encoding, stereo=False)
-        self._on_publish = on_publish
         self._rooms: dict[str, Room] = {}
         self._pairs: dict[str, Pair] = {}
 
@@ -89,7 +89,8 @@ class Rooms:
         if room.published:
             raise RoomTaken(f"room {name!r} has a publisher; allowed is one")
         room.published = True
-        return _Publisher(room, self._on_publish)
+        room.left.clear()
+        return _Publisher(room, self.on_publish)
 
     def listen(self, name: str) -> Seat:
         """A listener's seat; raises :class:`NobodyPublishes`."""
@@ -124,6 +125,7 @@ class Room:
         self.name = name
         self.voice = Broadcast(encoding)
         self.published = False
+        self.left = asyncio.Event()  # set when its publisher has gone
         self.seats = 0  # of listeners
         self.on_change = on_change
 
@@ -158,6 +160,7 @@ class _Publisher:
             room, self._room = self._room, None
             await room.voice.unpublish()
             room.published = False
+            room.left.set()
             room.on_change(room)
 
 

@@ -8,8 +8,6 @@ from urllib.parse import urljoin
 import aiohttp
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
-from .media import closing
-
 SDP = "application/sdp"
 
 logger = logging.getLogger(__name__)
@@ -24,10 +22,9 @@ class EndpointError(ConnectionError):
 
 
 class WhipSession:
-    """``connection``, with its tracks or transceivers, at the endpoint ``url``; :meth:`end` ends both."""
+    """What a connection with its tracks or transceivers has at an endpoint; :meth:`end` gives it back."""
 
-    def __init__(self, connection: RTCPeerConnection, resource: str, headers: Mapping[str, str]) -> None:
-        self.connection = connection
+    def __init__(self, resource: str, headers: Mapping[str, str]) -> None:
         self.resource = resource
         self._headers = dict(headers)
 
@@ -35,7 +32,10 @@ class WhipSession:
     async def open(
         cls, http: aiohttp.ClientSession, url: str, connection: RTCPeerConnection, token: str | None = None
     ) -> Self:
-        """Offer and take the answer; raises :class:`EndpointError` or ``aiohttp.ClientError``."""
+        """Offer and take the answer; raises :class:`EndpointError`, ``aiohttp.ClientError`` or ``TimeoutError``.
+
+        The connection stays its owner's to close.
+        """
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         await connection.setLocalDescription(await connection.createOffer())
         sdp = connection.localDescription.sdp
@@ -45,13 +45,12 @@ class WhipSession:
                 raise EndpointError(url, answer.status, text)
             # Location may be missing in what is not quite WHIP; then there is nothing to delete.
             resource = answer.headers.get("Location", "")
-            session = cls(connection, urljoin(str(answer.url), resource) if resource else "", headers)
+            session = cls(urljoin(str(answer.url), resource) if resource else "", headers)
         await connection.setRemoteDescription(RTCSessionDescription(text, "answer"))
         return session
 
     async def end(self, http: aiohttp.ClientSession) -> None:
-        """Close the connection and delete the resource, if there is one still."""
-        await closing.close(self.connection)
+        """Delete the resource, if there is one still."""
         if self.resource:
             try:
                 async with http.delete(self.resource, headers=self._headers):

@@ -12,6 +12,7 @@ from whip_peers import listening, publishing
 from server import whipclient
 from server.loadtest.caller import Caller, RecordedTrack
 from server.loadtest.hearing import lag
+from server.media import closing
 from server.whipclient import EndpointError
 
 Pcm = NDArray[np.int16]
@@ -136,7 +137,7 @@ async def test_bad_requests_are_told_why_and_leave_nothing(
     connection.addTransceiver(RecordedTrack(hiss), direction="sendonly")
     await connection.setLocalDescription(await connection.createOffer())
     offer = connection.localDescription.sdp
-    await whipclient.closing.close(connection)
+    await closing.close(connection)
     if body == "PCMU":
         offer = re.sub(r"a=(rtpmap|fmtp|rtcp-fb):(?!0 ).*\r\n", "", offer)
         offer = re.sub(r"(m=audio \d+ \S+) .*", r"\1 0", offer)
@@ -189,7 +190,7 @@ async def test_trickled_addresses_connect_a_call(hiss: Pcm) -> None:
                 assert answer.status == status, await answer.text()
         candidates = server.calls.get(resource.rpartition("/")[2])._connection.remoteDescription.sdp
         assert candidates.count("a=candidate:") == len(lines)
-        await whipclient.closing.close(connection)
+        await closing.close(connection)
 
 
 async def test_two_in_a_room_hear_each_other_enhanced_and_a_third_is_refused(speech: Pcm, hiss: Pcm) -> None:

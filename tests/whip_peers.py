@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from server import whipclient
 from server.loadtest.caller import RecordedTrack
+from server.media import closing
 from server.whipclient import WhipSession
 
 Pcm = NDArray[np.int16]
@@ -54,7 +55,7 @@ async def publishing(
         finally:
             await session.end(http)
     finally:
-        await whipclient.closing.close(connection)
+        await closing.close(connection)
 
 
 @asynccontextmanager
@@ -73,4 +74,4 @@ async def listening(http: aiohttp.ClientSession, room: str) -> AsyncIterator[tup
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await whipclient.closing.close(connection)
+        await closing.close(connection)
