@@ -5,6 +5,7 @@ import logging
 import math
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -202,6 +203,7 @@ class Calls:
     def __init__(self, config: Config, engine: Engine, rated_calls: int, worker: int = 0) -> None:
         self.worker = worker
         self.on_change: Callable[[int], object] = lambda calls: None  # told how many there are now
+        self.on_caller: Callable[[str, bool], object] = lambda caller, began: None  # told of each address
         self.draining = False  # set to take no more
         self._config = config
         self._engine = engine
@@ -209,6 +211,7 @@ class Calls:
         self._refused = 0  # offers, since start
         self._calls: dict[str, Call] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._callers: Counter[str] = Counter()
         self._opening = 0
         self._none = asyncio.Event()
         self._none.set()
@@ -220,8 +223,12 @@ class Calls:
         """The call of that id; raises ``KeyError``."""
         return self._calls[id]
 
-    async def open(self, offer: Offer) -> Call:
-        """Answer an offer. Raises :class:`OfferError` or :class:`TooManyCalls`, and holds nothing then."""
+    def of(self, caller: str) -> int:
+        """How many calls an address has."""
+        return self._callers[caller]
+
+    async def open(self, offer: Offer, caller: str = "") -> Call:
+        """Answer an offer of that address; on :class:`OfferError` or :class:`TooManyCalls` nothing is held."""
         try:
             self._admit()
         except TooManyCalls:
@@ -239,7 +246,8 @@ class Calls:
                 logger.info("an offer cannot be answered", exc_info=True)
                 raise OfferError(f"the offer cannot be answered: {error}") from error
             self._calls[call.id] = call
-            self._tasks[call.id] = asyncio.create_task(self._live(call), name=f"call {call}")
+            self._tasks[call.id] = asyncio.create_task(self._live(call, caller), name=f"call {call}")
+            self._count(caller, True)
         finally:
             self._opening -= 1
             self._changed()
@@ -285,14 +293,21 @@ class Calls:
             call.end()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def _live(self, call: Call) -> None:
+    async def _live(self, call: Call, caller: str) -> None:
         try:
             await call.live()
         except Exception:
             logger.exception("call %s failed", call)
         finally:
             del self._calls[call.id], self._tasks[call.id]
+            self._count(caller, False)
             self._changed()
+
+    def _count(self, caller: str, began: bool) -> None:
+        self._callers[caller] += 1 if began else -1
+        if not self._callers[caller]:
+            del self._callers[caller]
+        self.on_caller(caller, began)
 
     def _changed(self) -> None:
         self.on_change(len(self._tasks))

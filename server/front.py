@@ -7,20 +7,26 @@ here. What a worker answers is passed on as it is: status, headers and body.
 import asyncio
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from .api import LARGEST_BODY, PAGE, add_headers, errors_as_json, file, no_call, page, problem
+from .access import public
+from .api import PAGE, file, no_call, page
 from .config import Config
+from .edge import CALLER_HEADER, admitted, application
 from .figures import process_figures
+from .problems import problem
 from .worker import Worker
 from .workers import Workers
 
 HOP_BY_HOP: Final = {"Connection", "Content-Length", "Date", "Keep-Alive", "Server", "Transfer-Encoding"}
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 GATHERING_TIME: Final = 2.0  # s that a worker has to tell of its state
 STARTING_TIME: Final = 2  # s after which a caller may find a worker that was not there
 
@@ -31,9 +37,8 @@ routes = web.RouteTableDef()
 
 def create_front(config: Config, workers: Workers, folder: Path) -> web.Application:
     """The front of ``workers``; the page's files are in ``folder``."""
-    app = web.Application(client_max_size=LARGEST_BODY, middlewares=[errors_as_json])
+    app = application(config, workers.calls_of)
     app[CONFIG], app[WORKERS], app[PAGE] = config, workers, folder
-    app.on_response_prepare.append(add_headers)
     app.add_routes([web.get("/", page), *routes, web.get("/{path:.+}", file)])
     return app
 
@@ -44,6 +49,13 @@ async def offer(request: web.Request) -> web.Response:
     if workers.draining:
         after = math.ceil(request.app[CONFIG].drain_time)
         raise problem(web.HTTPServiceUnavailable, "the server is ending", retry_after=after)
+    with admitted(request) as caller:
+        return await _offered(request, caller)
+
+
+async def _offered(request: web.Request, caller: str) -> web.Response:
+    """The answer of the first worker, from the least loaded on, that takes the call; else the last refusal."""
+    workers = request.app[WORKERS]
     body = await request.read()
     tried: list[Worker] = []
     refusal: web.Response | None = None
@@ -51,7 +63,7 @@ async def offer(request: web.Request) -> web.Response:
         tried.append(worker)
         worker.offers += 1
         try:
-            answer = await _passed_on(request, worker, body)
+            answer = await _passed_on(request, worker, body, {CALLER_HEADER: caller})
         except (aiohttp.ClientError, TimeoutError):
             continue  # if it had opened a call already, that died with it or ends unconnected
         finally:
@@ -83,6 +95,7 @@ async def call(request: web.Request) -> web.Response:
 
 
 @routes.get("/healthz")
+@public
 async def health(request: web.Request) -> web.Response:
     """200 while a worker is fine and takes calls; how full they are, and how many of how many are fine."""
     workers = request.app[WORKERS]
@@ -105,8 +118,12 @@ async def stats(request: web.Request) -> web.Response:
     return web.json_response({"workers": workers, "front": process_figures()})
 
 
-async def _passed_on(request: web.Request, worker: Worker, body: bytes) -> web.Response:
-    headers = {"Content-Type": request.headers["Content-Type"]} if "Content-Type" in request.headers else {}
+async def _passed_on(
+    request: web.Request, worker: Worker, body: bytes, more: Mapping[str, str] = NO_HEADERS
+) -> web.Response:
+    headers = dict(more)
+    if "Content-Type" in request.headers:
+        headers["Content-Type"] = request.headers["Content-Type"]
     url = URL(request.rel_url.raw_path, encoded=True)
     async with worker.http.request(request.method, url, data=body or None, headers=headers) as answer:
         kept = [(name, value) for name, value in answer.headers.items() if name.title() not in HOP_BY_HOP]
