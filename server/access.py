@@ -9,21 +9,19 @@ import hashlib
 import hmac
 import ipaddress
 import logging
-import os
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final, Self
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
+from . import secretfile
 from .config import Config
 from .problems import problem
 
 SHORTEST_TOKEN: Final = 16  # characters
 TOKEN: Final = re.compile(rf"[A-Za-z0-9._~+/-]{{{SHORTEST_TOKEN},}}=*")  # RFC 6750, 2.1
-OTHERS: Final = 0o077  # permissions that are none of the owner's
 VARIABLE: Final = "PERCEPNET_TOKENS"
 _PUBLIC: Final = "__percepnet_public__"
 
@@ -45,7 +43,9 @@ class Tokens:
         """
         found = [(VARIABLE, token) for token in config.tokens]
         if config.token_file is not None:
-            found += [(f"{config.token_file}, line {n}", token) for n, token in read(config.token_file)]
+            found += [
+                (f"{config.token_file}, line {n}", token) for n, token in secretfile.read(config.token_file)
+            ]
         for where, token in found:
             if not TOKEN.fullmatch(token):
                 allowed = f"{SHORTEST_TOKEN} or more of A-Z, a-z, 0-9 and -._~+/"
@@ -112,15 +112,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def read(path: Path) -> list[tuple[int, str]]:
-    """The file's tokens and the numbers of their lines; blank lines and those that begin with # are none."""
-    with path.open(encoding="utf-8", errors="surrogateescape") as file:
-        if os.fstat(file.fileno()).st_mode & OTHERS:
-            logger.warning("%s can be read by others: chmod 600 would keep its tokens secret", path)
-        lines = [line.strip() for line in file]
-    return [(n, line) for n, line in enumerate(lines, 1) if line and not line.startswith("#")]
 
 
 def headers(token: str | None) -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import Final
 
 from aiohttp import web
 
+from . import iceservers
 from .access import public
 from .calls import Call, Calls, TooManyCalls
 from .config import Config
@@ -42,6 +43,13 @@ async def health(request: web.Request) -> web.Response:
         "max_calls": request.app[CONFIG].max_calls,
     }
     return web.json_response(body, status=200 if state == "ok" else 503)
+
+
+@routes.get("/config")
+async def ice(request: web.Request) -> web.Response:
+    """What a caller's ``RTCPeerConnection`` needs: STUN and TURN servers, with passwords where they have some."""
+    servers = iceservers.for_browser(iceservers.of(request.app[CONFIG]))
+    return web.json_response({"iceServers": servers}, headers={"Cache-Control": "no-store"})
 
 
 @routes.get("/stats")

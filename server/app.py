@@ -15,7 +15,7 @@ from aiohttp import web
 from percepnet import Enhancer
 from percepnet.cli import describe
 
-from . import eventloop, tls
+from . import eventloop, iceservers, tls
 from .api import CALLS, CONFIG, ENGINE, PAGE, routes
 from .calls import Calls
 from .config import Config
@@ -64,6 +64,7 @@ def serve(config: Config) -> None:
     From one process, or from several workers behind a front that then has the public address. Raises
     ``OSError`` when the address is taken, and :class:`WorkerFailed`.
     """
+    config = iceservers.with_secret(config)
     workers = min(config.workers, config.max_calls)
     if workers == 1:
         with Ending(config.drain_time) as ending:

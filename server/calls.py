@@ -18,6 +18,7 @@ from aiortc import (
     RTCSessionDescription,
 )
 
+from . import iceservers
 from .config import Config
 from .control import ControlChannel
 from .controls import Changes
@@ -57,7 +58,7 @@ class Call:
         self._channel: ControlChannel | None = None
         self._connected = asyncio.Event()
         self._ended = asyncio.Event()
-        servers = [RTCIceServer(s.url, s.username, s.credential) for s in config.ice_servers]
+        servers = [RTCIceServer(s.url, s.username, s.credential) for s in iceservers.of(config)]
         # An empty list asks no server; without one, aiortc asks a public STUN server.
         self._connection = RTCPeerConnection(RTCConfiguration(iceServers=servers))
         self._connection.on("connectionstatechange", self._on_state)

@@ -17,7 +17,7 @@ from aiohttp import web
 from yarl import URL
 
 from .access import public
-from .api import PAGE, file, no_call, page
+from .api import CONFIG, PAGE, file, ice, no_call, page
 from .config import Config
 from .edge import CALLER_HEADER, admitted, application
 from .figures import process_figures
@@ -30,7 +30,6 @@ NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 GATHERING_TIME: Final = 2.0  # s that a worker has to tell of its state
 STARTING_TIME: Final = 2  # s after which a caller may find a worker that was not there
 
-CONFIG: Final = web.AppKey("config", Config)
 WORKERS: Final = web.AppKey("workers", Workers)
 routes = web.RouteTableDef()
 
@@ -39,7 +38,7 @@ def create_front(config: Config, workers: Workers, folder: Path) -> web.Applicat
     """The front of ``workers``; the page's files are in ``folder``."""
     app = application(config, workers.calls_of)
     app[CONFIG], app[WORKERS], app[PAGE] = config, workers, folder
-    app.add_routes([web.get("/", page), *routes, web.get("/{path:.+}", file)])
+    app.add_routes([web.get("/", page), web.get("/config", ice), *routes, web.get("/{path:.+}", file)])
     return app
 
 

@@ -75,7 +75,7 @@ async def test_every_route_but_the_page_and_its_health_needs_a_token(app: web.Ap
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     found = routes(app)
     assert found > PUBLIC
-    assert {("POST", "/offer"), ("GET", "/stats")} < found - PUBLIC
+    assert {("POST", "/offer"), ("GET", "/stats"), ("GET", "/config")} < found - PUBLIC
     assert {method for method, path in found if path == "/calls/{id}"} == {"GET", "PATCH", "DELETE"}
     try:
         async with aiohttp.ClientSession(url) as http:

@@ -13,7 +13,7 @@ from percepnet.bench import machine
 from percepnet.cli import FAILURE, INTERRUPTED
 from percepnet.cli.options import within
 from percepnet.cli.progress import add_quiet, progress_bar
-from server import access
+from server import secretfile
 from server.app import static_folder
 from server.loadtest import summary
 from server.loadtest.callers import News
@@ -182,7 +182,7 @@ def run(args: argparse.Namespace) -> int:
 def _token(path: Path | None) -> str | None:
     if path is None:
         return os.environ.get("PERCEPNET_TOKEN")
-    tokens = [token for _, token in access.read(path)]
+    tokens = [token for _, token in secretfile.read(path)]
     if not tokens:
         raise ValueError(f"no token is in {path}")
     return tokens[0]
