@@ -1,6 +1,7 @@
 """A call's life in one place, from the offer until all it held is given back; and the registry of calls."""
 
 import asyncio
+import contextlib
 import logging
 import math
 import secrets
@@ -19,12 +20,14 @@ from aiortc import (
 )
 
 from . import iceservers
+from .advertise import advertised
 from .config import Config
 from .control import ControlChannel
 from .controls import Changes
 from .engine import Engine
 from .frames import Layout
-from .media import closing, opus, receiver, sender
+from .media import closing, guard, opus, receiver, sender
+from .media.ports import PortRange
 from .offer import Offer, OfferError
 from .track import EnhancedTrack
 
@@ -55,6 +58,7 @@ class Call:
         self._track: EnhancedTrack | None = None
         self._reception: receiver.Reception | None = None
         self._encoding: opus.OpusOptions | None = None  # None: aiortc's own
+        self._guard: guard.Guard | None = None
         self._channel: ControlChannel | None = None
         self._connected = asyncio.Event()
         self._ended = asyncio.Event()
@@ -74,8 +78,7 @@ class Call:
             await self._connection.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
             if self._track is None:
                 raise OfferError("sdp: the audio section offers no track")
-            # Gathering ends by itself after 5 s; a timeout here would cancel it, and it would lose its sockets.
-            await self._connection.setLocalDescription(await self._connection.createAnswer())
+            await self._gather()
         except BaseException:
             await self._free()
             raise
@@ -83,7 +86,26 @@ class Call:
         if self._encoding is not None:
             parameters = self._config.opus.fmtp(sent=self._encoding)
             answer = RTCSessionDescription(opus.described(answer.sdp, parameters), answer.type)
+        if self._config.advertise_address is not None:
+            sdp = advertised(answer.sdp, self._config.advertise_address)
+            answer = RTCSessionDescription(sdp, answer.type)
         self.answer = answer
+
+    async def _gather(self) -> None:
+        """Open the sockets of the call, and put its answer together."""
+        ports = PortRange(self._config.udp_ports) if self._config.udp_ports is not None else None
+        answer = await self._connection.createAnswer()
+        # Gathering ends by itself after 5 s; a timeout here would cancel it, and it would lose its sockets.
+        with ports.binding() if ports is not None else contextlib.nullcontext():
+            await self._connection.setLocalDescription(answer)
+        (transceiver,) = self._connection.getTransceivers()
+        dtls = transceiver.receiver.transport
+        if ports is not None and ports.exhausted and not dtls.transport.iceGatherer.getLocalCandidates():
+            raise TooManyCalls(f"no UDP port of {ports} is free")
+        self._guard = guard.install(dtls)
+        data = self._connection.sctp
+        if data is not None and data.transport is not dtls:  # not bundled
+            guard.install(data.transport)
 
     async def live(self) -> None:
         """Wait for the end of the call, push its figures meanwhile, and free what it held."""
@@ -93,8 +115,8 @@ class Call:
                 return
             end = self._began + self._config.max_call_time
             while not await self._happens(self._ended, min(FIGURES_INTERVAL, end - time.monotonic())):
-                if time.monotonic() >= end:
-                    logger.info("call %s has reached the longest time of a call", self)
+                if (reason := self._overdue(end)) is not None:
+                    logger.info("call %s %s", self, reason)
                     return
                 if self._channel is not None:
                     self._channel.push(self.report())
@@ -134,6 +156,7 @@ class Call:
                 "lost": network.lost if network else None,
                 "late": network.late if network else None,
                 "duplicate": network.duplicate if network else None,
+                "refused": self._guard.refused if self._guard else None,
                 "undecodable": self._reception.undecodable if self._reception else None,
             },
             "level": {
@@ -151,6 +174,17 @@ class Call:
                 "server_p99_ms": p99 and round(p99, 3),
             },
         }
+
+    def _overdue(self, end: float) -> str | None:
+        """Why the call has to end now, if it has; ``end`` is the longest time of a call."""
+        now = time.monotonic()
+        if now >= end:
+            return "has reached the longest time of a call"
+        if self._guard is not None and now - self._guard.heard > self._config.lost_time:
+            return f"is lost: nothing has come for {self._config.lost_time:g} s"
+        if self._guard is not None and now - self._guard.spoken > self._config.idle_time:
+            return f"is idle: no audio has come for {self._config.idle_time:g} s"
+        return None
 
     async def _happens(self, event: asyncio.Event, within: float) -> bool:
         try:
@@ -232,16 +266,19 @@ class Calls:
         """Answer an offer of that address; on :class:`OfferError` or :class:`TooManyCalls` nothing is held."""
         try:
             self._admit()
+            return await self._opened(offer, caller)
         except TooManyCalls:
             self._refused += 1
             raise
+
+    async def _opened(self, offer: Offer, caller: str) -> Call:
         self._opening += 1
         self._none.clear()
         try:
             call = Call(self._config, self._engine, self.worker)
             try:
                 await call.open(offer)
-            except OfferError:
+            except (OfferError, TooManyCalls):
                 raise
             except Exception as error:  # what aiortc raises for an offer is not documented
                 logger.info("an offer cannot be answered", exc_info=True)
