@@ -24,6 +24,7 @@ from percepnet.cli.processes import one_thread_each
 
 from .config import Config
 from .ending import ENDING_TIME, Ending
+from .loglimit import LogLimit
 
 ANSWER_TIME: Final = 15.0  # s that a worker has for a request; gathering may take 5, closing a call likewise
 
@@ -147,8 +148,10 @@ class Parent:
 
 
 def log_to_stderr(level: int, who: str = "") -> None:
-    """Log lines that say ``who`` wrote them."""
+    """Log lines that say ``who`` wrote them, and not more than anybody can read."""
     logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s {who}%(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(LogLimit())
 
 
 def _log_level() -> int | None:
