@@ -7,28 +7,17 @@ from typing import Final
 
 from aiohttp import web
 
-from . import whip
+from . import iceservers, whip
+from .access import public
 from .calls import Call, Calls, TooManyCalls
 from .config import Config
 from .controls import checked
+from .edge import admitted
 from .engine import Engine
 from .figures import process_figures
 from .offer import Offer
 from .problems import problem
 from .rooms import Alone, RoomTaken, checked_name
-
-LARGEST_BODY: Final = 64 * 1024  # bytes
-HEADERS: Final = {
-    "Content-Security-Policy": (
-        "default-src 'self'; media-src 'self' blob: mediastream:; img-src 'self' data: blob:; "
-        "worker-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
-    ),
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 
 CONFIG: Final = web.AppKey("config", Config)
 ENGINE: Final = web.AppKey("engine", Engine)
@@ -39,11 +28,13 @@ routes = web.RouteTableDef()
 
 
 @routes.get("/")
+@public
 async def page(request: web.Request) -> web.StreamResponse:
     return web.FileResponse(request.app[PAGE] / "index.html")
 
 
 @routes.get("/healthz")
+@public
 async def health(request: web.Request) -> web.Response:
     """200 while the engine runs and calls are taken, else 503; how many calls of how many."""
     calls = request.app[CALLS]
@@ -54,6 +45,13 @@ async def health(request: web.Request) -> web.Response:
         "max_calls": request.app[CONFIG].max_calls,
     }
     return web.json_response(body, status=200 if state == "ok" else 503)
+
+
+@routes.get("/config")
+async def ice(request: web.Request) -> web.Response:
+    """What a caller's ``RTCPeerConnection`` needs: STUN and TURN servers, with passwords where they have some."""
+    servers = iceservers.for_browser(iceservers.of(request.app[CONFIG]))
+    return web.json_response({"iceServers": servers}, headers={"Cache-Control": "no-store"})
 
 
 @routes.get("/stats")
@@ -72,9 +70,10 @@ async def offer(request: web.Request) -> web.Response:
     calls = request.app[CALLS]
     room = request.query.get("room")
     try:
-        checked_offer = Offer.checked(await _body(request), others_hear=room is not None)
-        seated = Alone if room is None else partial(calls.rooms.join, checked_name(room))
-        call = await calls.open(checked_offer, seated)
+        with admitted(request) as caller:
+            checked_offer = Offer.checked(await _body(request), others_hear=room is not None)
+            seated = Alone if room is None else partial(calls.rooms.join, checked_name(room))
+            call = await calls.open(checked_offer, caller, seated)
     except RoomTaken as error:
         raise problem(web.HTTPConflict, str(error)) from error
     except ValueError as error:  # OfferError too
@@ -118,6 +117,7 @@ async def listen(request: web.Request) -> web.Response:
 @routes.options("/whip/{room}")
 @routes.get("/whep/{room}")
 @routes.options("/whep/{room}")
+@public
 async def endpoint(request: web.Request) -> web.Response:
     return whip.endpoint()
 
@@ -130,6 +130,7 @@ async def close(request: web.Request) -> web.Response:
 
 
 @routes.get("/{path:.+}")  # last: it takes every path that is left
+@public
 async def file(request: web.Request) -> web.StreamResponse:
     """The page's other files. aiohttp's own static route answers 404 with an empty body that is no JSON."""
     folder = request.app[PAGE].resolve()
@@ -164,8 +165,3 @@ async def _body(request: web.Request) -> object:
 
 def no_call(id: str) -> web.HTTPError:
     return problem(web.HTTPNotFound, f"no call {id!r}")
-
-
-async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(HEADERS)
-    response.headers.setdefault("Cache-Control", "no-cache" if request.method == "GET" else "no-store")

@@ -1,11 +1,13 @@
 """A call's life in one place, from the offer until all it held is given back; and the registry of calls."""
 
 import asyncio
+import contextlib
 import logging
 import math
 import secrets
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from aiortc import (
@@ -18,12 +20,15 @@ from aiortc import (
     RTCSessionDescription,
 )
 
+from . import iceservers
+from .advertise import advertised
 from .config import Config
 from .control import ControlChannel
 from .controls import Changes
 from .engine import Engine
 from .frames import Layout
-from .media import closing, opus, receiver, sender
+from .media import closing, guard, opus, receiver, sender
+from .media.ports import PortRange
 from .offer import Offer, OfferError
 from .rooms import Alone, Rooms, Seat
 from .track import EnhancedTrack
@@ -58,10 +63,11 @@ class Call:
         self._track: EnhancedTrack | None = None
         self._reception: receiver.Reception | None = None
         self._encoding: opus.OpusOptions | None = None  # None: aiortc's own
+        self._guard: guard.Guard | None = None
         self._channel: ControlChannel | None = None
         self._connected = asyncio.Event()
         self._ended = asyncio.Event()
-        servers = [RTCIceServer(s.url, s.username, s.credential) for s in config.ice_servers]
+        servers = [RTCIceServer(s.url, s.username, s.credential) for s in iceservers.of(config)]
         # An empty list asks no server; without one, aiortc asks a public STUN server.
         self._connection = RTCPeerConnection(RTCConfiguration(iceServers=servers))
         self._connection.on("connectionstatechange", self._on_state)
@@ -81,8 +87,7 @@ class Call:
                 self._hear(self.seat.take(None))
             elif self._track is None:
                 raise OfferError("sdp: the audio section offers no track")
-            # Gathering ends by itself after 5 s; a timeout here would cancel it, and it would lose its sockets.
-            await self._connection.setLocalDescription(await self._connection.createAnswer())
+            await self._gather()
         except BaseException:
             await self._free()
             raise
@@ -90,7 +95,26 @@ class Call:
         if self._encoding is not None:
             parameters = self._config.opus.fmtp(sent=self._encoding)
             answer = RTCSessionDescription(opus.described(answer.sdp, parameters), answer.type)
+        if self._config.advertise_address is not None:
+            sdp = advertised(answer.sdp, self._config.advertise_address)
+            answer = RTCSessionDescription(sdp, answer.type)
         self.answer = answer
+
+    async def _gather(self) -> None:
+        """Open the sockets of the call, and put its answer together."""
+        ports = PortRange(self._config.udp_ports) if self._config.udp_ports is not None else None
+        answer = await self._connection.createAnswer()
+        # Gathering ends by itself after 5 s; a timeout here would cancel it, and it would lose its sockets.
+        with ports.binding() if ports is not None else contextlib.nullcontext():
+            await self._connection.setLocalDescription(answer)
+        (transceiver,) = self._connection.getTransceivers()
+        dtls = transceiver.receiver.transport
+        if ports is not None and ports.exhausted and not dtls.transport.iceGatherer.getLocalCandidates():
+            raise TooManyCalls(f"no UDP port of {ports} is free")
+        self._guard = guard.install(dtls)
+        data = self._connection.sctp
+        if data is not None and data.transport is not dtls:  # not bundled
+            guard.install(data.transport)
 
     async def live(self) -> None:
         """Wait for the end of the call, push its figures meanwhile, and free what it held."""
@@ -100,8 +124,8 @@ class Call:
                 return
             end = self._began + self._config.max_call_time
             while not await self._happens(self._ended, min(FIGURES_INTERVAL, end - time.monotonic())):
-                if time.monotonic() >= end:
-                    logger.info("call %s has reached the longest time of a call", self)
+                if (reason := self._overdue(end)) is not None:
+                    logger.info("call %s %s", self, reason)
                     return
                 if self._channel is not None:
                     self._channel.push(self.report())
@@ -154,6 +178,7 @@ class Call:
                 "lost": network.lost if network else None,
                 "late": network.late if network else None,
                 "duplicate": network.duplicate if network else None,
+                "refused": self._guard.refused if self._guard else None,
                 "undecodable": self._reception.undecodable if self._reception else None,
             },
             "level": {
@@ -171,6 +196,18 @@ class Call:
                 "server_p99_ms": p99 and round(p99, 3),
             },
         }
+
+    def _overdue(self, end: float) -> str | None:
+        """Why the call has to end now, if it has; ``end`` is the longest time of a call."""
+        now = time.monotonic()
+        if now >= end:
+            return "has reached the longest time of a call"
+        if self._guard is not None and now - self._guard.heard > self._config.lost_time:
+            return f"is lost: nothing has come for {self._config.lost_time:g} s"
+        listens = self.seat.direction == "recvonly"
+        if not listens and self._guard is not None and now - self._guard.spoken > self._config.idle_time:
+            return f"is idle: no audio has come for {self._config.idle_time:g} s"
+        return None
 
     async def _happens(self, event: asyncio.Event, within: float) -> bool:
         try:
@@ -236,6 +273,7 @@ class Calls:
         self.worker = worker
         self.on_change: Callable[[int], object] = lambda calls: None  # told how many there are now
         self.rooms = Rooms(config.opus)
+        self.on_caller: Callable[[str, bool], object] = lambda caller, began: None  # told of each address
         self.draining = False  # set to take no more
         self._config = config
         self._engine = engine
@@ -243,12 +281,17 @@ class Calls:
         self._refused = 0  # offers, since start
         self._calls: dict[str, Call] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._callers: Counter[str] = Counter()
         self._opening: set[Call] = set()
         self._none = asyncio.Event()
         self._none.set()
 
     def __len__(self) -> int:
         return len(self._tasks) + len(self._opening)
+
+    def __iter__(self) -> Iterator[Call]:
+        """Those that are open."""
+        return iter(list(self._calls.values()))
 
     @property
     def listeners(self) -> int:
@@ -260,29 +303,37 @@ class Calls:
         """The call of that id; raises ``KeyError``."""
         return self._calls[id]
 
-    async def open(self, offer: Offer, seated: Callable[[], Seat] = Alone) -> Call:
-        """Answer an offer, from the seat that ``seated`` finds for it.
+    def of(self, caller: str) -> int:
+        """How many calls an address has."""
+        return self._callers[caller]
+
+    async def open(self, offer: Offer, caller: str = "", seated: Callable[[], Seat] = Alone) -> Call:
+        """Answer an offer of that address, from the seat that ``seated`` finds for it.
 
         Raises what that raises, :class:`OfferError` or :class:`TooManyCalls`, and holds nothing then.
         """
         try:
             self._admit(offer)
+            return await self._opened(offer, caller, seated())
         except TooManyCalls:
             self._refused += 1
             raise
-        call = Call(self._config, self._engine, self.worker, seated())
+
+    async def _opened(self, offer: Offer, caller: str, seat: Seat) -> Call:
+        call = Call(self._config, self._engine, self.worker, seat)
         self._opening.add(call)
         self._none.clear()
         try:
             try:
                 await call.open(offer)
-            except OfferError:
+            except (OfferError, TooManyCalls):
                 raise
             except Exception as error:  # what aiortc raises for an offer is not documented
                 logger.info("an offer cannot be answered", exc_info=True)
                 raise OfferError(f"the offer cannot be answered: {error}") from error
             self._calls[call.id] = call
-            self._tasks[call.id] = asyncio.create_task(self._live(call), name=f"call {call}")
+            self._tasks[call.id] = asyncio.create_task(self._live(call, caller), name=f"call {call}")
+            self._count(caller, True)
         finally:
             self._opening.discard(call)
             self._changed()
@@ -332,14 +383,21 @@ class Calls:
             call.end()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def _live(self, call: Call) -> None:
+    async def _live(self, call: Call, caller: str) -> None:
         try:
             await call.live()
         except Exception:
             logger.exception("call %s failed", call)
         finally:
             del self._calls[call.id], self._tasks[call.id]
+            self._count(caller, False)
             self._changed()
+
+    def _count(self, caller: str, began: bool) -> None:
+        self._callers[caller] += 1 if began else -1
+        if not self._callers[caller]:
+            del self._callers[caller]
+        self.on_caller(caller, began)
 
     def _changed(self) -> None:
         self.on_change(len(self._tasks))

@@ -90,11 +90,11 @@ class Forwarding:
                 await session.end(http)
 
 
-async def _any(timeout: float | None, *events: asyncio.Event) -> None:
+async def _any(within: float | None, *events: asyncio.Event) -> None:
     """Until one of the events is set, or so many seconds have passed."""
     tasks = [asyncio.create_task(event.wait()) for event in events]
     try:
-        await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(tasks, timeout=within, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()

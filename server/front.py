@@ -8,43 +8,41 @@ headers and body.
 import asyncio
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from .api import LARGEST_BODY, PAGE, add_headers, endpoint, file, no_call, page
+from .access import public
+from .api import CONFIG, PAGE, endpoint, file, ice, no_call, page
 from .config import Config
+from .edge import CALLER_HEADER, admitted, application
 from .figures import process_figures
-from .problems import errors_as_json, problem
+from .problems import problem
 from .worker import Worker
 from .workers import Workers
 
 HOP_BY_HOP: Final = {"Connection", "Content-Length", "Date", "Keep-Alive", "Server", "Transfer-Encoding"}
 PASSED_ON: Final = ("Content-Type", "If-Match")
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 GATHERING_TIME: Final = 2.0  # s that a worker has to tell of its state
 STARTING_TIME: Final = 2  # s after which a caller may find a worker that was not there
 
-CONFIG: Final = web.AppKey("config", Config)
 WORKERS: Final = web.AppKey("workers", Workers)
 routes = web.RouteTableDef()
 
 
 def create_front(config: Config, workers: Workers, folder: Path) -> web.Application:
     """The front of ``workers``; the page's files are in ``folder``."""
-    app = web.Application(client_max_size=LARGEST_BODY, middlewares=[errors_as_json])
+    app = application(config, workers.calls_of)
     app[CONFIG], app[WORKERS], app[PAGE] = config, workers, folder
-    app.on_response_prepare.append(add_headers)
-    here = [
-        web.get("/", page),
-        *(
-            kind(path, endpoint)
-            for path in ("/whip/{room}", "/whep/{room}")
-            for kind in (web.get, web.options)
-        ),
-    ]
+    here = [web.get("/", page), web.get("/config", ice)]
+    for path in ("/whip/{room}", "/whep/{room}"):
+        here += [web.get(path, endpoint, allow_head=False), web.options(path, endpoint)]
     app.add_routes([*here, *routes, web.get("/{path:.+}", file)])
     return app
 
@@ -55,8 +53,15 @@ async def offer(request: web.Request) -> web.Response:
     if workers.draining:
         after = math.ceil(request.app[CONFIG].drain_time)
         raise problem(web.HTTPServiceUnavailable, "the server is ending", retry_after=after)
-    if (room := request.query.get("room")) is not None:
-        return await _at_home(request, room)
+    with admitted(request) as caller:
+        if (room := request.query.get("room")) is not None:
+            return await _at_home(request, room, caller)
+        return await _offered(request, caller)
+
+
+async def _offered(request: web.Request, caller: str) -> web.Response:
+    """The answer of the first worker, from the least loaded on, that takes the call; else the last refusal."""
+    workers = request.app[WORKERS]
     body = await request.read()
     tried: list[Worker] = []
     refusal: web.Response | None = None
@@ -64,7 +69,7 @@ async def offer(request: web.Request) -> web.Response:
         tried.append(worker)
         worker.offers += 1
         try:
-            answer = await _passed_on(request, worker, body)
+            answer = await _passed_on(request, worker, body, {CALLER_HEADER: caller})
         except (aiohttp.ClientError, TimeoutError):
             continue  # if it had opened a call already, that died with it or ends unconnected
         finally:
@@ -80,7 +85,8 @@ async def offer(request: web.Request) -> web.Response:
 @routes.post("/whip/{room}")
 @routes.post("/whep/{room}")
 async def room(request: web.Request) -> web.Response:
-    return await _at_home(request, request.match_info["room"])
+    with admitted(request) as caller:
+        return await _at_home(request, request.match_info["room"], caller)
 
 
 @routes.get("/calls/{id}")
@@ -102,6 +108,7 @@ async def call(request: web.Request) -> web.Response:
 
 
 @routes.get("/healthz")
+@public
 async def health(request: web.Request) -> web.Response:
     """200 while a worker is fine and takes calls; how full they are, and how many of how many are fine."""
     workers = request.app[WORKERS]
@@ -124,12 +131,12 @@ async def stats(request: web.Request) -> web.Response:
     return web.json_response({"workers": workers, "front": process_figures()})
 
 
-async def _at_home(request: web.Request, room: str) -> web.Response:
+async def _at_home(request: web.Request, room: str, caller: str) -> web.Response:
     """Those of a room hear each other, so all of them are with one worker."""
     worker = request.app[WORKERS].home(room)
     if worker is not None:
         try:
-            return await _passed_on(request, worker, await request.read())
+            return await _passed_on(request, worker, await request.read(), {CALLER_HEADER: caller})
         except (aiohttp.ClientError, TimeoutError):
             pass
     raise problem(
@@ -137,8 +144,10 @@ async def _at_home(request: web.Request, room: str) -> web.Response:
     )
 
 
-async def _passed_on(request: web.Request, worker: Worker, body: bytes) -> web.Response:
-    headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
+async def _passed_on(
+    request: web.Request, worker: Worker, body: bytes, more: Mapping[str, str] = NO_HEADERS
+) -> web.Response:
+    headers = dict(more) | {name: request.headers[name] for name in PASSED_ON if name in request.headers}
     url = URL(request.rel_url.raw_path_qs, encoded=True)
     async with worker.http.request(request.method, url, data=body or None, headers=headers) as answer:
         kept = [(name, value) for name, value in answer.headers.items() if name.title() not in HOP_BY_HOP]

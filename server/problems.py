@@ -2,13 +2,13 @@
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import Final
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 
-Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Middleware: TypeAlias = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
+_OF_BODY: Final = (hdrs.CONTENT_TYPE, hdrs.CONTENT_LENGTH)
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +33,13 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         return await handler(request)
     except web.HTTPException as error:
-        if error.status >= 400 and error.content_type != "application/json":
-            error.text = json.dumps({"error": error.reason})
-            error.content_type = "application/json"
-        raise
+        if error.status < 400:
+            raise
+        text = error.text if error.content_type == "application/json" else json.dumps({"error": error.reason})
+        kept = {name: value for name, value in error.headers.items() if name not in _OF_BODY}
+        # Not the error itself: until the next request of its client it would hold, in the frames of its traceback,
+        # all that was refused.
+        return web.Response(status=error.status, text=text, content_type="application/json", headers=kept)
     except Exception:
         # The route and not the path: a path has the call's id, and who knows that may turn and end the call.
         resource = request.match_info.route.resource

@@ -14,11 +14,14 @@ from aiohttp import web
 from aiortc import RTCIceCandidate
 from aiortc.sdp import candidate_from_sdp
 
+from . import iceservers
 from .calls import Call, Calls, TooManyCalls
-from .config import Config, IceServer
+from .config import Config
+from .edge import admitted
 from .offer import MOST_CANDIDATES, Offer, OfferError
 from .problems import problem
 from .rooms import NobodyPublishes, RoomTaken, Seat, checked_name
+from .values import IceServer
 
 SDP: Final = "application/sdp"
 FRAGMENT: Final = "application/trickle-ice-sdpfrag"
@@ -29,13 +32,13 @@ async def publish(request: web.Request, calls: Calls, config: Config) -> web.Res
     room = _room(request)
     options = _controls(request)
     offer = await _offer(request, lambda sdp: Offer.of_sdp(sdp, options, "sendonly", others_hear=True))
-    return await _created(calls, config, offer, lambda: calls.rooms.publish(room))
+    return await _created(request, calls, config, offer, lambda: calls.rooms.publish(room))
 
 
 async def listen(request: web.Request, calls: Calls, config: Config) -> web.Response:
     room = _room(request)
     offer = await _offer(request, lambda sdp: Offer.of_sdp(sdp, {}, "recvonly", others_hear=True))
-    return await _created(calls, config, offer, lambda: calls.rooms.listen(room))
+    return await _created(request, calls, config, offer, lambda: calls.rooms.listen(room))
 
 
 async def trickle(request: web.Request, call: Call) -> web.Response:
@@ -62,9 +65,12 @@ def endpoint(accepted: str = SDP) -> web.Response:
     return web.Response(status=204, headers={"Accept-Post": accepted, "Allow": "OPTIONS, GET, POST"})
 
 
-async def _created(calls: Calls, config: Config, offer: Offer, seated: Callable[[], Seat]) -> web.Response:
+async def _created(
+    request: web.Request, calls: Calls, config: Config, offer: Offer, seated: Callable[[], Seat]
+) -> web.Response:
     try:
-        call = await calls.open(offer, seated)
+        with admitted(request) as caller:
+            call = await calls.open(offer, caller, seated)
     except OfferError as error:
         raise problem(web.HTTPBadRequest, str(error)) from error
     except RoomTaken as error:
@@ -76,7 +82,7 @@ async def _created(calls: Calls, config: Config, offer: Offer, seated: Callable[
     assert call.answer is not None
     answer = web.Response(status=201, text=call.answer.sdp, content_type=SDP)
     answer.headers.update({"Location": f"/calls/{call.id}", "ETag": call.etag, "Accept-Patch": FRAGMENT})
-    for server in config.ice_servers:
+    for server in iceservers.of(config):
         answer.headers.add("Link", link(server))
     return answer
 

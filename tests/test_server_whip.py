@@ -234,3 +234,22 @@ async def test_the_links_name_the_ice_servers(hiss: Pcm) -> None:
         '<stun:127.0.0.1:1>; rel="ice-server"',
         '<turn:127.0.0.1:1>; rel="ice-server"; username="u"; credential="p"; credential-type="password"',
     ]
+
+
+async def test_a_room_is_pushed_on_until_its_publisher_goes_and_again_after_a_restart(
+    speech: Pcm, noisy: NDArray[np.float32]
+) -> None:
+    async with contextlib.AsyncExitStack() as other:
+        far = await other.enter_async_context(serving())
+        async with serving(forward=f"{far.url}/whip/from-{{room}}") as server:
+            async with publishing(server.http, "desk", speech):
+                await until(lambda: len(far.calls.rooms) == 1, "the push")
+                async with listening(far.http, "from-desk") as (ear, _):
+                    heard = await ear.has(150)
+                assert lag(np.resize(speech, len(heard)), heard) is not None
+                # The other server forgets the call, as when it restarts.
+                (pushed,) = far.calls
+                await far.calls.close(pushed.id)
+                await until(lambda: len(far.calls.rooms) == 1, "the push again")
+            await until(lambda: not len(far.calls), "the end of the push")
+            assert not len(server.calls.rooms)
