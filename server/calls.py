@@ -8,7 +8,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Any, Final
 
 from aiortc import (
     MediaStreamTrack,
@@ -31,6 +31,7 @@ from .media import closing, guard, opus, receiver, sender
 from .media.ports import PortRange
 from .offer import Offer, OfferError
 from .rooms import Alone, Rooms, Seat
+from .totals import Totals
 from .track import EnhancedTrack
 
 FIGURES_INTERVAL: Final = 0.2  # s between live figures on the data channel
@@ -197,6 +198,26 @@ class Call:
             },
         }
 
+    def summary(self) -> dict[str, object]:
+        """A line about the call for those who watch the server, who may not know its whole id. Ready for JSON."""
+        report: dict[str, Any] = self.report()
+        packets, delay = report.get("packets", {}), report.get("delay", {})
+        received, lost = packets.get("received"), packets.get("lost")
+        waiting = delay.get("server_p50_ms")
+        return {
+            "id": str(self),
+            **{name: report[name] for name in ("role", "room", "state", "age_s")},
+            "enhancement": report.get("enhancement"),
+            "loss": round(lost / (received + lost), 4) if received else None,
+            "delay_ms": None if waiting is None else round(delay["algorithm_ms"] + waiting, 1),
+        }
+
+    def count(self, totals: Totals) -> None:
+        """Add what the call had so far."""
+        if self._track is not None:
+            packets: Any = self.report()["packets"]
+            totals.add(packets, self._track.delay_s)
+
     def _overdue(self, end: float) -> str | None:
         """Why the call has to end now, if it has; ``end`` is the longest time of a call."""
         now = time.monotonic()
@@ -278,7 +299,8 @@ class Calls:
         self._config = config
         self._engine = engine
         self._rated = min(rated_calls, config.max_calls)
-        self._refused = 0  # offers, since start
+        self._began = self._refused = 0  # offers, since start
+        self._over = Totals()  # of calls that are over
         self._calls: dict[str, Call] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._callers: Counter[str] = Counter()
@@ -334,6 +356,7 @@ class Calls:
             self._calls[call.id] = call
             self._tasks[call.id] = asyncio.create_task(self._live(call, caller), name=f"call {call}")
             self._count(caller, True)
+            self._began += 1
         finally:
             self._opening.discard(call)
             self._changed()
@@ -341,6 +364,9 @@ class Calls:
 
     def figures(self) -> dict[str, object]:
         """How loaded the process is with calls, ready for JSON."""
+        totals = self._over.copy()
+        for call in self:
+            call.count(totals)
         return {
             "calls": len(self) - self.listeners,
             "listeners": self.listeners,
@@ -348,8 +374,12 @@ class Calls:
             "max_calls": self._config.max_calls,
             "shed": self._engine.shed_calls,
             "refused": self._refused,
+            "began": self._began,
+            "sheds": self._engine.sheds,
+            **totals.as_dict(),
             "batches": self._engine.batches.counts(),
             "step_ms": self._engine.batches.step_ms(),
+            "step_s": self._engine.batches.step_s.as_dict(),
             "draining": self.draining,
         }
 
@@ -389,6 +419,7 @@ class Calls:
         except Exception:
             logger.exception("call %s failed", call)
         finally:
+            call.count(self._over)
             del self._calls[call.id], self._tasks[call.id]
             self._count(caller, False)
             self._changed()

@@ -126,6 +126,7 @@ class Engine:
     ) -> None:
         """``lag`` (s) tells what packets wait for outside of the engine; it counts as lateness, too."""
         self.batches = BatchFigures(streams)
+        self.sheds = 0  # calls that were put on dry audio for lack of time, since start
         self._enhancer = enhancer
         self._queue_packets = queue_packets
         self._lag = lag
@@ -309,6 +310,7 @@ class Engine:
             for port in list(islice(costly, calls)):
                 self._fallback.shed(port.slot)
                 self._shed.append(port)
+                self.sheds += 1
 
 
 def _hand_over(packets: list[tuple[Port, int, Float]]) -> None:

@@ -17,6 +17,7 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from . import metrics
 from .access import public
 from .api import CONFIG, PAGE, endpoint, file, ice, no_call, page
 from .config import Config
@@ -126,9 +127,29 @@ async def health(request: web.Request) -> web.Response:
 @routes.get("/stats")
 async def stats(request: web.Request) -> web.Response:
     """The figures of all workers that answer, and of this process."""
-    found = await _gathered(request.app[WORKERS], "/stats")
-    workers = [figures for status, body in found if status == 200 for figures in body["workers"]]
-    return web.json_response({"workers": workers, "front": process_figures()})
+    return web.json_response(await _stats(request))
+
+
+@routes.get("/metrics")
+async def scrape(request: web.Request) -> web.Response:
+    """The same for Prometheus."""
+    return metrics.exposed(request, await _stats(request))
+
+
+@routes.get("/calls")
+async def overview(request: web.Request) -> web.Response:
+    """A line about each call of all workers that answer."""
+    return web.json_response({"calls": await _joined(request, "/calls", "calls")})
+
+
+async def _stats(request: web.Request) -> dict[str, object]:
+    return {"workers": await _joined(request, "/stats", "workers"), "front": process_figures()}
+
+
+async def _joined(request: web.Request, path: str, key: str) -> list[Any]:
+    """What the workers have in the list ``key``, in one."""
+    found = await _gathered(request.app[WORKERS], path)
+    return [entry for status, body in found if status == 200 for entry in body[key]]
 
 
 async def _at_home(request: web.Request, room: str, caller: str) -> web.Response:

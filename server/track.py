@@ -15,11 +15,13 @@ from percepnet.framing import Float
 
 from .controls import Controls
 from .engine import Engine
+from .figures import Histogram
 from .frames import FrameReader, FrameWriter, Layout, Packet
 
 RECENT_PACKETS: Final = 500  # 10 s: what the percentiles of the delay are taken over
 READY_PACKETS: Final = 16  # enhanced packets that may wait for a slow sender before the oldest is dropped
 KEPT_ARRIVALS: Final = 64
+DELAY_BOUNDS: Final = (0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5)  # s
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class EnhancedTrack(MediaStreamTrack):
     ) -> None:
         super().__init__()
         self.skipped = 0  # enhanced packets dropped because nobody fetched them
+        self.delay_s = Histogram(DELAY_BOUNDS)  # from a packet in to its packet out, over the whole call
         self._event_loop = asyncio.get_running_loop()
         self._source = source
         self._arrived = arrived
@@ -69,7 +72,9 @@ class EnhancedTrack(MediaStreamTrack):
         """The next frame; raises ``MediaStreamError`` once the source or this track has ended."""
         # aiortc's sender fetches a frame as soon as the one before is on the wire.
         if self._sending is not None:
-            self._delays.append(clock.monotonic() - self._sending)
+            delay = clock.monotonic() - self._sending
+            self._delays.append(delay)
+            self.delay_s.note(delay)
             self._sending = None
         if self._pump is None and self.readyState == "live":
             self._pump = self._event_loop.create_task(self._feed(), name="feed of an enhanced track")

@@ -125,6 +125,14 @@ async def test_calls_are_shared_and_each_is_found_by_its_id() -> None:
         assert [figures[n]["max_calls"] for n in (0, 1)] == [2, 1]
         assert len({server.process.pid, figures[0]["pid"], figures[1]["pid"]}) == 3
         assert all(figures[n]["cpu_s"] > 0 and figures[n]["rss_bytes"] > 1e6 for n in (0, 1))
+        lines = (await server.get("/calls"))[1]["calls"]
+        assert {line["id"] for line in lines} == {one.id[:8], two.id[:8]}
+        async with server.http.get("/metrics") as answer:
+            text = await answer.text()
+        for n, pid in ((0, figures[0]["pid"]), (1, figures[1]["pid"])):
+            assert f'percepnet_calls{{process="{pid}",worker="{n}"}} 1.0' in text
+        assert f'percepnet_cpu_seconds_total{{process="{server.process.pid}",worker="front"}}' in text
+        assert text.count("# TYPE percepnet_calls gauge") == 1
 
         body = await offered()
         async with server.http.post("/offer", json=body) as answer:  # takes the last place
