@@ -33,6 +33,8 @@ from .workers import Workers
 REQUEST_TIME: Final = 2.0  # s that requests under way have to end
 WORKER: Final = web.AppKey("worker", int)  # its number
 
+logger = logging.getLogger(__name__)
+
 
 def create_app(config: Config, worker: int | None = None) -> web.Application:
     """The server, or worker number ``worker`` behind a front, as an application; its engine starts and ends with it.
@@ -151,7 +153,11 @@ def _announce(runner: web.AppRunner, config: Config) -> None:
     host, port = runner.addresses[0][:2]
     shown = f"[{host}]" if ":" in host else host
     scheme = "http" if config.tls_cert is None else "https"
-    print(f"percepnet serves on {scheme}://{shown}:{port}", file=sys.stderr, flush=True)
+    said = f"percepnet serves on {scheme}://{shown}:{port}"
+    if config.log_format == "json":  # nothing else may be among the lines
+        logger.info(said)
+    else:
+        print(said, file=sys.stderr, flush=True)
 
 
 async def _engine(app: web.Application) -> AsyncIterator[None]:

@@ -27,6 +27,7 @@ from .control import ControlChannel
 from .controls import Changes
 from .engine import Engine
 from .frames import Layout
+from .logs import about
 from .media import closing, guard, opus, receiver, sender
 from .media.ports import PortRange
 from .offer import Offer, OfferError
@@ -121,18 +122,18 @@ class Call:
         """Wait for the end of the call, push its figures meanwhile, and free what it held."""
         try:
             if not await self._happens(self._connected, self._config.connect_timeout):
-                logger.info("call %s did not connect", self)
+                logger.info("did not connect")
                 return
             end = self._began + self._config.max_call_time
             while not await self._happens(self._ended, min(FIGURES_INTERVAL, end - time.monotonic())):
                 if (reason := self._overdue(end)) is not None:
-                    logger.info("call %s %s", self, reason)
+                    logger.info("ends: it %s", reason)
                     return
                 if self._channel is not None:
                     self._channel.push(self.report())
         finally:
             await self._free()
-            logger.info("call %s has ended after %.1f s", self, time.monotonic() - self._began)
+            logger.info("ended after %.1f s", time.monotonic() - self._began)
 
     def end(self) -> None:
         """Ask :meth:`live` to come to its end."""
@@ -154,7 +155,7 @@ class Call:
 
         A listener has no voice of its own, and so neither controls nor figures of it.
         """
-        about: dict[str, object] = {
+        known: dict[str, object] = {
             "id": self.id,
             "role": self.seat.role,
             "room": self.seat.room,
@@ -162,11 +163,11 @@ class Call:
             "age_s": round(time.monotonic() - self._began, 3),
         }
         if self._track is None:
-            return about
+            return known
         figures, port = self._track.port.figures, self._track.port
         network = self._reception.counts if self._reception is not None else None
         p50, p99 = self._track.delays_ms() or (None, None)
-        return about | {
+        return known | {
             "controls": port.controls.as_dict(),
             "degraded": figures.degraded,
             "enhancement": port.enhancement,
@@ -242,7 +243,7 @@ class Call:
         match self._connection.connectionState:
             case "connected":
                 self._connected.set()
-                logger.info("call %s is connected", self)
+                logger.info("connected")
             case "failed" | "closed":
                 self.end()
 
@@ -278,7 +279,7 @@ class Call:
             async with asyncio.timeout(CLOSING_TIME):
                 await closing.close(self._connection)
         except Exception:
-            logger.exception("call %s did not close as it should", self)
+            logger.exception("did not close as it should")
         finally:
             if self._reception is not None:
                 self._reception.close()
@@ -346,15 +347,16 @@ class Calls:
         self._opening.add(call)
         self._none.clear()
         try:
-            try:
-                await call.open(offer)
-            except (OfferError, TooManyCalls):
-                raise
-            except Exception as error:  # what aiortc raises for an offer is not documented
-                logger.info("an offer cannot be answered", exc_info=True)
-                raise OfferError(f"the offer cannot be answered: {error}") from error
-            self._calls[call.id] = call
-            self._tasks[call.id] = asyncio.create_task(self._live(call, caller), name=f"call {call}")
+            with about(str(call)):
+                try:
+                    await call.open(offer)
+                except (OfferError, TooManyCalls):
+                    raise
+                except Exception as error:  # what aiortc raises for an offer is not documented
+                    logger.info("an offer cannot be answered", exc_info=True)
+                    raise OfferError(f"the offer cannot be answered: {error}") from error
+                self._calls[call.id] = call
+                self._tasks[call.id] = asyncio.create_task(self._live(call, caller), name=f"call {call}")
             self._count(caller, True)
             self._began += 1
         finally:
@@ -417,7 +419,7 @@ class Calls:
         try:
             await call.live()
         except Exception:
-            logger.exception("call %s failed", call)
+            logger.exception("failed")
         finally:
             call.count(self._over)
             del self._calls[call.id], self._tasks[call.id]

@@ -28,6 +28,7 @@ from .controls import Changes, Controls
 from .fallback import Fallback
 from .figures import BatchFigures
 from .frames import PACKET
+from .logs import current_call
 from .overload import WINDOW, Overload
 
 Sink: TypeAlias = Callable[[int, Float], object]
@@ -82,6 +83,7 @@ class Port:
         self.loop = loop
         self.waiting: deque[tuple[int, Float, float]] = deque(maxlen=queue_packets)
         self.closed = False
+        self.call = current_call()  # for logs
         self.last_packet = -np.inf  # when the engine ended its last, s
         self._engine = engine
 
@@ -243,7 +245,7 @@ class Engine:
             self._ready = [port for port in self._ready if port.waiting]
         try:
             for port in opened:
-                self._fallback.renew(port.slot, port.controls.as_changes())
+                self._fallback.renew(port.slot, port.controls.as_changes(), port.call)
             for port, changes in turned.items():
                 if not port.closed:  # else the stream may be another call's by now
                     self._fallback.turn(port.slot, changes)
@@ -318,7 +320,7 @@ def _hand_over(packets: list[tuple[Port, int, Float]]) -> None:
         try:
             port.sink(time_, samples)
         except Exception:
-            logger.exception("a call did not take its packet")
+            logger.exception("a call did not take its packet", extra={"call": port.call})
 
 
 def _nobody(time: int, samples: Float) -> None:

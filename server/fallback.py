@@ -39,6 +39,7 @@ class Fallback:
         self._dry_for = np.zeros(streams, int)  # packets until a stream that failed is enhanced again
         self._faults = np.zeros(streams, int)
         self._phase = np.full(streams, _HEARD)
+        self._calls = [""] * streams  # for logs
 
     def degraded(self, stream: int) -> bool:
         return bool(self._dry_for[stream])
@@ -63,11 +64,15 @@ class Fallback:
         """Whether the stream's last packet was dry, wholly or in part, because it is shed."""
         return bool(self._phase[stream] != _HEARD)
 
-    def renew(self, stream: int, controls: Changes) -> None:
-        """Make a stream as new for its next call. Controls first: a reset stream has them without a ramp."""
+    def renew(self, stream: int, controls: Changes, call: str = "") -> None:
+        """Make a stream as new for its next call, which logs know as ``call``.
+
+        Controls first: a reset stream has them without a ramp.
+        """
         self._delayed[stream] = 0
         self._dry_for[stream] = self._faults[stream] = 0
         self._phase[stream] = _HEARD
+        self._calls[stream] = call
         self.turn(stream, controls)
         self._reset(stream)
 
@@ -145,4 +150,8 @@ class Fallback:
         self._phase[stream] = _HEARD
         self._faults[stream] += 1
         if self._faults[stream] == 1:
-            logger.error("a call gets dry audio: its enhancement failed", exc_info=error)
+            logger.error(
+                "a call gets dry audio: its enhancement failed",
+                exc_info=error,
+                extra={"call": self._calls[stream]},
+            )

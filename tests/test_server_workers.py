@@ -72,7 +72,8 @@ async def served(*options: str, folder: Path | None = None) -> AsyncIterator[Ser
     )
     server = Served(process)
     try:
-        server.url = (await server.read_until("serves on http") or " ").split(" ")[-1].strip()
+        found = re.search(r"https?://[^\s\"]+", await server.read_until("serves on http"))
+        server.url = found[0] if found else ""
         async with aiohttp.ClientSession(server.url or None) as server.http:
             yield server
     finally:
@@ -230,7 +231,7 @@ async def test_a_worker_that_is_killed_takes_only_its_calls_and_is_replaced() ->
     assert re.search(
         rf"WARNING .*worker {dead} \(process {pid}\) ended by SIGKILL, and with it 1 calls", said
     )
-    assert f"INFO worker {1 - dead} server.calls: call {kept.id[:8]} is connected" in said
+    assert f"INFO worker {1 - dead} server.calls: call {kept.id[:8]}: connected" in said
     assert said.count("serves on http") == 1
     assert "Traceback" not in said
 
