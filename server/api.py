@@ -33,6 +33,13 @@ async def page(request: web.Request) -> web.StreamResponse:
     return web.FileResponse(request.app[PAGE] / "index.html")
 
 
+@routes.get("/admin")
+@public
+async def admin(request: web.Request) -> web.StreamResponse:
+    """The page that draws the server's load; what it draws needs a token."""
+    return web.FileResponse(request.app[PAGE] / "admin.html")
+
+
 @routes.get("/healthz")
 @public
 async def health(request: web.Request) -> web.Response:

@@ -19,7 +19,7 @@ from yarl import URL
 
 from . import metrics
 from .access import public
-from .api import CONFIG, PAGE, endpoint, file, ice, no_call, page
+from .api import CONFIG, PAGE, admin, endpoint, file, ice, no_call, page
 from .config import Config
 from .edge import CALLER_HEADER, admitted, application
 from .figures import process_figures
@@ -41,7 +41,7 @@ def create_front(config: Config, workers: Workers, folder: Path) -> web.Applicat
     """The front of ``workers``; the page's files are in ``folder``."""
     app = application(config, workers.calls_of)
     app[CONFIG], app[WORKERS], app[PAGE] = config, workers, folder
-    here = [web.get("/", page), web.get("/config", ice)]
+    here = [web.get("/", page), web.get("/admin", admin), web.get("/config", ice)]
     for path in ("/whip/{room}", "/whep/{room}"):
         here += [web.get(path, endpoint, allow_head=False), web.options(path, endpoint)]
     app.add_routes([*here, *routes, web.get("/{path:.+}", file)])

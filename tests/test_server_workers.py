@@ -180,7 +180,7 @@ async def test_what_is_answered_is_the_same_as_without_a_front() -> None:
         ("PUT", "/healthz", {}),
         *(
             ("GET", path, {})
-            for path in ("/", "/call.js", "/nothing", "/offer", "/calls/", "/..%2fserver/app.py")
+            for path in ("/", "/admin", "/call.js", "/nothing", "/offer", "/calls/", "/..%2fserver/app.py")
         ),
     ]
 
