@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import re
 import shlex
@@ -207,6 +208,24 @@ def test_recorded_series_are_those_that_alerts_ask_for() -> None:
     recorded = {rule["record"] for rule in rules if "record" in rule}
     used = {name for rule in rules for name in re.findall(r"instance:[a-z0-9_:]+", rule["expr"])}
     assert used <= recorded
+
+
+def test_the_page_names_series_and_files_that_exist_and_counts_machines_right() -> None:
+    text = (DOCKER / "README.md").read_text()
+    for link in re.findall(r"\]\(([^):]+)\)", text):
+        assert (DOCKER / link).is_file(), link
+    table = text.partition("| series | is |")[2].partition("\n\n")[0]
+    named = set(re.findall(r"`(percepnet_\w+)(?:`|\{direction)", table))
+    for begin, middles, end in re.findall(r"`(percepnet_\w*)\{([\w,]+)\}(\w*)`", table):
+        named |= {begin + middle + end for middle in middles.split(",")}
+    families = Figures({"workers": []}).collect()
+    series = {family.name + "_total" * (family.type == "counter") for family in families}
+    assert named == series
+    rows = re.findall(r"\| within .* \| (\d+) \| (\d+) % \| (\d+) \| (\d+) \+ 1 \|", text)
+    assert len(rows) == 3
+    for per_core, share, cores, machines in rows:
+        assert int(cores) == math.ceil(10_000 / int(per_core) / (int(share) / 100))
+        assert int(machines) == math.ceil(int(cores) / 32)
 
 
 @pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy")
