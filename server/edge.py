@@ -1,5 +1,6 @@
 """What stands between the network and the routes: the same before one process and before several workers."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -13,6 +14,7 @@ from .origins import headers_for, leave
 from .problems import errors_as_json, problem
 
 LARGEST_BODY: Final = 64 * 1024  # bytes
+OFFERS: Final = ("/offer", "/whip/{room}", "/whep/{room}")  # where calls begin, by POST
 CALLER_HEADER: Final = "X-Percepnet-Caller"  # with which the front tells a worker the caller's address
 HEADERS: Final = {
     "Content-Security-Policy": (
@@ -28,6 +30,7 @@ HEADERS: Final = {
 
 # Address that a request comes from
 CALLER: Final[web.AppKey[Callable[[web.Request], str]]] = web.AppKey("caller")
+ANSWERS: Final[web.AppKey[Counter[int]]] = web.AppKey("answers")  # to offers, by status, since start
 LIMITS: Final[web.AppKey[AddressLimits | None]] = web.AppKey("limits")
 
 
@@ -42,7 +45,9 @@ def application(config: Config, calls_of: Callable[[str], int]) -> web.Applicati
     )
     app[CALLER] = lambda request: caller_of(request, config.trust_forwarded)
     app[LIMITS] = AddressLimits(config.max_calls_per_address, config.offers_per_second, calls_of)
+    app[ANSWERS] = Counter()
     app.on_response_prepare.append(_add_headers)
+    app.on_response_prepare.append(_count_answer)
     app.on_response_prepare.append(headers_for(config.allow_origins))
     return app
 
@@ -69,6 +74,17 @@ def admitted(request: web.Request) -> Iterator[str]:
             yield caller
     except TooMany as error:
         raise problem(web.HTTPTooManyRequests, str(error), retry_after=error.retry_after) from error
+
+
+def answers(app: web.Application) -> dict[str, int]:
+    """How often offers were answered with each status, ready for JSON; empty behind a front, which knows it all."""
+    return {str(status): count for status, count in sorted(app.get(ANSWERS, Counter()).items())}
+
+
+async def _count_answer(request: web.Request, response: web.StreamResponse) -> None:
+    resource = request.match_info.route.resource
+    if request.method == "POST" and resource is not None and resource.canonical in OFFERS:
+        request.app[ANSWERS][response.status] += 1
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
