@@ -7,7 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
-from . import iceservers, metrics, whip
+from . import iceservers, metrics, overview, whip
 from .access import public
 from .calls import Call, Calls, TooManyCalls
 from .config import Config
@@ -74,9 +74,9 @@ async def scrape(request: web.Request) -> web.Response:
 
 
 @routes.get("/calls")
-async def overview(request: web.Request) -> web.Response:
+async def listed(request: web.Request) -> web.Response:
     """A line about each call. Whole ids are not told: who knows one may turn and end the call."""
-    return web.json_response({"calls": [call.summary() for call in request.app[CALLS]]})
+    return web.json_response({"calls": [overview.line(call) for call in request.app[CALLS]]})
 
 
 @routes.post("/offer")

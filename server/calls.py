@@ -199,20 +199,6 @@ class Call:
             },
         }
 
-    def summary(self) -> dict[str, object]:
-        """A line about the call for those who watch the server, who may not know its whole id. Ready for JSON."""
-        report: dict[str, Any] = self.report()
-        packets, delay = report.get("packets", {}), report.get("delay", {})
-        received, lost = packets.get("received"), packets.get("lost")
-        waiting = delay.get("server_p50_ms")
-        return {
-            "id": str(self),
-            **{name: report[name] for name in ("role", "room", "state", "age_s")},
-            "enhancement": report.get("enhancement"),
-            "loss": round(lost / (received + lost), 4) if received else None,
-            "delay_ms": None if waiting is None else round(delay["algorithm_ms"] + waiting, 1),
-        }
-
     def count(self, totals: Totals) -> None:
         """Add what the call had so far."""
         if self._track is not None:

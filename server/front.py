@@ -137,7 +137,7 @@ async def scrape(request: web.Request) -> web.Response:
 
 
 @routes.get("/calls")
-async def overview(request: web.Request) -> web.Response:
+async def listed(request: web.Request) -> web.Response:
     """A line about each call of all workers that answer."""
     return web.json_response({"calls": await _joined(request, "/calls", "calls")})
 

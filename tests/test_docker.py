@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,16 @@ def test_compose_sets_our_containers_in_a_sandbox_and_names_files_that_exist() -
         assert set(service.get("secrets", [])) <= set(compose["secrets"])
     grace = int(services["server"]["stop_grace_period"].removesuffix("s"))
     assert grace >= int(services["server"]["environment"]["PERCEPNET_DRAIN_TIME"]) + ENDING_TIME + 2
+
+
+@pytest.mark.skipif("sidecar" not in COMMANDS, reason="no sidecar")
+def test_the_sidecars_command_line_is_understood() -> None:
+    (compose,) = documents(DOCKER / "compose.yaml")
+    command, *arguments = compose["services"]["sidecar"]["command"]
+    parser = argparse.ArgumentParser()
+    import_module(f"percepnet.cli.{command}").add_arguments(parser)
+    options = parser.parse_args(arguments)
+    assert str(options.stats_port) == environments()["Dockerfile"]["PERCEPNET_PORT"]  # for the health check
 
 
 def test_manifests_are_as_kubernetes_has_them() -> None:
