@@ -58,8 +58,8 @@ class Offer:
 
 def _check_session(sdp: str) -> SessionDescription:
     # aiortc's parser takes each line of codecs with each of their feedback: 32 thousand characters made 3 s.
-    kinds = (found[0] for line in sdp.splitlines() if (found := LINE.match(line)))
-    for kind, lines in Counter(kinds).items():
+    said = (found[0] for line in sdp.splitlines() if (found := LINE.match(line)))
+    for kind, lines in Counter(said).items():
         if lines > MOST_ALIKE:
             raise OfferError(f"sdp: at most {MOST_ALIKE} lines {kind}, not {lines}")
     try:

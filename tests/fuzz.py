@@ -56,7 +56,9 @@ async def besieged(**options: object) -> AsyncIterator[tuple[Server, Caller]]:
             assert after["state"] == "connected"
             assert not after["degraded"]
             for fate in ("lost", "undecodable"):
-                assert after["packets"][fate] == before["packets"][fate], f"the call at hand: {fate}"
+                assert after["packets"][fate] == before["packets"][fate], (
+                    f"{fate}: {before['packets']} {after['packets']}"
+                )
             assert after["packets"]["in"] > before["packets"]["in"]
             assert len(caller.frames) - came > 25 * seconds, (
                 "the call at hand gets less than half its packets"
