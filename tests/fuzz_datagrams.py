@@ -28,8 +28,8 @@ from OpenSSL import SSL
 from server.loadtest.caller import Caller
 from server.media import guard
 
-AT_ONCE: Final = 25  # datagrams between two moments for the server
-PAUSE: Final = 0.005  # s of such a moment: sockets hold some hundreds
+AT_ONCE: Final = 10  # datagrams between two moments for the server
+PAUSE: Final = 0.01  # s of such a moment; more would be a flood, which no socket holds
 CALL: Final = 1500  # datagrams to one call of the rogue, which may be over before
 KEPT: Final = 200  # real datagrams to be replayed
 UNLIMITED: Final = 1e9  # a second: all are to reach what parses them
@@ -159,11 +159,12 @@ def recorded(caller: Caller) -> deque[bytes]:
 class Port:
     """The server's port of a call, as a stranger reaches it and as one does who has taken the caller's address."""
 
-    def __init__(self, caller: Caller, kept: deque[bytes]) -> None:
+    def __init__(self, caller: Caller, kept: deque[bytes], password: str = "no one has told it me") -> None:
         session = SessionDescription.parse(caller.connection.remoteDescription.sdp)
         self._address = next((c.ip, c.port) for c in session.media[0].ice_candidates)
         self._ice = caller.transceiver.sender.transport.transport._connection
         self._kept = kept
+        self._password = password
         self._hello = hello()
 
     def hostile(self, chance: random.Random) -> bytes:
@@ -175,10 +176,8 @@ class Port:
                 return spoilt(chance, chance.choice(self._kept))
             case 5:
                 return spoilt(chance, self._hello)
-            case 6:
-                return binding(chance, username, "wrong password of 22 ch")
-        message = binding(chance, username, self._ice.remote_password or "")
-        return spoilt(chance, message) if chance.random() < 0.9 else message[:-1] + b"\x00"
+        message = binding(chance, username, self._password)
+        return spoilt(chance, message) if chance.random() < 0.5 else message
 
     def send(self, chance: random.Random, stranger: socket.socket, data: bytes) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -220,6 +219,7 @@ class Rogue:
 async def calling(server: Server) -> AsyncIterator[Caller]:
     async with Caller(server.url, np.zeros(960, np.int16)) as caller:
         await packets(caller, 2)
+        caller.transceiver.sender.replaceTrack(None)  # from now on only the rogue itself speaks
         yield caller
 
 
@@ -254,11 +254,14 @@ async def attack(
         while done < count:
             async with calling(server) as caller:
                 calls += 1
-                rogue, own = Rogue(caller), Port(caller, recorded(caller))
+                ice = caller.transceiver.sender.transport.transport._connection
+                rogue, own = Rogue(caller), Port(caller, recorded(caller), ice.remote_password or "")
                 end = min(count, done + CALL)
                 while done < end and not rogue.is_over:
                     chance = random.Random(f"{seed} {done}")
-                    with contextlib.suppress(ConnectionError, pylibsrtp.Error):  # what cannot be sent, too
+                    with contextlib.suppress(
+                        ConnectionError, pylibsrtp.Error, SSL.Error
+                    ):  # what cannot be sent, too
                         await one(chance, done, rogue, own, at_hand, chance.choice(sockets))
                     done += 1
                     if done % AT_ONCE == 0:

@@ -141,6 +141,19 @@ def spoilt(sdp: str) -> dict[str, Any]:
             **good,
             "sdp": sdp.replace("a=setup", candidate.replace("5000", "65536") + "a=setup"),
         },
+        "an address that is none": {
+            **good,
+            "sdp": sdp.replace("a=setup", candidate.replace("192.0.2.1", "example.org") + "a=setup"),
+        },
+        "an address of a group": {
+            **good,
+            "sdp": sdp.replace("a=setup", candidate.replace("192.0.2.1", "224.0.0.251") + "a=setup"),
+        },
+        "codecs without end": {
+            **good,
+            "sdp": sdp.replace("a=rtpmap:9 ", "a=rtpmap:96 opus/48000/2\r" * 500 + "a=rtpmap:9 "),
+        },
+        "sections without end": {**good, "sdp": sdp + "m=audio 9 RTP/AVP 0\r\n" * 1000},
         "a bundle of sections that are not there": {**good, "sdp": sdp.replace("BUNDLE 0 1", "BUNDLE 5 1")},
         "candidates without end": {**good, "sdp": sdp.replace("a=setup", candidate * 100 + "a=setup", 1)},
         "an unknown option": {**good, "volume": 11},

@@ -76,9 +76,10 @@ async def test_nothing_that_comes_makes_the_reader_of_a_call_end() -> None:
         await dtls.transport._send(b"")
         (call,) = server.calls._calls.values()
         theirs = call._connection.getTransceivers()[0].receiver.transport
-        theirs._rtp_router = None  # whatever comes now is a fault
+        router, theirs._rtp_router = theirs._rtp_router, None  # whatever comes now is a fault
         await until(lambda: caller_guard(server).faults > 3, "faults are counted")
         assert (await report(server, caller))["state"] == "connected"
+        theirs._rtp_router = router
 
 
 async def test_a_caller_has_no_more_sources_than_a_report_can_name() -> None:

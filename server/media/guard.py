@@ -19,7 +19,7 @@ from aiortc import RTCDtlsTransport
 
 MADE_FOR: Final = "aiortc 1.14 to 1.16 with aioice 0.10 to 0.13"
 MOST_WAITING: Final = 512  # datagrams that aiortc has not fetched
-FROM_CALLER: Final = 1000.0  # datagrams a second in the long run; audio has 50, or 400 in packets of 2.5 ms
+FROM_CALLER: Final = 600.0  # datagrams a second in the long run; audio has 50, or 400 in packets of 2.5 ms
 FROM_OTHERS: Final = 200.0
 BURST: Final = 2.0  # s worth of them at once, such as after the network stood still
 MOST_SOURCES: Final = 31  # SSRCs of a call; as many as a receiver report can name (RFC 3550, 6.4.2)
