@@ -11,7 +11,7 @@ from .access import public
 from .calls import Call, Calls, TooManyCalls
 from .config import Config
 from .controls import checked
-from .edge import admitted
+from .edge import admitted, body
 from .engine import Engine
 from .figures import process_figures
 from .offer import Offer, OfferError
@@ -37,12 +37,12 @@ async def health(request: web.Request) -> web.Response:
     """200 while the engine runs and calls are taken, else 503; how many calls of how many."""
     calls = request.app[CALLS]
     state = "draining" if calls.draining else "ok" if request.app[ENGINE].alive else "engine has died"
-    body = {
+    told = {
         "status": state,
         "calls": len(calls),
         "max_calls": request.app[CONFIG].max_calls,
     }
-    return web.json_response(body, status=200 if state == "ok" else 503)
+    return web.json_response(told, status=200 if state == "ok" else 503)
 
 
 @routes.get("/config")
@@ -64,7 +64,7 @@ async def offer(request: web.Request) -> web.Response:
     """``{sdp, type, enabled?, attenuation_limit_db?, postfilter?}`` → 201 ``{sdp, type, id}``."""
     try:
         with admitted(request) as caller:
-            call = await request.app[CALLS].open(Offer.checked(await _body(request)), caller)
+            call = await request.app[CALLS].open(Offer.checked(await _json(request)), caller)
     except OfferError as error:
         raise problem(web.HTTPBadRequest, str(error)) from error
     except TooManyCalls as error:
@@ -84,7 +84,7 @@ async def turn(request: web.Request) -> web.Response:
     """Any subset of the controls → what ``GET`` returns."""
     call = _call(request)
     try:
-        changes = checked(await _body(request))
+        changes = checked(await _json(request))
     except ValueError as error:
         raise problem(web.HTTPBadRequest, str(error)) from error
     call.turn(changes)
@@ -119,16 +119,17 @@ def _call(request: web.Request) -> Call:
         raise no_call(request.match_info["id"]) from None
 
 
-async def _body(request: web.Request) -> object:
+async def _json(request: web.Request) -> object:
     # The type is asked for because a page of another origin cannot send it without a preflight.
     if request.content_type != "application/json":
         found = request.content_type
         raise problem(web.HTTPUnsupportedMediaType, f"the body must be application/json, not {found}")
+    await body(request)  # text() has it from there
     try:
-        body: object = json.loads(await request.text())
+        decoded: object = json.loads(await request.text())
     except (ValueError, LookupError, RecursionError) as error:
         raise problem(web.HTTPBadRequest, "the body is not valid JSON") from error
-    return body
+    return decoded
 
 
 def no_call(id: str) -> web.HTTPError:

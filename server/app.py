@@ -19,7 +19,7 @@ from . import eventloop, iceservers, tls
 from .api import CALLS, CONFIG, ENGINE, PAGE, routes
 from .calls import Calls
 from .config import Config
-from .edge import application, application_behind_front
+from .edge import IDLE_TIME, application, application_behind_front
 from .ending import ENDING_TIME, Ending, first
 from .engine import Engine
 from .figures import LoopLag
@@ -134,7 +134,9 @@ async def _drained(app: web.Application, ending: Ending) -> None:
 async def _listening(app: web.Application, where: Config | Path) -> AsyncIterator[web.AppRunner]:
     """Answers requests inside, at the address of the options or at a unix socket."""
     logging.getLogger("aioice").setLevel(logging.WARNING)  # it tells every step of every pair of candidates
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=REQUEST_TIME)
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=REQUEST_TIME, keepalive_timeout=IDLE_TIME, lingering_time=0
+    )
     await runner.setup()
     try:
         if isinstance(where, Path):

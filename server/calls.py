@@ -32,6 +32,7 @@ from .offer import Offer, OfferError
 from .track import EnhancedTrack
 
 FIGURES_INTERVAL: Final = 0.2  # s between live figures on the data channel
+MOST_CHANNELS: Final = 16  # data channels that a caller may open; one is of use
 CLOSING_TIME: Final = 5.0  # s that a connection may take to close before its call is given up
 FULL_TIME: Final = 5  # s after which a caller who found the server full may try again
 
@@ -60,6 +61,7 @@ class Call:
         self._encoding: opus.OpusOptions | None = None  # None: aiortc's own
         self._guard: guard.Guard | None = None
         self._channel: ControlChannel | None = None
+        self._channels = 0  # that the caller has opened
         self._connected = asyncio.Event()
         self._ended = asyncio.Event()
         servers = [RTCIceServer(s.url, s.username, s.credential) for s in iceservers.of(config)]
@@ -215,7 +217,11 @@ class Call:
         self._connection.addTrack(self._track)
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
-        if channel.label == ControlChannel.LABEL and self._channel is None:
+        self._channels += 1
+        if self._channels > MOST_CHANNELS:
+            logger.info("call %s opens data channels without end", self)
+            self.end()
+        elif channel.label == ControlChannel.LABEL and self._channel is None:
             self._channel = ControlChannel(channel, self.turn, self.report)
 
     async def _free(self) -> None:

@@ -1,5 +1,6 @@
 """What stands between the network and the routes: the same before one process and before several workers."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -13,6 +14,8 @@ from .origins import headers_for, leave
 from .problems import errors_as_json, problem
 
 LARGEST_BODY: Final = 64 * 1024  # bytes
+BODY_TIME: Final = 10.0  # s that a body may take to come
+IDLE_TIME: Final = 30.0  # s that a TCP connection may go on without a whole request
 CALLER_HEADER: Final = "X-Percepnet-Caller"  # with which the front tells a worker the caller's address
 HEADERS: Final = {
     "Content-Security-Policy": (
@@ -69,6 +72,15 @@ def admitted(request: web.Request) -> Iterator[str]:
             yield caller
     except TooMany as error:
         raise problem(web.HTTPTooManyRequests, str(error), retry_after=error.retry_after) from error
+
+
+async def body(request: web.Request) -> bytes:
+    """What came with a request; 408 for one that sends it drop by drop."""
+    try:
+        async with asyncio.timeout(BODY_TIME):
+            return await request.read()
+    except TimeoutError:
+        raise problem(web.HTTPRequestTimeout, f"the body has not come within {BODY_TIME:g} s") from None
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:

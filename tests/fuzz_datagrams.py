@@ -249,6 +249,7 @@ async def attack(
     with (
         patch.object(guard, "FROM_CALLER", UNLIMITED),
         patch.object(guard, "FROM_OTHERS", UNLIMITED),
+        patch.object(guard, "DTLS", UNLIMITED),
         strangers(8) as sockets,
     ):
         while done < count:

@@ -12,6 +12,7 @@ import pytest
 from aiortc.sdp import SessionDescription
 from calling import Server, packets, serving, until
 
+from server.calls import MOST_CHANNELS
 from server.loadtest.caller import Caller
 from server.media import guard
 
@@ -94,6 +95,16 @@ async def test_a_caller_has_no_more_sources_than_a_report_can_name() -> None:
         await packets(caller, 5)
     # It gives back all it held: aiortc's reports would have failed at so many sources, and with them its end.
     await until(lambda: not len(server.calls), "the call is freed")
+
+
+async def test_a_caller_that_opens_data_channels_without_end_is_hung_up_on() -> None:
+    async with serving() as server, Caller(server.url, SILENCE) as caller:
+        for number in range(MOST_CHANNELS - 1):
+            caller.connection.createDataChannel(str(number))
+        await packets(caller, 10)
+        assert len(server.calls) == 1
+        caller.connection.createDataChannel("one more")
+        await until(lambda: not len(server.calls), "the call is freed")
 
 
 def test_what_waits_is_bounded_and_the_end_is_told() -> None:

@@ -20,6 +20,7 @@ from aiortc import RTCDtlsTransport
 MADE_FOR: Final = "aiortc 1.14 to 1.16 with aioice 0.10 to 0.13"
 MOST_WAITING: Final = 512  # datagrams that aiortc has not fetched
 FROM_CALLER: Final = 600.0  # datagrams a second in the long run; audio has 50, or 400 in packets of 2.5 ms
+DTLS: Final = 100.0  # of them, DTLS: each may hold dozens of messages of a data channel, at 50 µs
 FROM_OTHERS: Final = 200.0
 BURST: Final = 2.0  # s worth of them at once, such as after the network stood still
 MOST_SOURCES: Final = 31  # SSRCs of a call; as many as a receiver report can name (RFC 3550, 6.4.2)
@@ -73,6 +74,7 @@ class Guard:
         self._ice = ice
         self._addresses: set[Address] = set()  # the caller's
         self._caller = Allowance(FROM_CALLER)
+        self._dtls = Allowance(DTLS)
         self._others = Allowance(FROM_OTHERS)
 
     def came(self, pass_on: PassOn, data: bytes, addr: Address) -> None:
@@ -102,7 +104,7 @@ class Guard:
                 return False
             if known and not is_rtcp:
                 self.spoken = now
-        elif not is_stun and not (known and 19 < kind < 64):
+        elif not is_stun and not (known and 19 < kind < 64 and self._dtls.take(now)):
             return False
         if known:
             self.heard = now
