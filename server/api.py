@@ -1,12 +1,13 @@
 """HTTP: the page, the calls and their controls. All errors of the API are JSON, ``{"error": "…"}``."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from aiohttp import web
 
-from . import iceservers
+from . import iceservers, whip
 from .access import public
 from .calls import Call, Calls, TooManyCalls
 from .config import Config
@@ -14,8 +15,9 @@ from .controls import checked
 from .edge import admitted, body
 from .engine import Engine
 from .figures import process_figures
-from .offer import Offer, OfferError
+from .offer import Offer
 from .problems import problem
+from .rooms import Alone, RoomTaken, checked_name
 
 CONFIG: Final = web.AppKey("config", Config)
 ENGINE: Final = web.AppKey("engine", Engine)
@@ -61,11 +63,20 @@ async def stats(request: web.Request) -> web.Response:
 
 @routes.post("/offer")
 async def offer(request: web.Request) -> web.Response:
-    """``{sdp, type, enabled?, attenuation_limit_db?, postfilter?}`` → 201 ``{sdp, type, id}``."""
+    """``{sdp, type, enabled?, attenuation_limit_db?, postfilter?}`` → 201 ``{sdp, type, id}``.
+
+    With ``?room=NAME`` the caller hears the other one of that room, without it itself.
+    """
+    calls = request.app[CALLS]
+    room = request.query.get("room")
     try:
         with admitted(request) as caller:
-            call = await request.app[CALLS].open(Offer.checked(await _json(request)), caller)
-    except OfferError as error:
+            checked_offer = Offer.checked(await _json(request), others_hear=room is not None)
+            seated = Alone if room is None else partial(calls.rooms.join, checked_name(room))
+            call = await calls.open(checked_offer, caller, seated)
+    except RoomTaken as error:
+        raise problem(web.HTTPConflict, str(error)) from error
+    except ValueError as error:  # OfferError too
         raise problem(web.HTTPBadRequest, str(error)) from error
     except TooManyCalls as error:
         raise problem(web.HTTPServiceUnavailable, str(error), retry_after=error.retry_after) from error
@@ -81,20 +92,41 @@ async def show(request: web.Request) -> web.Response:
 
 @routes.patch("/calls/{id}")
 async def turn(request: web.Request) -> web.Response:
-    """Any subset of the controls → what ``GET`` returns."""
+    """Any subset of the controls → what ``GET`` returns; or more addresses of the caller (WHIP, WHEP)."""
     call = _call(request)
+    if request.content_type == whip.FRAGMENT:
+        return await whip.trickle(request, call)
     try:
-        changes = checked(await _json(request))
+        call.turn(checked(await _json(request)))
     except ValueError as error:
         raise problem(web.HTTPBadRequest, str(error)) from error
-    call.turn(changes)
     return web.json_response(call.report())
+
+
+@routes.post("/whip/{room}")
+async def publish(request: web.Request) -> web.Response:
+    return await whip.publish(request, request.app[CALLS], request.app[CONFIG])
+
+
+@routes.post("/whep/{room}")
+async def listen(request: web.Request) -> web.Response:
+    return await whip.listen(request, request.app[CALLS], request.app[CONFIG])
+
+
+@routes.get("/whip/{room}")
+@routes.options("/whip/{room}")
+@routes.get("/whep/{room}")
+@routes.options("/whep/{room}")
+@public
+async def endpoint(request: web.Request) -> web.Response:
+    return whip.endpoint()
 
 
 @routes.delete("/calls/{id}")
 async def close(request: web.Request) -> web.Response:
-    await request.app[CALLS].close(_call(request).id)
-    return web.Response(status=204)
+    call = _call(request)
+    await request.app[CALLS].close(call.id)
+    return web.Response(status=204 if call.seat.room is None else 200)  # 200: RFC 9725, figure 1
 
 
 @routes.get("/{path:.+}")  # last: it takes every path that is left

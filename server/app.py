@@ -23,6 +23,7 @@ from .edge import IDLE_TIME, application, application_behind_front
 from .ending import ENDING_TIME, Ending, first
 from .engine import Engine
 from .figures import LoopLag
+from .forward import Forwarding
 from .front import create_front
 from .media import audiolevel
 from .rating import measured
@@ -171,8 +172,13 @@ async def _engine(app: web.Application) -> AsyncIterator[None]:
         await loop.run_in_executor(None, engine.start)
         app[ENGINE] = engine
         app[CALLS] = Calls(config, engine, rated, app[WORKER])
+        forwarding = Forwarding(config.forward, config.forward_token) if config.forward is not None else None
+        if forwarding is not None:
+            app[CALLS].rooms.on_publish = forwarding.follow
         yield
         await app[CALLS].close_all()
+        if forwarding is not None:
+            await forwarding.close()
         await loop.run_in_executor(None, engine.stop)
     finally:
         lag.stop()

@@ -7,13 +7,14 @@ import math
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from aiortc import (
     MediaStreamTrack,
     RTCConfiguration,
     RTCDataChannel,
+    RTCIceCandidate,
     RTCIceServer,
     RTCPeerConnection,
     RTCSessionDescription,
@@ -29,6 +30,7 @@ from .frames import Layout
 from .media import closing, guard, opus, receiver, sender
 from .media.ports import PortRange
 from .offer import Offer, OfferError
+from .rooms import Alone, Rooms, Seat
 from .track import EnhancedTrack
 
 FIGURES_INTERVAL: Final = 0.2  # s between live figures on the data channel
@@ -50,8 +52,11 @@ class TooManyCalls(Exception):
 class Call:
     """One caller's connection. :meth:`open` makes it, :meth:`close` ends it; one task owns all between."""
 
-    def __init__(self, config: Config, engine: Engine, worker: int = 0) -> None:
+    def __init__(self, config: Config, engine: Engine, worker: int = 0, seat: Seat | None = None) -> None:
         self.id = f"{worker}.{secrets.token_urlsafe(16)}"  # tells the front where the call is
+        self.seat = seat or Alone()
+        self.etag = f'"{secrets.token_hex(8)}"'  # of its ICE session, which never restarts
+        self.remote_ufrag = ""
         self.answer: RTCSessionDescription | None = None
         self._config = config
         self._engine = engine
@@ -75,10 +80,14 @@ class Call:
 
     async def open(self, offer: Offer) -> None:
         """Answer the offer; on any failure the call has given back all it took."""
+        self.remote_ufrag = offer.ufrag
         try:
             self._connection.on("track", lambda source: self._on_track(source, offer))
             await self._connection.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
-            if self._track is None:
+            if offer.direction == "recvonly":
+                self._encoded(offer)
+                self._hear(self.seat.take(None))
+            elif self._track is None:
                 raise OfferError("sdp: the audio section offers no track")
             await self._gather()
         except BaseException:
@@ -132,20 +141,33 @@ class Call:
         self._connected.set()
 
     def turn(self, changes: Changes) -> None:
-        """Turn controls; heard from the next packet."""
-        assert self._track is not None
+        """Turn controls; heard from the next packet. ValueError if the caller only listens."""
+        if self._track is None:
+            raise ValueError("a listener has no controls; its publisher has")
         self._track.port.set(changes)
 
+    async def add_candidate(self, candidate: RTCIceCandidate | None) -> None:
+        """One more address of the caller (trickle ICE); None: that was the last."""
+        await self._connection.addIceCandidate(candidate)
+
     def report(self) -> dict[str, object]:
-        """State, controls and figures, ready for JSON. Levels in dBFS, times in ms unless named otherwise."""
-        assert self._track is not None
+        """State, controls and figures, ready for JSON. Levels in dBFS, times in ms unless named otherwise.
+
+        A listener has no voice of its own, and so neither controls nor figures of it.
+        """
+        about: dict[str, object] = {
+            "id": self.id,
+            "role": self.seat.role,
+            "room": self.seat.room,
+            "state": self._connection.connectionState,
+            "age_s": round(time.monotonic() - self._began, 3),
+        }
+        if self._track is None:
+            return about
         figures, port = self._track.port.figures, self._track.port
         network = self._reception.counts if self._reception is not None else None
         p50, p99 = self._track.delays_ms() or (None, None)
-        return {
-            "id": self.id,
-            "state": self._connection.connectionState,
-            "age_s": round(time.monotonic() - self._began, 3),
+        return about | {
             "controls": port.controls.as_dict(),
             "degraded": figures.degraded,
             "enhancement": port.enhancement,
@@ -184,7 +206,8 @@ class Call:
             return "has reached the longest time of a call"
         if self._guard is not None and now - self._guard.heard > self._config.lost_time:
             return f"is lost: nothing has come for {self._config.lost_time:g} s"
-        if self._guard is not None and now - self._guard.spoken > self._config.idle_time:
+        listens = self.seat.direction == "recvonly"
+        if not listens and self._guard is not None and now - self._guard.spoken > self._config.idle_time:
             return f"is idle: no audio has come for {self._config.idle_time:g} s"
         return None
 
@@ -208,13 +231,23 @@ class Call:
         (transceiver,) = self._connection.getTransceivers()
         self._reception = receiver.install(transceiver.receiver)
         arrived = self._reception.arrived if self._reception is not None else lambda time: None
-        encoding = self._config.opus.for_peer(offer.opus)
+        encoding = self._encoded(offer)
+        # Where aiortc encodes for us: its encoder makes mono into stereo 3 dB too low.
+        layout: Layout = "stereo" if encoding is None or encoding.stereo else "mono"
+        self._track = EnhancedTrack(source, self._engine, offer.controls, arrived, layout)
+        self._hear(self.seat.take(self._track))
+
+    def _encoded(self, offer: Offer) -> opus.OpusOptions | None:
+        """How the enhanced voice is to be encoded by us; None if by aiortc."""
+        (transceiver,) = self._connection.getTransceivers()
+        encoding = self.seat.encoding or self._config.opus.for_peer(offer.opus)
         if sender.install(transceiver.sender, encoding):
             self._encoding = encoding
-        # aiortc's own encoder makes mono into stereo 3 dB too low.
-        layout: Layout = "mono" if self._encoding is not None and not encoding.stereo else "stereo"
-        self._track = EnhancedTrack(source, self._engine, offer.controls, arrived, layout)
-        self._connection.addTrack(self._track)
+        return self.seat.encoding or self._encoding
+
+    def _hear(self, voice: MediaStreamTrack | None) -> None:
+        if voice is not None:
+            self._connection.addTrack(voice)
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
         self._channels += 1
@@ -234,6 +267,7 @@ class Call:
         finally:
             if self._reception is not None:
                 self._reception.close()
+            await self.seat.leave()
             if self._track is not None:
                 await self._track.closed()
 
@@ -244,6 +278,7 @@ class Calls:
     def __init__(self, config: Config, engine: Engine, rated_calls: int, worker: int = 0) -> None:
         self.worker = worker
         self.on_change: Callable[[int], object] = lambda calls: None  # told how many there are now
+        self.rooms = Rooms(config.opus)
         self.on_caller: Callable[[str, bool], object] = lambda caller, began: None  # told of each address
         self.draining = False  # set to take no more
         self._config = config
@@ -253,12 +288,22 @@ class Calls:
         self._calls: dict[str, Call] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._callers: Counter[str] = Counter()
-        self._opening = 0
+        self._opening: set[Call] = set()
         self._none = asyncio.Event()
         self._none.set()
 
     def __len__(self) -> int:
-        return len(self._tasks) + self._opening
+        return len(self._tasks) + len(self._opening)
+
+    def __iter__(self) -> Iterator[Call]:
+        """Those that are open."""
+        return iter(list(self._calls.values()))
+
+    @property
+    def listeners(self) -> int:
+        """Calls that have no voice of their own, and so no share of the engine."""
+        every = (*self._opening, *self._calls.values())
+        return sum(call.seat.direction == "recvonly" for call in every)
 
     def get(self, id: str) -> Call:
         """The call of that id; raises ``KeyError``."""
@@ -268,20 +313,23 @@ class Calls:
         """How many calls an address has."""
         return self._callers[caller]
 
-    async def open(self, offer: Offer, caller: str = "") -> Call:
-        """Answer an offer of that address; on :class:`OfferError` or :class:`TooManyCalls` nothing is held."""
+    async def open(self, offer: Offer, caller: str = "", seated: Callable[[], Seat] = Alone) -> Call:
+        """Answer an offer of that address, from the seat that ``seated`` finds for it.
+
+        Raises what that raises, :class:`OfferError` or :class:`TooManyCalls`, and holds nothing then.
+        """
         try:
-            self._admit()
-            return await self._opened(offer, caller)
+            self._admit(offer)
+            return await self._opened(offer, caller, seated())
         except TooManyCalls:
             self._refused += 1
             raise
 
-    async def _opened(self, offer: Offer, caller: str) -> Call:
-        self._opening += 1
+    async def _opened(self, offer: Offer, caller: str, seat: Seat) -> Call:
+        call = Call(self._config, self._engine, self.worker, seat)
+        self._opening.add(call)
         self._none.clear()
         try:
-            call = Call(self._config, self._engine, self.worker)
             try:
                 await call.open(offer)
             except (OfferError, TooManyCalls):
@@ -293,14 +341,15 @@ class Calls:
             self._tasks[call.id] = asyncio.create_task(self._live(call, caller), name=f"call {call}")
             self._count(caller, True)
         finally:
-            self._opening -= 1
+            self._opening.discard(call)
             self._changed()
         return call
 
     def figures(self) -> dict[str, object]:
         """How loaded the process is with calls, ready for JSON."""
         return {
-            "calls": len(self),
+            "calls": len(self) - self.listeners,
+            "listeners": self.listeners,
             "rated_calls": self._rated,
             "max_calls": self._config.max_calls,
             "shed": self._engine.shed_calls,
@@ -310,12 +359,15 @@ class Calls:
             "draining": self.draining,
         }
 
-    def _admit(self) -> None:
+    def _admit(self, offer: Offer) -> None:
         if self.draining:
             raise TooManyCalls("the server is ending", math.ceil(self._config.drain_time))
         if not self._engine.alive:
             raise TooManyCalls("the engine of this process has died")
-        if len(self) >= self._rated:
+        if offer.direction == "recvonly":
+            if self.listeners >= self._config.max_listeners:
+                raise TooManyCalls(f"this process takes {self._config.max_listeners} listeners at a time")
+        elif len(self) - self.listeners >= self._rated:
             raise TooManyCalls(f"this process takes {self._rated} calls at a time")
         if self._engine.overloaded:
             raise TooManyCalls(f"this process is late with the {len(self)} calls it has")

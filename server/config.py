@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 from percepnet.cli.options import available_cores
 
 from .media.opus import HIGHEST_BITRATE, LOWEST_BITRATE, OpusOptions
-from .values import IceServer, Network, address, network, number, one_of, origin, ports, switch
+from .values import IceServer, Network, address, network, number, one_of, origin, ports, switch, url
 
 ENVIRONMENT_PREFIX: Final = "PERCEPNET_"
 ACCESS: Final = ("auto", "token", "open")
@@ -67,6 +67,18 @@ class Config:
         number(1, 1024, whole=True),
         "calls of one worker that are enhanced in time; further ones are refused; none: measured at start",
     )
+    max_listeners: int = _option(
+        256,
+        number(0, 4096, whole=True),
+        "listeners of one worker, who hear what others publish (WHEP)",
+    )
+    forward: str | None = _option(
+        None,
+        url,
+        "WHIP endpoint of another server that what is published here is pushed to, enhanced; {room} in it stands "
+        "for the room. Its token is in PERCEPNET_FORWARD_TOKEN",
+    )
+    forward_token: str | None = _secret(None)
     max_calls_per_address: int = _option(
         16,
         number(1, 1024, whole=True),

@@ -53,11 +53,10 @@ class ControlChannel:
         try:
             if len(message) > LONGEST_MESSAGE:
                 raise ValueError(f"a message may have {LONGEST_MESSAGE} characters, not {len(message)}")
-            changes = checked(json.loads(message))
+            self._turn(checked(json.loads(message)))
         except (ValueError, RecursionError) as error:
             self._answer({"type": "error", "error": str(error)})
             return
-        self._turn(changes)
         self._answer({"type": "controls", "controls": self._report()["controls"]})
 
     def _send(self, message: dict[str, object]) -> None:

@@ -1,7 +1,8 @@
 """What the public address answers where several workers share the calls.
 
-An offer goes to the least loaded worker, the rest to the one that the call's id names. The page comes from
-here. What a worker answers is passed on as it is: status, headers and body.
+An offer goes to the least loaded worker, one for a room to the worker that is the room's home, the rest to the
+one that the call's id names. The page comes from here. What a worker answers is passed on as it is: status,
+headers and body.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from aiohttp import web
 from yarl import URL
 
 from .access import public
-from .api import CONFIG, PAGE, file, ice, no_call, page
+from .api import CONFIG, PAGE, endpoint, file, ice, no_call, page
 from .config import Config
 from .edge import CALLER_HEADER, admitted, application, body
 from .figures import process_figures
@@ -26,6 +27,7 @@ from .worker import Worker
 from .workers import Workers
 
 HOP_BY_HOP: Final = {"Connection", "Content-Length", "Date", "Keep-Alive", "Server", "Transfer-Encoding"}
+PASSED_ON: Final = ("Content-Type", "If-Match")
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 GATHERING_TIME: Final = 2.0  # s that a worker has to tell of its state
 STARTING_TIME: Final = 2  # s after which a caller may find a worker that was not there
@@ -38,7 +40,10 @@ def create_front(config: Config, workers: Workers, folder: Path) -> web.Applicat
     """The front of ``workers``; the page's files are in ``folder``."""
     app = application(config, workers.calls_of)
     app[CONFIG], app[WORKERS], app[PAGE] = config, workers, folder
-    app.add_routes([web.get("/", page), web.get("/config", ice), *routes, web.get("/{path:.+}", file)])
+    here = [web.get("/", page), web.get("/config", ice)]
+    for path in ("/whip/{room}", "/whep/{room}"):
+        here += [web.get(path, endpoint, allow_head=False), web.options(path, endpoint)]
+    app.add_routes([*here, *routes, web.get("/{path:.+}", file)])
     return app
 
 
@@ -49,6 +54,8 @@ async def offer(request: web.Request) -> web.Response:
         after = math.ceil(request.app[CONFIG].drain_time)
         raise problem(web.HTTPServiceUnavailable, "the server is ending", retry_after=after)
     with admitted(request) as caller:
+        if (room := request.query.get("room")) is not None:
+            return await _at_home(request, room, caller)
         return await _offered(request, caller)
 
 
@@ -73,6 +80,13 @@ async def _offered(request: web.Request, caller: str) -> web.Response:
     if refusal is not None:
         return refusal
     raise problem(web.HTTPServiceUnavailable, "no worker is ready", retry_after=STARTING_TIME)
+
+
+@routes.post("/whip/{room}")
+@routes.post("/whep/{room}")
+async def room(request: web.Request) -> web.Response:
+    with admitted(request) as caller:
+        return await _at_home(request, request.match_info["room"], caller)
 
 
 @routes.get("/calls/{id}")
@@ -117,13 +131,24 @@ async def stats(request: web.Request) -> web.Response:
     return web.json_response({"workers": workers, "front": process_figures()})
 
 
+async def _at_home(request: web.Request, room: str, caller: str) -> web.Response:
+    """Those of a room hear each other, so all of them are with one worker."""
+    worker = request.app[WORKERS].home(room)
+    if worker is not None:
+        try:
+            return await _passed_on(request, worker, await body(request), {CALLER_HEADER: caller})
+        except (aiohttp.ClientError, TimeoutError):
+            pass
+    raise problem(
+        web.HTTPServiceUnavailable, "the worker of this room is not ready", retry_after=STARTING_TIME
+    )
+
+
 async def _passed_on(
     request: web.Request, worker: Worker, content: bytes, more: Mapping[str, str] = NO_HEADERS
 ) -> web.Response:
-    headers = dict(more)
-    if "Content-Type" in request.headers:
-        headers["Content-Type"] = request.headers["Content-Type"]
-    url = URL(request.rel_url.raw_path, encoded=True)
+    headers = dict(more) | {name: request.headers[name] for name in PASSED_ON if name in request.headers}
+    url = URL(request.rel_url.raw_path_qs, encoded=True)
     async with worker.http.request(request.method, url, data=content or None, headers=headers) as answer:
         kept = [(name, value) for name, value in answer.headers.items() if name.title() not in HOP_BY_HOP]
         return web.Response(status=answer.status, body=await answer.read(), headers=dict(kept))

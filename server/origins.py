@@ -14,8 +14,8 @@ from aiohttp.typedefs import Handler, Middleware
 from .problems import problem
 
 METHODS: Final = "GET, POST, PATCH, DELETE"
-REQUEST_HEADERS: Final = "Authorization, Content-Type"
-ANSWER_HEADERS: Final = "Location, Retry-After, WWW-Authenticate"
+REQUEST_HEADERS: Final = "Authorization, Content-Type, If-Match"
+ANSWER_HEADERS: Final = "ETag, Link, Location, Retry-After, WWW-Authenticate"
 REMEMBERED: Final = 600  # s that a browser need not ask again
 
 OnPrepare = Callable[[web.Request, web.StreamResponse], Awaitable[None]]

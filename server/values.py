@@ -71,6 +71,13 @@ def origin(text: str) -> str:
     return text
 
 
+def url(text: str) -> str:
+    """An address of the web, http or https."""
+    if not re.fullmatch(r"https?://[^\s/]+\S*", text):
+        raise ValueError(f"must be a URL like https://example.org/whip/{{room}}, not {text!r}")
+    return text
+
+
 def address(text: str) -> str:
     """An IP address in its shortest form."""
     try:

@@ -6,6 +6,7 @@ import itertools
 import logging
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +76,11 @@ class Workers:
         if chosen is not None:
             chosen.turn = next(self._turns)
         return chosen
+
+    def home(self, room: str) -> Worker | None:
+        """The one that has the calls of ``room``, if it is ready; it stays the same when that is replaced."""
+        number = zlib.crc32(room.encode()) % self.count
+        return next((worker for worker in self.live if worker.number == number), None)
 
     async def start(self) -> None:
         """Start all and wait until they are ready; raises :class:`WorkerFailed` if one does not start."""

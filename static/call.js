@@ -30,8 +30,12 @@ export class Call extends EventTarget {
     return this.#pc;
   }
 
-  /** @param {MediaStream} stream @param {{enabled: boolean, attenuation_limit_db: ?number, postfilter: boolean}} controls */
-  async start(stream, controls) {
+  /**
+   * @param {MediaStream} stream
+   * @param {{enabled: boolean, attenuation_limit_db: ?number, postfilter: boolean}} controls
+   * @param {?string} room of two, in which the other is heard in place of oneself
+   */
+  async start(stream, controls, room = null) {
     const pc = this.#pc;
     this.#listen();
     try {
@@ -43,7 +47,7 @@ export class Call extends EventTarget {
       await pc.setLocalDescription(await pc.createOffer());
       await this.#gathered();
       const { type, sdp } = pc.localDescription;
-      const answer = await this.#ask("offer", { type, sdp, ...controls });
+      const answer = await this.#ask(room ? `offer?room=${encodeURIComponent(room)}` : "offer", { type, sdp, ...controls });
       this.#id = answer.id;
       if (this.#over) return this.#hangUp();
       this.#setTimer(CONNECT_WITHIN, "The call could not be connected. A firewall may be blocking UDP.");

@@ -1,6 +1,7 @@
 // The page: its controls, one call at a time, and the two scopes.
 
 import { Call, CallError, TokenError } from "./call.js";
+import { explain, room, words } from "./company.js";
 import { Scope } from "./scope.js";
 import { openMicrophone, openSample } from "./sources.js";
 import { palette } from "./spectrogram.js";
@@ -56,7 +57,7 @@ async function start() {
     out.clear();
     back.clear();
     out.watch(context, opened.source.stream);
-    await call.start(opened.source.stream, controls());
+    await call.start(opened.source.stream, controls(), room);
   } catch (error) {
     end(opened, error instanceof CallError ? error : new CallError(`The call cannot be started: ${error.message}`));
   }
@@ -122,13 +123,14 @@ function describe() {
   const { enabled, attenuation_limit_db } = controls();
   const microphone = chosen() === "microphone";
   const text = attenuation_limit_db === null ? "No limit" : `${attenuation_limit_db} dB`;
-  $("enabled-hint").textContent = enabled ? "On: you hear the enhanced voice" : "Off: you hear the noise, equally late";
+  $("enabled-hint").textContent = enabled ? words.on : words.off;
   $("limit-text").textContent = text;
   limit.setAttribute("aria-valuetext", text);
   limit.style.setProperty("--part", `${(100 * limit.value) / limit.max}%`);
   $("out-what").textContent = microphone ? "Microphone" : "Noisy sample";
-  $("back-what").textContent = dry ? `Not enhanced: ${dry}` : enabled ? "Enhanced" : "Not enhanced";
-  $("back").classList.toggle("dry", dry !== "" || !enabled);
+  const back = dry ? `Not enhanced: ${dry}` : enabled ? "Enhanced" : "Not enhanced";
+  $("back-what").textContent = words.back || back;
+  $("back").classList.toggle("dry", !room && (dry !== "" || !enabled));
   $("headphones").hidden = !microphone;
 }
 
@@ -175,5 +177,7 @@ function frame(now) {
 
 $("legend").getContext("2d").putImageData(new ImageData(palette(), 256, 1), 0, 0);
 takeFromAddress();
+explain($("company"));
+if (room) form.elements.source.value = "microphone";
 describe();
 requestAnimationFrame(frame);

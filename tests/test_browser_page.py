@@ -158,3 +158,24 @@ def test_a_full_and_then_an_ended_server_are_explained() -> None:
         server.process.wait(timeout=20)
         page.click("#start")
         expect(page.get_by_role("alert")).to_contain_text("server cannot be reached")
+
+
+def test_two_meet_in_a_room_and_hear_each_other() -> None:
+    with serving("--rated-calls", "8") as server, browsing(server.url) as browser:
+        first = browser.page
+        first.get_by_role("link", name="Talk to somebody else").click()
+        expect(first.locator("#company")).to_contain_text("A room of two")
+        call(first, "sample")
+        second, third = browser.context.new_page(), browser.context.new_page()
+        for page in (second, third):
+            browser.watch(page)
+            page.goto(first.url)
+        call(second, "sample")
+        expect(second.locator("#back-what")).to_have_text("The other")
+        for page in (first, second):
+            expect(page.get_by_role("meter", name="Level coming back")).not_to_have_attribute(
+                "aria-valuenow", "-60"
+            )
+        assert browser.complaints == []
+        third.click("#start")
+        expect(third.get_by_role("alert")).to_contain_text("has two callers; allowed are two")

@@ -39,6 +39,7 @@ class Line:
         self.id = ""
         self.offered = 0.0  # s of time.monotonic(), when the offer was sent
         self.url = url.rstrip("/")
+        self.path = "/offer"
         self.connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._options = dict(options or {})
         self.connection.addTransceiver(track or "audio")
@@ -62,7 +63,7 @@ class Line:
         local = self.connection.localDescription
         body = {"sdp": local.sdp, "type": local.type, **self._options}
         self.offered = time.monotonic()
-        async with http.post(self.url + "/offer", json=body) as response:
+        async with http.post(self.url + self.path, json=body) as response:
             text = await response.text()
             if response.status != 201:
                 raise Refused(response.status, _reason(text), _seconds(response.headers.get("Retry-After")))
