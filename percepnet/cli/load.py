@@ -24,6 +24,7 @@ from server.loadtest.run import Run
 from server.loadtest.run import run as run_load
 from server.loadtest.speech import Speech, read
 from server.loadtest.watch import Watch, watcher
+from server.weather.conditions import Weather
 
 MOST_CALLS: Final = 10_000
 LONGEST: Final = 86_400  # s
@@ -113,8 +114,7 @@ def run(args: argparse.Namespace) -> int:
         url=args.url or "",
         ramp=args.ramp,
         seconds=args.seconds,
-        loss=args.loss,
-        jitter=args.jitter / 1000,
+        weather=Weather(loss=args.loss, jitter=args.jitter),
         churn=args.churn,
         toggle=args.toggle,
         repeat=args.repeat,

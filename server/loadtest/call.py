@@ -10,6 +10,7 @@ import aiohttp
 
 from percepnet.framing import SAMPLE_RATE
 from server.frames import PACKET
+from server.weather.relay import Relay
 
 from .hearing import Delays, delays, enhancement, is_enhanced, lag, percentiles, tardiness
 from .line import Line, Refused, happens
@@ -40,9 +41,7 @@ class CallResult:
     sent: int = 0  # packets, those lost on purpose included
     lost: int = 0  # on purpose
     returned: int = 0
-    tardiness_ms: float = (
-        0.0  # p99 of what packets left late by: of the caller itself, and the jitter it plays
-    )
+    tardiness_ms: float = 0.0  # p99 of what packets left late by
     delays: Delays | None = None  # None for calls too short to recognise their audio
     pauses_db: float | None = None  # change of level; None where not checked
     speech_db: float | None = None
@@ -106,12 +105,13 @@ class MeasuredCall:
         chance = Random(f"{self.load.seed} {self.caller} {self.number}")
         self._began = time.monotonic()
         self._first = chance.randrange(len(self.speech.payloads))
-        loss, losses = self.load.loss / 100, Random(chance.random())
-        line = Line(self.load.url)
-        sender, jitter = line.transceiver.sender, self.load.jitter
-        talker = PackedSender(sender, self.speech, self._first, jitter, Random(chance.random()))
+        relay = None
+        if not self.load.weather.is_fair:
+            relay = Relay(self.load.weather, str(chance.random()), self._tape)
+        line = Line(self.load.url, options={"enabled": self.load.enabled}, relay=relay)
+        talker = PackedSender(line.transceiver.sender, self.speech, self._first, Random(chance.random()))
         Recorder(line.transceiver.receiver, self._tape)
-        Wire(line.transceiver, self._tape, listen=LISTEN, lose=lambda: losses.random() < loss)
+        Wire(line.transceiver, self._tape, listen=round(self.load.listen * SAMPLE_RATE))
         line.connection.on("connectionstatechange", lambda: self._watch(line))
         try:
             if self.load.control_channel:
