@@ -83,7 +83,7 @@ class Line:
         """Close this end; the server learns of it through DTLS."""
         await closing.close(self.connection)
         if self._relay is not None:
-            self._relay.close()
+            await self._relay.close()
 
 
 async def happens(event: asyncio.Event, within: float) -> bool:

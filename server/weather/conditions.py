@@ -32,6 +32,7 @@ class Weather:
     rebind: bool = False  # at ``begin`` the caller's address becomes another
     begin: float = 0.0
     end: float | None = None
+    both_ways: bool = False  # not only from the caller to the server
 
     def __str__(self) -> str:
         """As :meth:`parse` takes it, but for the times."""

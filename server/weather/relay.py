@@ -24,6 +24,7 @@ Address: TypeAlias = tuple[str, int]
 CANDIDATE: Final = re.compile(
     r"a=candidate:(\S+) (\d+) udp (\d+) (\d+\.\d+\.\d+\.\d+) (\d+) typ host.*", re.IGNORECASE
 )
+LINGERING: Final = 0.1  # s
 MOST_WAITING: Final = 1000  # datagrams of one way that are on their way
 
 
@@ -42,7 +43,7 @@ class Relay:
             asyncio.DatagramTransport
         ] = []  # what the server sees; then what it sees after a rebinding
         self._there = _Way(weather, f"{seed} there", self._to_server)
-        self._back = _Way(weather if both_ways else Weather(), f"{seed} back", self._to_caller)
+        self._back = _Way(weather if weather.both_ways else Weather(), f"{seed} back", self._to_caller)
 
     async def offered(self, sdp: str) -> str:
         """The caller's offer as the server shall see it."""
@@ -63,7 +64,9 @@ class Relay:
         self._server = (found[4], int(found[5]))
         return _readdressed(sdp, self._near)
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Close it once what is on its way has come, the word that the call is over above all."""
+        await asyncio.sleep(LINGERING)
         self._there.close()
         self._back.close()
         for transport in (*self._far, *([self._near] if self._near else [])):
