@@ -218,7 +218,7 @@ def test_calls_in_bad_weather_are_told_beside_the_echo(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     report = tmp_path / "weather.html"
-    arguments = ["--conditions", "clean,loss-20", "--seconds", "9", "--at-once", "2", "--report", str(report)]
+    arguments = ["--conditions", "clean,loss-20", "--seconds", "8", "--at-once", "2", "--report", str(report)]
     assert main(["weather", *arguments, "--json", "--quiet"]) == 0
     results = json.loads(capsys.readouterr().out)["results"]
     assert [(one["condition"], one["server_name"]) for one in results] == [

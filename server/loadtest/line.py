@@ -31,7 +31,8 @@ class Refused(ConnectionError):
 class Line:
     """One call to the server at ``url`` that sends ``track``, if one is given; connected soon after :meth:`call`.
 
-    ``options`` go into the offer: enabled, attenuation_limit_db, postfilter. ``relay`` is the network between.
+    ``options`` go into the offer: enabled, attenuation_limit_db, postfilter. ``relay`` is the network between;
+    ``configuration`` the caller's own STUN and TURN servers, none by default.
     """
 
     def __init__(
@@ -40,11 +41,12 @@ class Line:
         track: MediaStreamTrack | None = None,
         options: Mapping[str, object] | None = None,
         relay: Relay | None = None,
+        configuration: RTCConfiguration | None = None,
     ) -> None:
         self.id = ""
         self.offered = 0.0  # s of time.monotonic(), when the offer was sent
         self.url = url.rstrip("/")
-        self.connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.connection = RTCPeerConnection(configuration or RTCConfiguration(iceServers=[]))
         self._options = dict(options or {})
         self._relay = relay
         self.connection.addTransceiver(track or "audio")
