@@ -62,6 +62,14 @@ COMMANDS: Final = MappingProxyType(
                 "percepnet weather http://127.0.0.1:8080 --no-echo --conditions blackout-3 --json",
             ),
         ),
+        "soak": Command(
+            "percepnet.cli.soak",
+            "keep a server busy for long, and see whether memory, descriptors, delay and the like stay flat",
+            (
+                "percepnet soak --report soak.html",
+                "percepnet soak http://127.0.0.1:8080 --minutes 60 --calls 8 --loss 5",
+            ),
+        ),
         "bench": Command(
             "percepnet.cli.bench",
             "measure the processor time of one or many calls",

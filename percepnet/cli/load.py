@@ -125,16 +125,7 @@ def run(args: argparse.Namespace) -> int:
     )
 
     def measure(load: Load, watch: Watch | None) -> Run:
-        with progress_bar(round(load.total, 1), "s", quiet=args.quiet) as bar:
-
-            def progress(seconds: float, news: News) -> None:
-                bar.set_description(
-                    f"{news.live} of {load.calls} calls, {news.refused} refused, {news.failed} failed",
-                    refresh=False,
-                )
-                bar.update(min(seconds, bar.total or 0) - bar.n)
-
-            return run_load(load, speech, watch, progress)
+        return shown(load, speech, watch, quiet=args.quiet)
 
     found: dict[str, Any] = {"machine": machine()}
     if args.compare:
@@ -167,6 +158,20 @@ def run(args: argparse.Namespace) -> int:
     if found["steps"][-1]["interrupted"]:
         return INTERRUPTED
     return 0 if any(step["overall"]["calls"]["ok"] for step in found["steps"]) else FAILURE
+
+
+def shown(load: Load, speech: Speech, watch: Watch | None, *, quiet: bool) -> Run:
+    """Run ``load``, with a progress bar."""
+    with progress_bar(round(load.total, 1), "s", quiet=quiet) as bar:
+
+        def progress(seconds: float, news: News) -> None:
+            bar.set_description(
+                f"{news.live} of {load.calls} calls, {news.refused} refused, {news.failed} failed",
+                refresh=False,
+            )
+            bar.update(min(seconds, bar.total or 0) - bar.n)
+
+        return run_load(load, speech, watch, progress)
 
 
 def _text(found: dict[str, Any]) -> str:

@@ -22,6 +22,13 @@ CLEAN: Final = (
     ECHO.parent / "recordings" / "clean.flac"
 )  # in a checkout; PESQ is made for speech without noise
 
+ALONE: Final = (
+    "--workers",
+    "1",
+    "--rated-calls",
+    "64",
+)  # as the echo is; a call costs little without enhancement
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``percepnet weather``."""
@@ -67,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         raise FileNotFoundError(2, "no echo server; give --echo SCRIPT or --no-echo", str(args.echo))
     default = CLEAN if CLEAN.is_file() else static_folder() / "audio" / "sample.flac"
     speech = Speech.of(read(args.recording or default))
-    with servers(args.url, None if args.no_echo else args.echo, args.server_options) as addresses:
+    with servers(args.url, None if args.no_echo else args.echo, [*ALONE, *args.server_options]) as addresses:
         calls = len(args.conditions) * len(addresses)
         with progress_bar(calls, "calls", quiet=args.quiet) as bar:
             results = run_trials(

@@ -19,7 +19,7 @@ from .trial import Trial
 @contextmanager
 def servers(url: str | None, echo: Path | None, options: Sequence[str]) -> Iterator[dict[str, str]]:
     """URLs by name: ours at ``url`` or else started with ``options``, and the script of an echo server if given."""
-    ours, plain = contestants(echo or Path(), ["--workers", "1", "--rated-calls", "64", *options])
+    ours, plain = contestants(echo or Path(), options)
     with ExitStack() as stack:
         found = {ours.name: url or stack.enter_context(running(ours))[0]}
         if echo is not None:
