@@ -128,6 +128,7 @@ class Call:
                 "out": figures.packets_out,
                 "dropped": figures.dropped + self._track.skipped,
                 "shed": figures.shed_packets,
+                "passed": figures.passed,
                 "received": network.received if network else None,
                 "lost": network.lost if network else None,
                 "late": network.late if network else None,
