@@ -1,6 +1,7 @@
 """The server as an aiohttp application, and running it until it is told to end."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -146,7 +147,8 @@ async def _listening(app: web.Application, where: Config | Path) -> AsyncIterato
 def _announce(runner: web.AppRunner) -> None:
     host, port = runner.addresses[0][:2]
     shown = f"[{host}]" if ":" in host else host
-    print(f"percepnet serves on http://{shown}:{port}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # a full disk is no reason not to serve
+        print(f"percepnet serves on http://{shown}:{port}", file=sys.stderr, flush=True)
 
 
 async def _engine(app: web.Application) -> AsyncIterator[None]:

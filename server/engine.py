@@ -96,6 +96,7 @@ class Port:
         self.dry = DryLine(engine.latency_samples)
         self.at_work: tuple[int, Float] | None = None  # time and dry audio of its packet in the batch
         self.last_sample = 0.0  # that was handed over
+        self.past = False  # and its packet went past
         self._engine = engine
 
     @property
@@ -320,6 +321,7 @@ class Engine:
                 if port.at_work is None:
                     continue  # it went past, or the call is over
                 port.at_work = None
+                port.past = False
                 port.last_packet = ended
                 figures = port.figures
                 figures.level_in_db, figures.level_out_db = level_in, level_out
@@ -359,8 +361,9 @@ class Engine:
             self._ready.remove(port)
         if not packets:
             return
-        if port not in self._passed:  # the audio before was enhanced
+        if not port.past:
             packets[0] = packets[0][0], continued(packets[0][1], port.last_sample)
+        port.past = True
         self._passed.add(port)
         port.figures.passed += len(packets)
         port.figures.degraded = True

@@ -29,7 +29,8 @@ class Fallback:
     Such a stream is tried again after some seconds, alone and as new, and fades in when that goes well. Its
     first fault is logged, further ones are counted.
 
-    Dry audio comes with each packet, see :class:`server.dry.DryLine`.
+    One whose network gives no numbers the Enhancer itself leaves dry, and brings back as soon as it does; here that
+    is only told and counted. Dry audio comes with each packet, see :class:`server.dry.DryLine`.
 
     A stream that is shed fades to its dry audio within one packet and costs nothing from then on. Restored, it
     begins as new, unheard for the warm-up, and fades in. Its controls can be turned meanwhile.
@@ -39,10 +40,11 @@ class Fallback:
         self._enhancer = enhancer
         self._dry_for = np.zeros(streams, int)  # packets until a stream that failed is enhanced again
         self._faults = np.zeros(streams, int)
+        self._numberless = np.zeros(streams, bool)  # the last packet was dry for lack of numbers
         self._phase = np.full(streams, _HEARD)
 
     def degraded(self, stream: int) -> bool:
-        return bool(self._dry_for[stream])
+        return bool(self._dry_for[stream] or self._numberless[stream])
 
     def faults(self, stream: int) -> int:
         return int(self._faults[stream])
@@ -67,6 +69,7 @@ class Fallback:
     def renew(self, stream: int, controls: Changes) -> None:
         """Make a stream as new for its next call. Controls first: a reset stream has them without a ramp."""
         self._dry_for[stream] = self._faults[stream] = 0
+        self._numberless[stream] = False
         self._phase[stream] = _HEARD
         self.turn(stream, controls)
         self._reset(stream)
@@ -111,8 +114,10 @@ class Fallback:
         """Enhance some rows of ``x`` into ``y``; one that fails stays dry and leaves the others alone."""
         if not rows:
             return
+        chosen = [streams[row] for row in rows]
+        before = self._enhancer.faults[chosen]
         try:
-            enhanced = self._enhancer.process(x[rows], streams=[streams[row] for row in rows])
+            enhanced = self._enhancer.process(x[rows], streams=chosen)
         except Exception as error:
             if len(rows) == 1:
                 self._fail(streams[rows[0]], error)
@@ -120,6 +125,10 @@ class Fallback:
                 for row in rows:
                     self._enhance(streams, [row], x, y)
             return
+        numberless = self._enhancer.faults[chosen] > before
+        for stream in np.array(chosen)[numberless & ~self._numberless[chosen]]:
+            self._count(stream, FloatingPointError("the network gives no numbers"))
+        self._numberless[chosen] = numberless
         for row, samples in zip(rows, enhanced, strict=True):
             if np.isfinite(samples).all():
                 y[row] = samples
@@ -147,6 +156,9 @@ class Fallback:
     def _fail(self, stream: int, error: Exception) -> None:
         self._dry_for[stream] = RETRY_PACKETS
         self._phase[stream] = _HEARD
+        self._count(stream, error)
+
+    def _count(self, stream: int, error: Exception) -> None:
         self._faults[stream] += 1
         if self._faults[stream] == 1:
             logger.error("a call gets dry audio: its enhancement failed", exc_info=error)

@@ -37,6 +37,7 @@ class Slow:
         self.streams = streams
         self.factor = 1.0  # of the costs
         self.enabled = np.ones(streams, bool)
+        self.faults = np.zeros(streams, np.int64)
         self._clock = clock
         self._delayed = np.zeros((streams, LATENCY), np.float32)
 

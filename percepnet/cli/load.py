@@ -152,9 +152,9 @@ def run(args: argparse.Namespace) -> int:
                 found["steps"].append(result(measure(replace(load, calls=calls), watch)))
                 if found["steps"][-1]["interrupted"]:
                     break
-    if args.report:
-        args.report.write_text(page(found), encoding="utf-8")
     print(json.dumps(found, indent=2) if args.json else _text(found))
+    if args.report:  # after the figures: where it finds no room, they are told
+        args.report.write_text(page(found), encoding="utf-8")
     if found["steps"][-1]["interrupted"]:
         return INTERRUPTED
     return 0 if any(step["overall"]["calls"]["ok"] for step in found["steps"]) else FAILURE

@@ -76,9 +76,9 @@ def run(args: argparse.Namespace) -> int:
         )
         seen = shown(load, speech, watcher(url), quiet=args.quiet)
     found: dict[str, Any] = {"machine": machine(), **judge(seen)}
-    if args.report:
-        args.report.write_text(page(found), encoding="utf-8")
     print(json.dumps(found, indent=2) if args.json else summary(found))
+    if args.report:  # after the figures: where it finds no room, they are told
+        args.report.write_text(page(found), encoding="utf-8")
     if found["load"]["interrupted"]:
         return INTERRUPTED
     return 0 if is_flat(found) and found["load"]["overall"]["calls"]["ok"] else FAILURE

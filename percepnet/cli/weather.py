@@ -89,12 +89,12 @@ def run(args: argparse.Namespace) -> int:
             )
     options = {"seconds": args.seconds, "seed": args.seed, "both_ways": args.both_ways}
     found: dict[str, Any] = {"machine": machine(), "options": options, "results": results}
-    if args.report:
-        args.report.write_text(page(found), encoding="utf-8")
     if args.json:
         print(json.dumps(found, indent=2))
     else:
         print("{processor}, {cores} cores, {system}; {date}\n".format(**found["machine"]) + table(results))
+    if args.report:  # after the figures: where it finds no room, they are told
+        args.report.write_text(page(found), encoding="utf-8")
     lost = [one for one in results if one["server_name"] == next(iter(addresses)) and one["outcome"] != "ok"]
     return FAILURE if lost else 0
 
