@@ -40,6 +40,7 @@ Enhancement: TypeAlias = Literal["on", "off", "shed", "failed"]
 STANDSTILL: Final = (
     0.15  # s that a batch may take: ten times what it does at the rated load, and no queue is full
 )
+LONGEST_STANDSTILL: Final = 20.0  # s after which there is little hope
 WATCH_INTERVAL: Final = 0.02  # s
 MOST_DEATHS: Final = 3  # of the thread; one that dies again and again has broken the process
 SILENCE_DB: Final = -120.0  # floor of the level meters
@@ -165,13 +166,9 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        """Whether calls are enhanced, or will be as soon as the engine goes on."""
-        return self._thread.is_alive()
-
-    @property
-    def stands_still(self) -> bool:
-        """Whether calls get dry audio because a batch does not end, or there is no thread."""
-        return self._stands_still
+        """Whether calls are enhanced, or may still be."""
+        since = self._batch_since
+        return self._thread.is_alive() and (since is None or self._clock() - since < LONGEST_STANDSTILL)
 
     @property
     def latency_samples(self) -> int:

@@ -14,6 +14,7 @@ from typing import Final, Self
 
 from .config import Config
 from .ending import ENDING_TIME, Ending
+from .heartbeat import PATIENCE
 from .worker import Target, Worker
 
 STEADY_TIME: Final = 10.0  # s after which a worker that dies is replaced without a pause
@@ -30,8 +31,10 @@ class WorkerFailed(RuntimeError):
 class Workers:
     """``count`` processes that share ``max_calls``. An async context manager that leaves none behind."""
 
-    def __init__(self, config: Config, count: int, target: Target) -> None:
+    def __init__(self, config: Config, count: int, target: Target, patience: int = PATIENCE) -> None:
+        """``patience``: seconds that a worker may say nothing before it is taken to hang, and replaced."""
         self.count = count
+        self._patience = patience
         self._config = config
         self._target = target
         self._folder = Path(tempfile.mkdtemp(prefix="percepnet-"))  # 0700: only this user reaches the workers
@@ -126,7 +129,9 @@ class Workers:
         share = self._config.max_calls // self.count + (number < self._config.max_calls % self.count)
         path = self._folder / f"{number}.{generation}"
         try:
-            worker = Worker(number, replace(self._config, max_calls=share), path, self._target)
+            worker = Worker(
+                number, replace(self._config, max_calls=share), path, self._target, self._patience
+            )
         except OSError as error:
             return f"worker {number}: {error}"
         self._workers[number] = worker

@@ -112,12 +112,12 @@ def test_packets_go_past_an_engine_that_stands_still_and_calls_come_back_by_them
         ear.wait(number + 1)
     assert ear.port.enhancement == "failed"
     assert not other.heard
-    assert engine.stands_still
+    assert engine._stands_still
     assert ear.port.figures.passed == through
     assert ear.port.figures.dropped == 0
     monkeypatch.setattr(engine_module, "STANDSTILL", NEVER)
     gate.open.set()
-    wait_until(lambda: not engine.stands_still)
+    wait_until(lambda: not engine._stands_still)
     ear.say(pcm[(before + through) * PACKET :])
     other.say(pcm[: 5 * PACKET])  # it had nothing to miss
     assert np.abs(other.wait(5) - alone(pcm[: 5 * PACKET])).max() < 1e-6
@@ -147,7 +147,7 @@ def test_a_call_that_ends_while_the_engine_stands_still_leaves_its_place_as_new(
     assert second.port.slot == first.port.slot
     monkeypatch.setattr(engine_module, "STANDSTILL", NEVER)
     gate.open.set()
-    wait_until(lambda: not engine.stands_still)
+    wait_until(lambda: not engine._stands_still)
     assert np.abs(second.say(noisy[: 10 * PACKET]) - alone(noisy[: 10 * PACKET])).max() < 1e-6
     assert len(first.heard) == 1
 
