@@ -22,7 +22,7 @@ from .control import ControlChannel
 from .controls import Changes
 from .engine import Engine
 from .frames import Layout
-from .media import closing, opus, receiver, sender
+from .media import closing, opus, rebinding, receiver, sender
 from .offer import Offer, OfferError
 from .track import EnhancedTrack
 
@@ -52,6 +52,7 @@ class Call:
         self._began = time.monotonic()
         self._track: EnhancedTrack | None = None
         self._reception: receiver.Reception | None = None
+        self._rebinding: rebinding.Rebinding | None = None
         self._encoding: opus.OpusOptions | None = None  # None: aiortc's own
         self._channel: ControlChannel | None = None
         self._connected = asyncio.Event()
@@ -77,6 +78,8 @@ class Call:
         except BaseException:
             await self._free()
             raise
+        (transceiver,) = self._connection.getTransceivers()
+        self._rebinding = rebinding.install(transceiver.receiver.transport.transport)
         answer = self._connection.localDescription
         if self._encoding is not None:
             parameters = self._config.opus.fmtp(sent=self._encoding)
@@ -185,6 +188,8 @@ class Call:
 
     async def _free(self) -> None:
         self.end()
+        if self._rebinding is not None:
+            await self._rebinding.close()
         try:
             async with asyncio.timeout(CLOSING_TIME):
                 await closing.close(self._connection)
