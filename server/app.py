@@ -1,6 +1,7 @@
 """The server as an aiohttp application, and running it until it is told to end."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -25,6 +26,7 @@ from .engine import Engine
 from .figures import LoopLag
 from .forward import Forwarding
 from .front import create_front
+from .heartbeat import BEAT
 from .media import audiolevel
 from .rating import measured
 from .worker import Parent
@@ -107,22 +109,34 @@ async def _serve_parent(
 ) -> int:
     ending.listen(signal.SIGTERM)
     parent = await Parent.connected(channel)
-    obeying = asyncio.create_task(parent.obey(ending))
+    tasks = [asyncio.create_task(parent.obey(ending))]
     try:
         app = create_app(config, number)
         async with _listening(app, path):
             app[CALLS].on_change = lambda calls: parent.tell(calls=calls)
             app[CALLS].on_caller = lambda caller, began: parent.tell(caller=caller, began=began)
             parent.tell(ready=True)
+            tasks.append(asyncio.create_task(_report_life(parent, app, ending)))
             await _drained(app, ending)
     except Exception as error:
         parent.tell(failed=describe(error))
         return 1
     finally:
-        obeying.cancel()
-        await asyncio.wait([obeying])
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
         await parent.close()
     return 0
+
+
+async def _report_life(parent: Parent, app: web.Application, ending: Ending) -> None:
+    """Tell every second that the event loop turns. Without its engine a worker ends, once its last call has."""
+    while True:
+        parent.tell(beat=True)
+        if not app[ENGINE].alive and not len(app[CALLS]):
+            parent.tell(failed="has lost its engine")
+            ending.drain()
+        await asyncio.sleep(BEAT)
 
 
 async def _drained(app: web.Application, ending: Ending) -> None:
@@ -153,7 +167,8 @@ def _announce(runner: web.AppRunner, config: Config) -> None:
     host, port = runner.addresses[0][:2]
     shown = f"[{host}]" if ":" in host else host
     scheme = "http" if config.tls_cert is None else "https"
-    print(f"percepnet serves on {scheme}://{shown}:{port}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # a full disk is no reason not to serve
+        print(f"percepnet serves on {scheme}://{shown}:{port}", file=sys.stderr, flush=True)
 
 
 async def _engine(app: web.Application) -> AsyncIterator[None]:

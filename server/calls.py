@@ -27,7 +27,7 @@ from .control import ControlChannel
 from .controls import Changes
 from .engine import Engine
 from .frames import Layout
-from .media import closing, guard, opus, receiver, sender
+from .media import closing, guard, opus, rebinding, receiver, sender
 from .media.ports import PortRange
 from .offer import Offer, OfferError
 from .rooms import Alone, Rooms, Seat
@@ -63,6 +63,7 @@ class Call:
         self._began = time.monotonic()
         self._track: EnhancedTrack | None = None
         self._reception: receiver.Reception | None = None
+        self._rebinding: rebinding.Rebinding | None = None
         self._encoding: opus.OpusOptions | None = None  # None: aiortc's own
         self._guard: guard.Guard | None = None
         self._channel: ControlChannel | None = None
@@ -93,6 +94,8 @@ class Call:
         except BaseException:
             await self._free()
             raise
+        (transceiver,) = self._connection.getTransceivers()
+        self._rebinding = rebinding.install(transceiver.receiver.transport.transport)
         answer = self._connection.localDescription
         if self._encoding is not None:
             parameters = self._config.opus.fmtp(sent=self._encoding)
@@ -176,6 +179,7 @@ class Call:
                 "out": figures.packets_out,
                 "dropped": figures.dropped + self._track.skipped,
                 "shed": figures.shed_packets,
+                "passed": figures.passed,
                 "received": network.received if network else None,
                 "lost": network.lost if network else None,
                 "late": network.late if network else None,
@@ -259,6 +263,8 @@ class Call:
 
     async def _free(self) -> None:
         self.end()
+        if self._rebinding is not None:
+            await self._rebinding.close()
         try:
             async with asyncio.timeout(CLOSING_TIME):
                 await closing.close(self._connection)

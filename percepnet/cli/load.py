@@ -26,6 +26,7 @@ from server.loadtest.run import Run
 from server.loadtest.run import run as run_load
 from server.loadtest.speech import Speech, read
 from server.loadtest.watch import Watch, watcher
+from server.weather.conditions import Weather
 
 MOST_CALLS: Final = 10_000
 LONGEST: Final = 86_400  # s
@@ -121,8 +122,7 @@ def run(args: argparse.Namespace) -> int:
         url=args.url or "",
         ramp=args.ramp,
         seconds=args.seconds,
-        loss=args.loss,
-        jitter=args.jitter / 1000,
+        weather=Weather(loss=args.loss, jitter=args.jitter),
         churn=args.churn,
         toggle=args.toggle,
         repeat=args.repeat,
@@ -134,16 +134,7 @@ def run(args: argparse.Namespace) -> int:
     )
 
     def measure(load: Load, watch: Watch | None) -> Run:
-        with progress_bar(round(load.total, 1), "s", quiet=args.quiet) as bar:
-
-            def progress(seconds: float, news: News) -> None:
-                bar.set_description(
-                    f"{news.live} of {load.calls} calls, {news.refused} refused, {news.failed} failed",
-                    refresh=False,
-                )
-                bar.update(min(seconds, bar.total or 0) - bar.n)
-
-            return run_load(load, speech, watch, progress)
+        return shown(load, speech, watch, quiet=args.quiet)
 
     found: dict[str, Any] = {"machine": machine()}
     if args.compare:
@@ -171,9 +162,9 @@ def run(args: argparse.Namespace) -> int:
                 found["steps"].append(result(measure(replace(load, calls=calls), watch)))
                 if found["steps"][-1]["interrupted"]:
                     break
-    if args.report:
-        args.report.write_text(page(found), encoding="utf-8")
     print(json.dumps(found, indent=2) if args.json else _text(found))
+    if args.report:  # after the figures: where it finds no room, they are told
+        args.report.write_text(page(found), encoding="utf-8")
     if found["steps"][-1]["interrupted"]:
         return INTERRUPTED
     return 0 if any(step["overall"]["calls"]["ok"] for step in found["steps"]) else FAILURE
@@ -186,6 +177,20 @@ def _token(path: Path | None) -> str | None:
     if not tokens:
         raise ValueError(f"no token is in {path}")
     return tokens[0]
+
+
+def shown(load: Load, speech: Speech, watch: Watch | None, *, quiet: bool) -> Run:
+    """Run ``load``, with a progress bar."""
+    with progress_bar(round(load.total, 1), "s", quiet=quiet) as bar:
+
+        def progress(seconds: float, news: News) -> None:
+            bar.set_description(
+                f"{news.live} of {load.calls} calls, {news.refused} refused, {news.failed} failed",
+                refresh=False,
+            )
+            bar.update(min(seconds, bar.total or 0) - bar.n)
+
+        return run_load(load, speech, watch, progress)
 
 
 def _text(found: dict[str, Any]) -> str:
