@@ -14,6 +14,7 @@ PACKET: Final = 2 * HOP  # samples, 20 ms
 FULL_SCALE: Final = 32768
 TIME_BASE: Final = Fraction(1, SAMPLE_RATE)
 LONGEST_FILL: Final = 6 * PACKET  # 120 ms: longer gaps are not filled with silence but skipped
+LONGEST_BACKLOG: Final = 0.5  # s of audio that may wait for whoever takes it: a burst is not thrown away
 ROUNDING: Final = 1  # sample: frames of some rates are no whole number of samples of 48 kHz long
 LONGEST_GAP: Final = 60 * SAMPLE_RATE  # beyond this the sender has started a new timeline
 
