@@ -73,7 +73,7 @@ class Config:
     rated_calls: int | None = None
     connect_timeout: float = 15.0  # s
     max_call_time: float = 4 * 3600.0  # s
-    queue_packets: int = 10
+    queue_packets: int = 25
     ice_servers: tuple[IceServer, ...] = ()
     workers: int = available_cores()
     drain_time: float = 10.0  # s

@@ -11,14 +11,14 @@ from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 from av import AudioFrame
 
-from percepnet.framing import Float
+from percepnet.framing import SAMPLE_RATE, Float
 
 from .controls import Controls
 from .engine import Engine
-from .frames import FrameReader, FrameWriter, Layout, Packet
+from .frames import LONGEST_BACKLOG, PACKET, FrameReader, FrameWriter, Layout, Packet, cut
 
 RECENT_PACKETS: Final = 500  # 10 s: what the percentiles of the delay are taken over
-READY_PACKETS: Final = 16  # enhanced packets that may wait for a slow sender before the oldest is dropped
+READY_PACKETS: Final = round(LONGEST_BACKLOG * SAMPLE_RATE) // PACKET  # that may wait for a slow sender
 KEPT_ARRIVALS: Final = 64
 
 logger = logging.getLogger(__name__)
@@ -140,8 +140,9 @@ class EnhancedTrack(MediaStreamTrack):
 
     def _enhanced(self, time: int, samples: Float) -> None:
         self._returned += 1
-        if len(self._ready) >= READY_PACKETS:
-            self._ready.popleft()
-            self.skipped += 1
         self._ready.append(Packet(time, samples))
+        if len(self._ready) > READY_PACKETS:
+            dropped, kept = self._ready.popleft(), self._ready[0]
+            self._ready[0] = Packet(kept.time, cut(dropped.samples, kept.samples))
+            self.skipped += 1
         self._news.set()
