@@ -1,8 +1,8 @@
 """What a listener hears in place of audio that did not come.
 
-The last pitch period goes on, as far as there is one, and noise with the spectrum of the last 20 ms where there
+The last pitch period goes on, as far as there is one, and noise with the spectrum of the last 10 ms where there
 is none; from 20 ms on both fade, and at 80 ms only comfort noise is left, which has the spectrum and the level
-of the quietest 20 ms of the last seconds. What a decoder can guess from its own state is no better: PLCMOS
+of the quietest 10 ms of the last seconds. What a decoder can guess from its own state is no better: PLCMOS
 and PESQ of both are in ``percepnet.concealed``.
 """
 
@@ -12,8 +12,8 @@ import numpy as np
 
 from .framing import Float
 
-BLOCK: Final = 0.020  # s: what the pitch is looked for in, and what spectra of noise are taken from
-SHORTEST_PERIOD: Final = 0.005  # s; of higher voices several periods, which sounds less like a buzzer
+BLOCK: Final = 0.010  # s: what the pitch is looked for in, and what spectra of noise are taken from
+SHORTEST_PERIOD: Final = 0.0025  # s, 400 Hz
 LONGEST_PERIOD: Final = 0.018  # s, 56 Hz
 SEAM: Final = 0.005  # s of cross-fade where concealed audio begins and ends
 HOLD: Final = 0.020  # s of the level there was; vowels rarely last much longer unchanged

@@ -58,7 +58,9 @@ def test_noise_goes_on_as_noise_of_the_same_spectrum() -> None:
         if n > 20:
             spectra.append(np.abs(np.fft.rfft([part, concealer.conceal(PACKET)])) ** 2)
     heard, filled = np.mean(spectra, axis=0).reshape(2, -1)[:, 1:].reshape(2, 20, 24).mean(2)
-    assert np.abs(10 * np.log10(filled / heard)).max() < 2
+    difference = 10 * np.log10(filled / heard)
+    assert np.abs(difference).max() < 4  # of random spectra, each from 10 ms
+    assert abs(difference.mean()) < 1
 
 
 def test_a_long_hole_ends_in_noise_at_the_floor() -> None:

@@ -379,7 +379,7 @@ class Asking:
 
 
 OPUS_CALLS = [
-    ({}, "", "maxaveragebitrate=64000;stereo=0;sprop-stereo=0;useinbandfec=0;usedtx=0"),
+    ({}, "", "maxaveragebitrate=64000;stereo=0;sprop-stereo=0;useinbandfec=1;usedtx=0"),
     (
         {"opus_bitrate": 96000, "opus_stereo": True, "opus_fec": True, "opus_dtx": True},
         "maxaveragebitrate=24000;stereo=0;useinbandfec=1",
