@@ -149,6 +149,24 @@ def test_a_pause_of_the_sender_is_no_loss(gap: int) -> None:
     assert audio.received == 20 * PACKET
 
 
+def test_a_packet_lost_in_a_pause_is_all_that_is_missing_of_it() -> None:
+    line, payload = Line(), bytes([31 << 3]) + bytes(range(40))
+    for n in range(10):
+        line.decode(n, n * PACKET, payload)
+    line.decode(11, 100 * PACKET, payload)
+    assert line.decoding.audio.missing == PACKET
+
+
+def test_clocks_that_round_are_no_holes() -> None:
+    """Timestamps that are a sample off now and then leave the decoder alone."""
+    rounding, even, payload = Line(), Line(), bytes([31 << 3]) + bytes(range(40))
+    for n in range(20):
+        rounding.decode(n, n * (PACKET + 1), payload)
+        even.decode(n, n * PACKET, payload)
+    pcm = [np.concatenate([f.to_ndarray()[0] for f in line.frames]) for line in (rounding, even)]
+    assert np.array_equal(*pcm)
+
+
 @pytest.mark.parametrize("jump", [-5000, 1 << 31, 61 * 48_000])
 def test_a_sender_that_begins_anew_is_appended(jump: int) -> None:
     line, payload = Line(), bytes([31 << 3]) + bytes(range(40))

@@ -19,7 +19,7 @@ from av import AudioFrame
 from percepnet.framing import SAMPLE_RATE
 
 from ..frames import LONGEST_FILL, LONGEST_GAP
-from .libopus import LibopusDecoder, library
+from .libopus import UNIT, LibopusDecoder, library
 from .opus import MIME_TYPE, OpusDecoder
 
 PACKET: Final = SAMPLE_RATE // 50  # samples that a packet is taken to be long before one was decoded
@@ -60,13 +60,13 @@ class Decoding:
 
     def decode(self, codec: RTCRtpCodecParameters, sequence: int, timestamp: int, payload: bytes) -> None:
         gap = self._place(timestamp, codec.clockRate)
-        pause = self._sequence is not None and sequence == self._sequence + 1 & 0xFFFF
+        lost = 0 if self._sequence is None else sequence - self._sequence - 1 & 0xFFFF
         if not payload:  # would tell libavcodec that the stream is over
             return
         decoder = self._decoder_of(codec)
         try:
             filled, recovered = [], 0
-            if 0 < gap <= LONGEST_FILL and isinstance(decoder, LibopusDecoder):
+            if UNIT <= gap <= LONGEST_FILL and isinstance(decoder, LibopusDecoder):
                 frame, recovered = decoder.fill(gap, payload, self._end)
                 filled = [frame]
             encoded = JitterFrame(payload, self.position * codec.clockRate // SAMPLE_RATE)
@@ -76,8 +76,8 @@ class Decoding:
             if self.audio.undecodable == 1:
                 logger.warning("a call has packets that are no %s: %s", codec.name, error)
             return
-        if not pause:
-            self._count_hole(gap, recovered)
+        if lost:  # else the sender has paused
+            self._count_hole(gap, recovered, lost)
         self._length = sum(frame.samples * SAMPLE_RATE // frame.sample_rate for frame in decoded)
         self.audio.received += self._length
         self._end = self.position + self._length
@@ -95,10 +95,10 @@ class Decoding:
         self.position = position
         return position - self._end
 
-    def _count_hole(self, gap: int, recovered: int) -> None:
+    def _count_hole(self, gap: int, recovered: int, lost: int) -> None:
         audio = self.audio
         if gap > LONGEST_FILL:
-            audio.missing += gap
+            audio.missing += min(gap, lost * self._length)  # it may have been a pause in part
             return
         audio.recovered += recovered
         audio.concealed += gap - recovered
