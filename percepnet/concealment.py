@@ -39,10 +39,7 @@ class Concealer:
     def reset(self) -> None:
         self._past = np.zeros(self._block + self._longest, np.float32)  # the last samples heard
         silence = np.zeros(self._block, np.float32)
-        self._quietest = [
-            (np.inf, silence),
-            (np.inf, silence),
-        ]  # power and block: of these 2 s, of those before
+        self._quietest = [(np.inf, silence)] * 2  # power and block: of these 2 s, of those before
         self._noted = 0  # samples of these 2 s
         self._gone = 0  # samples concealed in a row
         self._cycle = self._past  # period that is repeated

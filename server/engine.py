@@ -29,7 +29,7 @@ from percepnet.framing import SAMPLE_RATE, Float
 from .controls import Changes, Controls
 from .fallback import Fallback
 from .figures import BatchFigures
-from .frames import LONGEST_BACKLOG, PACKET, cut
+from .frames import BACKLOG_PACKETS, PACKET, cut
 from .overload import WINDOW, Overload
 
 Sink: TypeAlias = Callable[[int, Float], object]
@@ -125,7 +125,7 @@ class Engine:
         enhancer: Enhancer,
         *,
         streams: int,
-        queue_packets: int = round(LONGEST_BACKLOG * SAMPLE_RATE) // PACKET,
+        queue_packets: int = BACKLOG_PACKETS,
         lag: Callable[[], float] = lambda: 0.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:

@@ -17,9 +17,8 @@ TIME_BASE: Final = Fraction(1, SAMPLE_RATE)
 LONGEST_FILL: Final = 6 * PACKET  # 120 ms: longer gaps are not filled but skipped
 FADE: Final = round(FADED * SAMPLE_RATE)
 CUT: Final = round(SEAM * SAMPLE_RATE)
-LONGEST_BACKLOG: Final = (
-    0.5  # s of audio that may wait for whoever takes it: a burst is not thrown away, 3 s of the past are
-)
+LONGEST_BACKLOG: Final = 0.5  # s of audio that may wait: a burst passes, 3 s of the past do not
+BACKLOG_PACKETS: Final = round(LONGEST_BACKLOG * SAMPLE_RATE) // PACKET
 RESAMPLER_SETTLING: Final = 2 * SAMPLE_RATE // 1000  # samples in which both sides of a gap mix, at 8 kHz
 ROUNDING: Final = 1  # sample: frames of some rates are no whole number of samples of 48 kHz long
 LONGEST_GAP: Final = 60 * SAMPLE_RATE  # beyond this the sender has started a new timeline

@@ -5,8 +5,8 @@ load, since a voice that is a little late is better than one with its noise. Tim
 ``WINDOW``; one is late when more than a tenth of its packets are. A stall that passes sheds nobody: lateness
 must last, and not be falling already. Then one call is shed per window. Once packets are ``DEEP`` behind and
 fall back further, one is shed after each batch, two at twice that age, and so on: a call's queue must
-not overflow before enough are shed. Each return needs some time without lateness,
-and one that fails makes the next wait longer, so that a call at the border does not flap.
+not overflow before enough are shed. Each return needs some time without lateness, and one that fails makes
+the next wait longer, so that a call at the border does not flap.
 """
 
 from collections.abc import Sequence

@@ -11,14 +11,13 @@ from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 from av import AudioFrame
 
-from percepnet.framing import SAMPLE_RATE, Float
+from percepnet.framing import Float
 
 from .controls import Controls
 from .engine import Engine
-from .frames import LONGEST_BACKLOG, PACKET, FrameReader, FrameWriter, Layout, Packet, cut
+from .frames import BACKLOG_PACKETS, FrameReader, FrameWriter, Layout, Packet, cut
 
 RECENT_PACKETS: Final = 500  # 10 s: what the percentiles of the delay are taken over
-READY_PACKETS: Final = round(LONGEST_BACKLOG * SAMPLE_RATE) // PACKET  # that may wait for a slow sender
 KEPT_ARRIVALS: Final = 64
 
 logger = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ class EnhancedTrack(MediaStreamTrack):
         layout: Layout | None = None,
     ) -> None:
         super().__init__()
-        self.skipped = 0  # enhanced packets dropped because nobody fetched them
+        self.skipped = 0  # enhanced packets dropped because nobody fetched them in time
         self._event_loop = asyncio.get_running_loop()
         self._source = source
         self._arrived = arrived
@@ -141,7 +140,7 @@ class EnhancedTrack(MediaStreamTrack):
     def _enhanced(self, time: int, samples: Float) -> None:
         self._returned += 1
         self._ready.append(Packet(time, samples))
-        if len(self._ready) > READY_PACKETS:
+        if len(self._ready) > BACKLOG_PACKETS:
             dropped, kept = self._ready.popleft(), self._ready[0]
             self._ready[0] = Packet(kept.time, cut(dropped.samples, kept.samples))
             self.skipped += 1

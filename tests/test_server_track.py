@@ -16,8 +16,8 @@ from percepnet import Enhancer
 from percepnet.framing import LATENCY
 from server.controls import Controls
 from server.engine import Engine
-from server.frames import CUT
-from server.track import READY_PACKETS, EnhancedTrack
+from server.frames import BACKLOG_PACKETS, CUT
+from server.track import EnhancedTrack
 
 PACKET = 960
 
@@ -168,8 +168,8 @@ async def test_a_slow_reader_misses_the_oldest_and_gets_no_delay(
     await until(lambda: track.port.figures.packets_out == 40, "all are enhanced")
     heard = await drained(track)
     assert first.pts == 0
-    assert [frame.pts for frame in heard] == [n * PACKET for n in range(40 - READY_PACKETS, 40)]
-    assert track.skipped == 40 - 1 - READY_PACKETS
+    assert [frame.pts for frame in heard] == [n * PACKET for n in range(40 - BACKLOG_PACKETS, 40)]
+    assert track.skipped == 40 - 1 - BACKLOG_PACKETS
 
 
 async def test_stopping_wakes_the_reader_and_gives_the_place_back(engine: Engine) -> None:

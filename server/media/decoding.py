@@ -7,7 +7,7 @@ as gaps between the frames, which :class:`server.frames.FrameReader` conceals.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import cast
 
 import av
 from aiortc.codecs import get_decoder
@@ -18,11 +18,9 @@ from av import AudioFrame
 
 from percepnet.framing import SAMPLE_RATE
 
-from ..frames import LONGEST_FILL, LONGEST_GAP
+from ..frames import LONGEST_FILL, LONGEST_GAP, PACKET
 from .libopus import UNIT, LibopusDecoder, library
 from .opus import MIME_TYPE, OpusDecoder
-
-PACKET: Final = SAMPLE_RATE // 50  # samples that a packet is taken to be long before one was decoded
 
 logger = logging.getLogger(__name__)
 
@@ -55,19 +53,26 @@ class Decoding:
         self._decoder: Decoder | None = None
 
     def new_source(self) -> None:
-        """What comes next has timestamps of its own, and follows upon what came."""
+        """What comes next has timestamps of its own and no past to be decoded with.
+
+        It follows upon what came, after a packet's length to fade from one to the other.
+        """
         self._sequence = None
+        self._decoder = None
 
     def decode(self, codec: RTCRtpCodecParameters, sequence: int, timestamp: int, payload: bytes) -> None:
+        if codec.mimeType.lower() != self._codec:
+            self.new_source()
         gap = self._place(timestamp, codec.clockRate)
         lost = 0 if self._sequence is None else sequence - self._sequence - 1 & 0xFFFF
         if not payload:  # would tell libavcodec that the stream is over
             return
         decoder = self._decoder_of(codec)
+        short = self._sequence is not None and UNIT <= gap <= LONGEST_FILL
         try:
             filled, recovered = [], 0
-            if UNIT <= gap <= LONGEST_FILL and isinstance(decoder, LibopusDecoder):
-                frame, recovered = decoder.fill(gap, payload, self._end)
+            if short and isinstance(decoder, LibopusDecoder):
+                frame, recovered = decoder.fill(gap, payload if lost else b"", self._end)
                 filled = [frame]
             encoded = JitterFrame(payload, self.position * codec.clockRate // SAMPLE_RATE)
             decoded = cast(list[AudioFrame], decoder.decode(encoded))
@@ -90,8 +95,10 @@ class Decoding:
         step = timestamp - self._timestamp & 0xFFFFFFFF
         self._timestamp = timestamp
         position = self.position + (step - (step >> 31 << 32)) * SAMPLE_RATE // rate
-        if self._sequence is None or not 0 <= position - self._end <= LONGEST_GAP:
-            position = self._end  # of another source, or its sender has begun a new timeline
+        if self._sequence is not None and not 0 <= position - self._end <= LONGEST_GAP:
+            self.new_source()  # of the same sender
+        if self._sequence is None:
+            position = self._end + PACKET if self._end else 0
         self.position = position
         return position - self._end
 
@@ -106,12 +113,11 @@ class Decoding:
         audio.concealed_packets += round((gap - recovered) / max(1, self._length))
 
     def _decoder_of(self, codec: RTCRtpCodecParameters) -> Decoder:
-        mime_type = codec.mimeType.lower()
-        if self._decoder is None or mime_type != self._codec:
-            self._codec = mime_type
-            opus = library() if mime_type == MIME_TYPE else None
+        if self._decoder is None:
+            self._codec = codec.mimeType.lower()
+            opus = library() if self._codec == MIME_TYPE else None
             if opus is not None:
                 self._decoder = LibopusDecoder(opus)
             else:
-                self._decoder = OpusDecoder() if mime_type == MIME_TYPE else get_decoder(codec)
+                self._decoder = OpusDecoder() if self._codec == MIME_TYPE else get_decoder(codec)
         return self._decoder
