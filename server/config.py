@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 
 from percepnet.cli.options import available_cores
 
+from .frames import BACKLOG_PACKETS
 from .media.opus import HIGHEST_BITRATE, LOWEST_BITRATE, OpusOptions
 from .values import IceServer, Network, address, network, number, one_of, origin, ports, switch, url
 
@@ -98,7 +99,9 @@ class Config:
     )
     max_call_time: float = _option(4 * 3600.0, number(1, 7 * 86400), "seconds after which a call is closed")
     queue_packets: int = _option(
-        10, number(7, 50, whole=True), "20 ms packets of a call that may wait before the oldest is dropped"
+        BACKLOG_PACKETS,
+        number(7, 50, whole=True),
+        "20 ms packets of a call that may wait before the oldest is dropped",
     )
     ice_servers: tuple[IceServer, ...] = _option(
         (),
