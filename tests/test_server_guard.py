@@ -1,6 +1,8 @@
 """What strangers and a broken caller send to a call's sockets, and callers that fall silent."""
 
+import asyncio
 import contextlib
+import random
 import secrets
 import socket
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from aiortc.sdp import SessionDescription
 from calling import Server, packets, serving, until
+from fuzz_datagrams import binding
 
 from server.calls import MOST_CHANNELS
 from server.loadtest.caller import Caller
@@ -95,6 +98,22 @@ async def test_a_caller_has_no_more_sources_than_a_report_can_name() -> None:
         await packets(caller, 5)
     # It gives back all it held: aiortc's reports would have failed at so many sources, and with them its end.
     await until(lambda: not len(server.calls), "the call is freed")
+
+
+async def test_a_caller_cannot_make_the_server_send_checks_to_addresses_without_end() -> None:
+    """Its checks may come, or seem to come, from anywhere."""
+    async with serving() as server, Caller(server.url, SILENCE) as caller:
+        ice = caller.transceiver.sender.transport.transport._connection
+        username = f"{ice.remote_username}:{ice.local_username}"
+        (call,) = server.calls._calls.values()
+        known = call._connection.getTransceivers()[0].receiver.transport.transport._connection
+        for number in range(5 * guard.MOST_ADDRESSES):  # half of them are no requests
+            with stranger(caller) as send:
+                send(binding(random.Random(number), username, ice.remote_password))
+            await asyncio.sleep(0)
+        await until(lambda: caller_guard(server).refused > guard.MOST_ADDRESSES, "others are refused")
+        assert 50 < len(known._remote_candidates) <= guard.MOST_ADDRESSES
+        assert (await report(server, caller))["state"] == "connected"
 
 
 async def test_a_caller_that_opens_data_channels_without_end_is_hung_up_on() -> None:

@@ -23,6 +23,7 @@ FROM_CALLER: Final = 600.0  # datagrams a second in the long run; audio has 50, 
 DTLS: Final = 100.0  # of them, DTLS: each may hold dozens of messages of a data channel, at 50 µs
 FROM_OTHERS: Final = 200.0
 BURST: Final = 2.0  # s worth of them at once, such as after the network stood still
+MOST_ADDRESSES: Final = 100  # of a caller; at each new one aioice makes checks of its own, whosever it is
 MOST_SOURCES: Final = 31  # SSRCs of a call; as many as a receiver report can name (RFC 3550, 6.4.2)
 MOST_FAULTS: Final = 1000  # of aiortc in a call; one that came without a datagram would come for ever
 SHORTEST_RTP: Final = 12  # bytes
@@ -104,7 +105,10 @@ class Guard:
                 return False
             if known and not is_rtcp:
                 self.spoken = now
-        elif not is_stun and not (known and 19 < kind < 64 and self._dtls.take(now)):
+        elif is_stun:
+            if not known and len(self._addresses) >= MOST_ADDRESSES:
+                return False
+        elif not (known and 19 < kind < 64 and self._dtls.take(now)):
             return False
         if known:
             self.heard = now
