@@ -26,7 +26,7 @@ from .control import ControlChannel
 from .controls import Changes
 from .engine import Engine
 from .frames import Layout
-from .media import closing, guard, opus, receiver, sender
+from .media import association, closing, guard, opus, receiver, sender
 from .media.ports import PortRange
 from .offer import Offer, OfferError
 from .track import EnhancedTrack
@@ -106,8 +106,10 @@ class Call:
             raise TooManyCalls(f"no UDP port of {ports} is free")
         self._guard = guard.install(dtls)
         data = self._connection.sctp
-        if data is not None and data.transport is not dtls:  # not bundled
-            guard.install(data.transport)
+        if data is not None:
+            association.install(data)
+            if data.transport is not dtls:  # not bundled
+                guard.install(data.transport)
 
     async def live(self) -> None:
         """Wait for the end of the call, push its figures meanwhile, and free what it held."""
