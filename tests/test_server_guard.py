@@ -11,12 +11,14 @@ from typing import Any
 import aioice.ice
 import numpy as np
 import pytest
+from aiortc.rtp import RtcpRrPacket, RtcpRtpfbPacket
 from aiortc.sdp import SessionDescription
 from calling import Server, packets, serving, until
 from fuzz_datagrams import binding
 
 from server.calls import MOST_CHANNELS
 from server.loadtest.caller import Caller
+from server.loadtest.wire import Tape, Wire
 from server.media import guard
 
 SILENCE = np.zeros(960, np.int16)
@@ -98,6 +100,23 @@ async def test_a_caller_has_no_more_sources_than_a_report_can_name() -> None:
         await packets(caller, 5)
     # It gives back all it held: aiortc's reports would have failed at so many sources, and with them its end.
     await until(lambda: not len(server.calls), "the call is freed")
+
+
+async def test_a_caller_cannot_have_packets_without_end_sent_again() -> None:
+    async with serving() as server, Caller(server.url, SILENCE) as caller:
+        dtls, tape = caller.transceiver.sender.transport, Tape()
+        Wire(caller.transceiver, tape)
+        await packets(caller, 20)
+        last = caller.transceiver.receiver.getSynchronizationSources()[0].source
+        nack = RtcpRtpfbPacket(fmt=1, ssrc=1, media_ssrc=last, lost=list(range(0, 65536, 17))[:250])
+        report = RtcpRrPacket(ssrc=1, reports=[])
+        for data in (bytes(nack), bytes(report) + bytes(nack)):
+            await dtls._send_rtp(data)
+        await until(lambda: caller_guard(server).refused >= 2, "they are refused")
+        await dtls._send_rtp(bytes(report))
+        await packets(caller, 5)
+        assert len(tape.came.times) == len(set(tape.came.times))  # each has come once
+        assert caller_guard(server).refused == 2
 
 
 async def test_a_caller_cannot_make_the_server_send_checks_to_addresses_without_end() -> None:
