@@ -151,6 +151,9 @@ class Call:
             "controls": port.controls.as_dict(),
             "degraded": figures.degraded,
             "enhancement": port.enhancement,
+            "datagrams": {"refused": self._guard.refused, "faults": self._guard.faults}
+            if self._guard
+            else None,
             "packets": {
                 "in": figures.packets_in,
                 "out": figures.packets_out,
@@ -160,7 +163,6 @@ class Call:
                 "lost": network.lost if network else None,
                 "late": network.late if network else None,
                 "duplicate": network.duplicate if network else None,
-                "refused": self._guard.refused if self._guard else None,
                 "undecodable": self._reception.undecodable if self._reception else None,
             },
             "level": {
