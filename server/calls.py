@@ -27,7 +27,7 @@ from .control import ControlChannel
 from .controls import Changes
 from .engine import Engine
 from .frames import Layout
-from .media import closing, guard, opus, rebinding, receiver, sender
+from .media import association, closing, guard, opus, rebinding, receiver, sender
 from .media.ports import PortRange
 from .offer import Offer, OfferError
 from .rooms import Alone, Rooms, Seat
@@ -118,8 +118,10 @@ class Call:
             raise TooManyCalls(f"no UDP port of {ports} is free")
         self._guard = guard.install(dtls)
         data = self._connection.sctp
-        if data is not None and data.transport is not dtls:  # not bundled
-            guard.install(data.transport)
+        if data is not None:
+            association.install(data)
+            if data.transport is not dtls:  # not bundled
+                guard.install(data.transport)
 
     async def live(self) -> None:
         """Wait for the end of the call, push its figures meanwhile, and free what it held."""
@@ -174,6 +176,9 @@ class Call:
             "controls": port.controls.as_dict(),
             "degraded": figures.degraded,
             "enhancement": port.enhancement,
+            "datagrams": {"refused": self._guard.refused, "faults": self._guard.faults}
+            if self._guard
+            else None,
             "packets": {
                 "in": figures.packets_in,
                 "out": figures.packets_out,
@@ -182,7 +187,6 @@ class Call:
                 + (reception.frames.dropped if reception else 0),
                 "shed": figures.shed_packets,
                 "passed": figures.passed,
-                "refused": self._guard.refused if self._guard else None,
                 **(reception.packets() if reception else {}),
             },
             "network": reception.network() if reception else None,

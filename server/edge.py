@@ -1,6 +1,7 @@
 """What stands between the network and the routes: the same before one process and before several workers."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -8,7 +9,7 @@ from typing import Final
 from aiohttp import web
 
 from .access import Tokens, needs_token
-from .addresses import AddressLimits, TooMany, caller_of
+from .addresses import FORWARDED, AddressLimits, TooMany, caller_of
 from .config import Config
 from .origins import headers_for, leave
 from .problems import errors_as_json, problem
@@ -28,6 +29,8 @@ HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+
+logger = logging.getLogger(__name__)
 
 # Address that a request comes from
 CALLER: Final[web.AppKey[Callable[[web.Request], str]]] = web.AppKey("caller")
@@ -71,6 +74,10 @@ def admitted(request: web.Request) -> Iterator[str]:
         with limits.admitted(caller):
             yield caller
     except TooMany as error:
+        if FORWARDED in request.headers and caller == caller_of(request, ()):
+            logger.warning(
+                "%s forwards callers, but is not trusted with it: --trust-forwarded", request.remote
+            )
         raise problem(web.HTTPTooManyRequests, str(error), retry_after=error.retry_after) from error
 
 

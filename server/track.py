@@ -16,7 +16,11 @@ from percepnet.framing import Float
 from .controls import Controls
 from .engine import Engine
 from .frames import BACKLOG_PACKETS, FrameReader, FrameWriter, Layout, Packet, cut
+from .media.guard import Allowance
 
+FASTEST: Final = (
+    75.0  # packets a second of a caller in the long run, half as fast again as time; two seconds' at once
+)
 RECENT_PACKETS: Final = 500  # 10 s: what the percentiles of the delay are taken over
 KEPT_ARRIVALS: Final = 64
 
@@ -47,7 +51,7 @@ class EnhancedTrack(MediaStreamTrack):
         layout: Layout | None = None,
     ) -> None:
         super().__init__()
-        self.skipped = 0  # enhanced packets dropped because nobody fetched them in time
+        self.skipped = 0  # packets that came faster than time, and enhanced ones that nobody fetched in time
         self._event_loop = asyncio.get_running_loop()
         self._source = source
         self._arrived = arrived
@@ -57,6 +61,7 @@ class EnhancedTrack(MediaStreamTrack):
         self._ready: deque[Packet] = deque()
         self._submitted = self._returned = 0
         self._source_ended = False
+        self._pace = Allowance(FASTEST)
         self._news = asyncio.Event()
         self._arrivals: dict[int, float] = {}  # when the last part of each packet came, by the packet's time
         self._sending: float | None = None  # arrival of the packet that recv() returned last
@@ -130,6 +135,9 @@ class EnhancedTrack(MediaStreamTrack):
             self._writer = FrameWriter(like=frame, layout=self._layout)
         now = clock.monotonic()
         for packet in self._reader.push(frame):
+            if not self._pace.take(now):  # or the engine would have no time for the calls of others
+                self.skipped += 1
+                continue
             came = self._arrived(packet.time)
             self._arrivals[packet.time] = now if came is None else came
             self._submitted += 1

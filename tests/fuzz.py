@@ -112,14 +112,18 @@ async def offers(count: int, seed: int, *, quiet: bool = True, patient: bool = T
         with tqdm(total=count, disable=quiet, unit="offer") as bar:
             answers = await throw(server.http, count, seed, lambda done: bar.update(done - bar.n))
         await until(lambda: len(server.calls) == 1, "all but the call at hand have ended")
-    p50, p99, most = np.percentile(answers.refusals_ms, [50, 99, 100]).round(1)
     return {
         "offers": count,
         "seed": seed,
         "statuses": dict(sorted(answers.statuses.items())),
         "reasons": len(answers.reasons),
-        "refusal_ms": {"p50": p50, "p99": p99, "max": most},
+        "refusal_ms": percentiles(answers.refusals_ms),
+        "refusal_cpu_ms": percentiles(answers.refusals_cpu_ms),
     }
+
+
+def percentiles(values: list[float]) -> dict[str, float]:
+    return dict(zip(("p50", "p99", "max"), np.percentile(values, [50, 99, 100]).round(1), strict=True))
 
 
 async def datagrams(count: int, seed: int, *, quiet: bool = True, patient: bool = True) -> dict[str, object]:

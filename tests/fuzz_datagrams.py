@@ -17,6 +17,7 @@ from typing import Any, Final
 from unittest.mock import patch
 
 import aioice.stun as stun
+import google_crc32c
 import numpy as np
 import pylibsrtp
 from aiortc import RTCCertificate
@@ -33,6 +34,15 @@ PAUSE: Final = 0.01  # s of such a moment; more would be a flood, which no socke
 CALL: Final = 1500  # datagrams to one call of the rogue, which may be over before
 KEPT: Final = 200  # real datagrams to be replayed
 UNLIMITED: Final = 1e9  # a second: all are to reach what parses them
+MESSAGES: Final = (
+    '{"enabled": true}',
+    "{",
+    b"\xff",
+    "",
+    '{"attenuation_limit_db": 1e400}',
+    "[" * 4000,
+    b"x" * 60_000,
+)
 TOCS: Final = tuple(
     range(256)
 )  # of Opus: 32 configurations, mono or stereo, 4 kinds of framing (RFC 6716, 3.1)
@@ -119,6 +129,12 @@ def hello() -> bytes:
     return client.bio_read(1500)
 
 
+def sealed(data: bytes) -> bytes:
+    """An SCTP packet with the checksum that it should have (RFC 9260, 6.8)."""
+    unsealed = data[:8] + bytes(4) + data[12:]
+    return data[:8] + struct.pack("<L", google_crc32c.value(unsealed)) + data[12:]
+
+
 def spoilt(chance: random.Random, data: bytes) -> bytes:
     """The same again, cut off, with bits flipped or with something more."""
     match chance.randrange(5):
@@ -195,6 +211,10 @@ class Rogue:
         self._dtls = caller.transceiver.sender.transport
         self._ssrc = caller.transceiver.sender._ssrc
         self._tocs = deque(TOCS)
+        self._channel = caller.channel
+        self._said = deque[bytes](maxlen=KEPT)  # SCTP
+        self._send_data = self._dtls._send_data
+        self._dtls._send_data = self._noted  # type: ignore[method-assign]
 
     @property
     def is_over(self) -> bool:
@@ -210,9 +230,15 @@ class Rogue:
             case 7:
                 await self._dtls._send_rtp(spoilt(chance, rtcp(chance, self._ssrc)).ljust(8, b"\x80"))
             case 8:
-                await self._dtls._send_data(chance.randbytes(chance.choice((1, 12, 16, 200))))
-            case 9:
-                await self._dtls._send_data(spoilt(chance, b"\x13\x88\x13\x88" + chance.randbytes(60)))
+                if self._channel.readyState == "open":
+                    self._channel.send(chance.choice(MESSAGES))
+            case 9 if self._said:
+                message = spoilt(chance, chance.choice(self._said))
+                await self._send_data(sealed(message) if chance.random() < 0.9 else message)
+
+    async def _noted(self, data: bytes) -> None:
+        self._said.append(data)
+        await self._send_data(data)
 
 
 @asynccontextmanager

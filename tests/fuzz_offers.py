@@ -161,6 +161,9 @@ class Answers:
 
     statuses: Counter[int] = field(default_factory=Counter)
     refusals_ms: list[float] = field(default_factory=list)
+    refusals_cpu_ms: list[float] = field(
+        default_factory=list
+    )  # of caller and server, as well as what went on beside
     reasons: set[str] = field(default_factory=set)
 
 
@@ -171,10 +174,10 @@ async def throw(
     answers = Answers()
     for number in range(count):
         body, kind = hostile(random.Random(f"{seed} {number}"))
-        began = time.perf_counter()
+        began, began_cpu = time.perf_counter(), time.thread_time()
         async with http.post("/offer", data=body, headers={"Content-Type": kind}) as answer:
             text = await answer.text()
-        took = time.perf_counter() - began
+        took, took_cpu = time.perf_counter() - began, time.thread_time() - began_cpu
         answers.statuses[answer.status] += 1
         if answer.status == 201:
             async with http.delete(f"/calls/{json.loads(text)['id']}") as deleted:
@@ -187,5 +190,6 @@ async def throw(
             assert len(reason) > 5, f"number {number}: {text}"
             answers.reasons.add(reason[:40])
             answers.refusals_ms.append(1e3 * took)
+            answers.refusals_cpu_ms.append(1e3 * took_cpu)
         progress(number + 1)
     return answers

@@ -41,7 +41,10 @@ COMMANDS: Final = MappingProxyType(
         "serve": Command(
             "percepnet.cli.serve",
             "start the WebRTC server and its page",
-            ("percepnet serve --host 127.0.0.1 --port 8080",),
+            (
+                "percepnet serve --host 127.0.0.1 --port 8080",
+                "percepnet serve --host 0.0.0.0 --token-file tokens.txt --tls-cert cert.pem --tls-key key.pem",
+            ),
         ),
         "load": Command(
             "percepnet.cli.load",
