@@ -23,7 +23,7 @@ from .ending import ENDING_TIME, Ending, first
 from .engine import Engine
 from .figures import LoopLag
 from .front import create_front
-from .media import audiolevel
+from .media import audiolevel, libopus
 from .rating import measured
 from .worker import Parent
 from .workers import Workers
@@ -153,6 +153,7 @@ async def _engine(app: web.Application) -> AsyncIterator[None]:
     config = app[CONFIG]
     loop = asyncio.get_running_loop()
     audiolevel.install()
+    libopus.library()  # found now, not in the first call
     enhancer = await loop.run_in_executor(
         None, lambda: Enhancer(streams=config.max_calls, model=config.model)
     )
