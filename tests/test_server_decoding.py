@@ -11,6 +11,7 @@ from av import AudioFrame
 from numpy.typing import NDArray
 from opus_packets import PACKET, packets
 
+from percepnet import Enhancer
 from percepnet.evaluation import pesq_wb
 from percepnet.resampling import resample
 from server.frames import CUT, LONGEST_FILL, FrameReader
@@ -254,3 +255,25 @@ def test_a_concealed_packet_joins_without_a_step(clean: Float) -> None:
         return np.array([bend[edge - CUT : edge + CUT].max() / np.abs(bend).max() for edge in edges])
 
     assert np.percentile(steepest(heard), 95) <= 1.5 * np.percentile(steepest(calm), 95)
+
+
+@pytest.mark.parametrize("lost", [5, 100])
+def test_the_enhancer_is_itself_again_after_a_hole(noisy: Float, lost: int) -> None:
+    sent = packets(noisy[: 350 * PACKET])
+    hole = range(100, 100 + lost)
+    line, calm = Line(), Line()
+    for n, payload in enumerate(sent):
+        calm.decode(n, n * PACKET, payload)
+        if n not in hole:
+            line.decode(n, n * PACKET, payload)
+    found = [packet for frame in line.frames for packet in line.reader.push(frame)]
+    whole, holed = (
+        Enhancer().process(x[np.newaxis])[0]
+        for x in (calm.heard(), np.concatenate([packet.samples for packet in found]))
+    )
+    assert np.isfinite(holed).all()
+    bend = np.abs(np.diff(holed, n=2))
+    assert bend[: 115 * PACKET].max() <= np.abs(np.diff(whole, n=2)).max()
+    late = (len(sent) - 100 - lost - 75) * PACKET  # from 1.5 s after the hole on
+    difference = holed[-late:] - whole[-late:]
+    assert np.mean(np.square(difference)) < 0.01 * np.mean(np.square(whole[-late:]))
