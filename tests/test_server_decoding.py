@@ -142,6 +142,22 @@ def test_long_holes_are_missing_and_cost_no_more_than_short_ones(gap: int, missi
     assert found[-1].time == (19 + gap) * PACKET  # what follows is where it was sent
 
 
+@pytest.mark.parametrize("bitrate", [24_000, 64_000])
+def test_audio_after_a_long_hole_is_not_louder_than_it_was(clean: Float, bitrate: int) -> None:
+    sent = packets(clean, bitrate=bitrate)
+    whole = Line()
+    for n, payload in enumerate(sent):
+        whole.decode(n, n * PACKET, payload)
+    peaks = [np.abs(frame.to_ndarray().astype(int)).max() for frame in whole.frames]
+    loud = [n for n in range(60, 600, 20) if peaks[n] > 2000]
+    assert len(loud) > 10
+    for n in loud:
+        line = Line()
+        for m in [*range(n - 40, n - 30), n]:
+            line.decode(m, m * PACKET, sent[m])
+        assert np.abs(line.frames[-1].to_ndarray().astype(int)).max() < 1.5 * peaks[n]
+
+
 @pytest.mark.parametrize("gap", [3, 20])
 def test_a_pause_of_the_sender_is_no_loss(gap: int) -> None:
     line, payload = Line(), bytes([31 << 3]) + bytes(range(40))

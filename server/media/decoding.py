@@ -66,6 +66,8 @@ class Decoding:
         lost = 0 if self._sequence is None else sequence - self._sequence - 1 & 0xFFFF
         if not payload:  # would tell libavcodec that the stream is over
             return
+        if gap > LONGEST_FILL:
+            self._decoder = None  # what a state from before expects may be 6 dB too loud
         decoder = self._decoder_of(codec)
         short = self._sequence is not None and UNIT <= gap <= LONGEST_FILL
         try:
