@@ -1,59 +1,57 @@
 """HTTP: the page, the calls and their controls. All errors of the API are JSON, ``{"error": "…"}``."""
 
 import json
-import logging
-from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from aiohttp import web
 
+from . import iceservers, whip
+from .access import public
 from .calls import Call, Calls, TooManyCalls
 from .config import Config
 from .controls import checked
+from .edge import admitted, body
 from .engine import Engine
 from .figures import process_figures
-from .offer import Offer, OfferError
-
-LARGEST_BODY: Final = 64 * 1024  # bytes
-HEADERS: Final = {
-    "Content-Security-Policy": (
-        "default-src 'self'; media-src 'self' blob: mediastream:; img-src 'self' data: blob:; "
-        "worker-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
-    ),
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+from .offer import Offer
+from .problems import problem
+from .rooms import Alone, RoomTaken, checked_name
 
 CONFIG: Final = web.AppKey("config", Config)
 ENGINE: Final = web.AppKey("engine", Engine)
 CALLS: Final = web.AppKey("calls", Calls)
 PAGE: Final = web.AppKey("page", Path)  # folder of its files
 
-logger = logging.getLogger(__name__)
 routes = web.RouteTableDef()
 
 
 @routes.get("/")
+@public
 async def page(request: web.Request) -> web.StreamResponse:
     return web.FileResponse(request.app[PAGE] / "index.html")
 
 
 @routes.get("/healthz")
+@public
 async def health(request: web.Request) -> web.Response:
     """200 while the engine runs and calls are taken, else 503; how many calls of how many."""
     calls = request.app[CALLS]
     state = "draining" if calls.draining else "ok" if request.app[ENGINE].alive else "engine has died"
-    body = {
+    told = {
         "status": state,
         "calls": len(calls),
         "max_calls": request.app[CONFIG].max_calls,
     }
-    return web.json_response(body, status=200 if state == "ok" else 503)
+    return web.json_response(told, status=200 if state == "ok" else 503)
+
+
+@routes.get("/config")
+async def ice(request: web.Request) -> web.Response:
+    """What a caller's ``RTCPeerConnection`` needs: STUN and TURN servers, with passwords where they have some."""
+    servers = iceservers.for_browser(iceservers.of(request.app[CONFIG]))
+    return web.json_response({"iceServers": servers}, headers={"Cache-Control": "no-store"})
 
 
 @routes.get("/stats")
@@ -65,10 +63,20 @@ async def stats(request: web.Request) -> web.Response:
 
 @routes.post("/offer")
 async def offer(request: web.Request) -> web.Response:
-    """``{sdp, type, enabled?, attenuation_limit_db?, postfilter?}`` → 201 ``{sdp, type, id}``."""
+    """``{sdp, type, enabled?, attenuation_limit_db?, postfilter?}`` → 201 ``{sdp, type, id}``.
+
+    With ``?room=NAME`` the caller hears the other one of that room, without it itself.
+    """
+    calls = request.app[CALLS]
+    room = request.query.get("room")
     try:
-        call = await request.app[CALLS].open(Offer.checked(await _body(request)))
-    except OfferError as error:
+        with admitted(request) as caller:
+            checked_offer = Offer.checked(await _json(request), others_hear=room is not None)
+            seated = Alone if room is None else partial(calls.rooms.join, checked_name(room))
+            call = await calls.open(checked_offer, caller, seated)
+    except RoomTaken as error:
+        raise problem(web.HTTPConflict, str(error)) from error
+    except ValueError as error:  # OfferError too
         raise problem(web.HTTPBadRequest, str(error)) from error
     except TooManyCalls as error:
         raise problem(web.HTTPServiceUnavailable, str(error), retry_after=error.retry_after) from error
@@ -84,23 +92,45 @@ async def show(request: web.Request) -> web.Response:
 
 @routes.patch("/calls/{id}")
 async def turn(request: web.Request) -> web.Response:
-    """Any subset of the controls → what ``GET`` returns."""
+    """Any subset of the controls → what ``GET`` returns; or more addresses of the caller (WHIP, WHEP)."""
     call = _call(request)
+    if request.content_type == whip.FRAGMENT:
+        return await whip.trickle(request, call)
     try:
-        changes = checked(await _body(request))
+        call.turn(checked(await _json(request)))
     except ValueError as error:
         raise problem(web.HTTPBadRequest, str(error)) from error
-    call.turn(changes)
     return web.json_response(call.report())
+
+
+@routes.post("/whip/{room}")
+async def publish(request: web.Request) -> web.Response:
+    return await whip.publish(request, request.app[CALLS], request.app[CONFIG])
+
+
+@routes.post("/whep/{room}")
+async def listen(request: web.Request) -> web.Response:
+    return await whip.listen(request, request.app[CALLS], request.app[CONFIG])
+
+
+@routes.get("/whip/{room}")
+@routes.options("/whip/{room}")
+@routes.get("/whep/{room}")
+@routes.options("/whep/{room}")
+@public
+async def endpoint(request: web.Request) -> web.Response:
+    return whip.endpoint()
 
 
 @routes.delete("/calls/{id}")
 async def close(request: web.Request) -> web.Response:
-    await request.app[CALLS].close(_call(request).id)
-    return web.Response(status=204)
+    call = _call(request)
+    await request.app[CALLS].close(call.id)
+    return web.Response(status=204 if call.seat.room is None else 200)  # 200: RFC 9725, figure 1
 
 
 @routes.get("/{path:.+}")  # last: it takes every path that is left
+@public
 async def file(request: web.Request) -> web.StreamResponse:
     """The page's other files. aiohttp's own static route answers 404 with an empty body that is no JSON."""
     folder = request.app[PAGE].resolve()
@@ -121,42 +151,18 @@ def _call(request: web.Request) -> Call:
         raise no_call(request.match_info["id"]) from None
 
 
-async def _body(request: web.Request) -> object:
+async def _json(request: web.Request) -> object:
     # The type is asked for because a page of another origin cannot send it without a preflight.
     if request.content_type != "application/json":
         found = request.content_type
         raise problem(web.HTTPUnsupportedMediaType, f"the body must be application/json, not {found}")
+    await body(request)  # text() has it from there
     try:
-        body: object = json.loads(await request.text())
+        decoded: object = json.loads(await request.text())
     except (ValueError, LookupError, RecursionError) as error:
         raise problem(web.HTTPBadRequest, "the body is not valid JSON") from error
-    return body
+    return decoded
 
 
 def no_call(id: str) -> web.HTTPError:
     return problem(web.HTTPNotFound, f"no call {id!r}")
-
-
-def problem(kind: type[web.HTTPError], text: str, *, retry_after: int | None = None) -> web.HTTPError:
-    """An error as JSON; ``retry_after`` in s."""
-    headers = {} if retry_after is None else {"Retry-After": str(max(1, retry_after))}
-    return kind(text=json.dumps({"error": text}), content_type="application/json", headers=headers)
-
-
-@web.middleware
-async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        if error.status >= 400 and error.content_type != "application/json":
-            error.text = json.dumps({"error": error.reason})
-            error.content_type = "application/json"
-        raise
-    except Exception:
-        logger.exception("%s %s failed", request.method, request.path)
-        return web.json_response({"error": "internal error"}, status=500)
-
-
-async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(HEADERS)
-    response.headers.setdefault("Cache-Control", "no-cache" if request.method == "GET" else "no-store")

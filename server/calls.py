@@ -1,32 +1,40 @@
 """A call's life in one place, from the offer until all it held is given back; and the registry of calls."""
 
 import asyncio
+import contextlib
 import logging
 import math
 import secrets
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from aiortc import (
     MediaStreamTrack,
     RTCConfiguration,
     RTCDataChannel,
+    RTCIceCandidate,
     RTCIceServer,
     RTCPeerConnection,
     RTCSessionDescription,
 )
 
+from . import iceservers
+from .advertise import advertised
 from .config import Config
 from .control import ControlChannel
 from .controls import Changes
 from .engine import Engine
 from .frames import Layout
-from .media import closing, opus, receiver, sender
+from .media import closing, guard, opus, rebinding, receiver, sender
+from .media.ports import PortRange
 from .offer import Offer, OfferError
+from .rooms import Alone, Rooms, Seat
 from .track import EnhancedTrack
 
 FIGURES_INTERVAL: Final = 0.2  # s between live figures on the data channel
+MOST_CHANNELS: Final = 16  # data channels that a caller may open; one is of use
 CLOSING_TIME: Final = 5.0  # s that a connection may take to close before its call is given up
 FULL_TIME: Final = 5  # s after which a caller who found the server full may try again
 
@@ -44,19 +52,25 @@ class TooManyCalls(Exception):
 class Call:
     """One caller's connection. :meth:`open` makes it, :meth:`close` ends it; one task owns all between."""
 
-    def __init__(self, config: Config, engine: Engine, worker: int = 0) -> None:
+    def __init__(self, config: Config, engine: Engine, worker: int = 0, seat: Seat | None = None) -> None:
         self.id = f"{worker}.{secrets.token_urlsafe(16)}"  # tells the front where the call is
+        self.seat = seat or Alone()
+        self.etag = f'"{secrets.token_hex(8)}"'  # of its ICE session, which never restarts
+        self.remote_ufrag = ""
         self.answer: RTCSessionDescription | None = None
         self._config = config
         self._engine = engine
         self._began = time.monotonic()
         self._track: EnhancedTrack | None = None
         self._reception: receiver.Reception | None = None
+        self._rebinding: rebinding.Rebinding | None = None
         self._encoding: opus.OpusOptions | None = None  # None: aiortc's own
+        self._guard: guard.Guard | None = None
         self._channel: ControlChannel | None = None
+        self._channels = 0  # that the caller has opened
         self._connected = asyncio.Event()
         self._ended = asyncio.Event()
-        servers = [RTCIceServer(s.url, s.username, s.credential) for s in config.ice_servers]
+        servers = [RTCIceServer(s.url, s.username, s.credential) for s in iceservers.of(config)]
         # An empty list asks no server; without one, aiortc asks a public STUN server.
         self._connection = RTCPeerConnection(RTCConfiguration(iceServers=servers))
         self._connection.on("connectionstatechange", self._on_state)
@@ -67,21 +81,45 @@ class Call:
 
     async def open(self, offer: Offer) -> None:
         """Answer the offer; on any failure the call has given back all it took."""
+        self.remote_ufrag = offer.ufrag
         try:
             self._connection.on("track", lambda source: self._on_track(source, offer))
             await self._connection.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
-            if self._track is None:
+            if offer.direction == "recvonly":
+                self._encoded(offer)
+                self._hear(self.seat.take(None))
+            elif self._track is None:
                 raise OfferError("sdp: the audio section offers no track")
-            # Gathering ends by itself after 5 s; a timeout here would cancel it, and it would lose its sockets.
-            await self._connection.setLocalDescription(await self._connection.createAnswer())
+            await self._gather()
         except BaseException:
             await self._free()
             raise
+        (transceiver,) = self._connection.getTransceivers()
+        self._rebinding = rebinding.install(transceiver.receiver.transport.transport)
         answer = self._connection.localDescription
         if self._encoding is not None:
             parameters = self._config.opus.fmtp(sent=self._encoding)
             answer = RTCSessionDescription(opus.described(answer.sdp, parameters), answer.type)
+        if self._config.advertise_address is not None:
+            sdp = advertised(answer.sdp, self._config.advertise_address)
+            answer = RTCSessionDescription(sdp, answer.type)
         self.answer = answer
+
+    async def _gather(self) -> None:
+        """Open the sockets of the call, and put its answer together."""
+        ports = PortRange(self._config.udp_ports) if self._config.udp_ports is not None else None
+        answer = await self._connection.createAnswer()
+        # Gathering ends by itself after 5 s; a timeout here would cancel it, and it would lose its sockets.
+        with ports.binding() if ports is not None else contextlib.nullcontext():
+            await self._connection.setLocalDescription(answer)
+        (transceiver,) = self._connection.getTransceivers()
+        dtls = transceiver.receiver.transport
+        if ports is not None and ports.exhausted and not dtls.transport.iceGatherer.getLocalCandidates():
+            raise TooManyCalls(f"no UDP port of {ports} is free")
+        self._guard = guard.install(dtls)
+        data = self._connection.sctp
+        if data is not None and data.transport is not dtls:  # not bundled
+            guard.install(data.transport)
 
     async def live(self) -> None:
         """Wait for the end of the call, push its figures meanwhile, and free what it held."""
@@ -91,8 +129,8 @@ class Call:
                 return
             end = self._began + self._config.max_call_time
             while not await self._happens(self._ended, min(FIGURES_INTERVAL, end - time.monotonic())):
-                if time.monotonic() >= end:
-                    logger.info("call %s has reached the longest time of a call", self)
+                if (reason := self._overdue(end)) is not None:
+                    logger.info("call %s %s", self, reason)
                     return
                 if self._channel is not None:
                     self._channel.push(self.report())
@@ -106,20 +144,33 @@ class Call:
         self._connected.set()
 
     def turn(self, changes: Changes) -> None:
-        """Turn controls; heard from the next packet."""
-        assert self._track is not None
+        """Turn controls; heard from the next packet. ValueError if the caller only listens."""
+        if self._track is None:
+            raise ValueError("a listener has no controls; its publisher has")
         self._track.port.set(changes)
 
+    async def add_candidate(self, candidate: RTCIceCandidate | None) -> None:
+        """One more address of the caller (trickle ICE); None: that was the last."""
+        await self._connection.addIceCandidate(candidate)
+
     def report(self) -> dict[str, object]:
-        """State, controls and figures, ready for JSON. Levels in dBFS, times in ms unless named otherwise."""
-        assert self._track is not None
+        """State, controls and figures, ready for JSON. Levels in dBFS, times in ms unless named otherwise.
+
+        A listener has no voice of its own, and so neither controls nor figures of it.
+        """
+        about: dict[str, object] = {
+            "id": self.id,
+            "role": self.seat.role,
+            "room": self.seat.room,
+            "state": self._connection.connectionState,
+            "age_s": round(time.monotonic() - self._began, 3),
+        }
+        if self._track is None:
+            return about
         figures, port = self._track.port.figures, self._track.port
         reception = self._reception
         p50, p99 = self._track.delays_ms() or (None, None)
-        return {
-            "id": self.id,
-            "state": self._connection.connectionState,
-            "age_s": round(time.monotonic() - self._began, 3),
+        return about | {
             "controls": port.controls.as_dict(),
             "degraded": figures.degraded,
             "enhancement": port.enhancement,
@@ -130,6 +181,8 @@ class Call:
                 + self._track.skipped
                 + (reception.frames.dropped if reception else 0),
                 "shed": figures.shed_packets,
+                "passed": figures.passed,
+                "refused": self._guard.refused if self._guard else None,
                 **(reception.packets() if reception else {}),
             },
             "network": reception.network() if reception else None,
@@ -148,6 +201,18 @@ class Call:
                 "server_p99_ms": p99 and round(p99, 3),
             },
         }
+
+    def _overdue(self, end: float) -> str | None:
+        """Why the call has to end now, if it has; ``end`` is the longest time of a call."""
+        now = time.monotonic()
+        if now >= end:
+            return "has reached the longest time of a call"
+        if self._guard is not None and now - self._guard.heard > self._config.lost_time:
+            return f"is lost: nothing has come for {self._config.lost_time:g} s"
+        listens = self.seat.direction == "recvonly"
+        if not listens and self._guard is not None and now - self._guard.spoken > self._config.idle_time:
+            return f"is idle: no audio has come for {self._config.idle_time:g} s"
+        return None
 
     async def _happens(self, event: asyncio.Event, within: float) -> bool:
         try:
@@ -169,20 +234,36 @@ class Call:
         (transceiver,) = self._connection.getTransceivers()
         self._reception = receiver.install(transceiver.receiver)
         arrived = self._reception.arrived if self._reception is not None else lambda time: None
-        encoding = self._config.opus.for_peer(offer.opus)
+        encoding = self._encoded(offer)
+        # Where aiortc encodes for us: its encoder makes mono into stereo 3 dB too low.
+        layout: Layout = "stereo" if encoding is None or encoding.stereo else "mono"
+        self._track = EnhancedTrack(source, self._engine, offer.controls, arrived, layout)
+        self._hear(self.seat.take(self._track))
+
+    def _encoded(self, offer: Offer) -> opus.OpusOptions | None:
+        """How the enhanced voice is to be encoded by us; None if by aiortc."""
+        (transceiver,) = self._connection.getTransceivers()
+        encoding = self.seat.encoding or self._config.opus.for_peer(offer.opus)
         if sender.install(transceiver.sender, encoding):
             self._encoding = encoding
-        # aiortc's own encoder makes mono into stereo 3 dB too low.
-        layout: Layout = "mono" if self._encoding is not None and not encoding.stereo else "stereo"
-        self._track = EnhancedTrack(source, self._engine, offer.controls, arrived, layout)
-        self._connection.addTrack(self._track)
+        return self.seat.encoding or self._encoding
+
+    def _hear(self, voice: MediaStreamTrack | None) -> None:
+        if voice is not None:
+            self._connection.addTrack(voice)
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
-        if channel.label == ControlChannel.LABEL and self._channel is None:
+        self._channels += 1
+        if self._channels > MOST_CHANNELS:
+            logger.info("call %s opens data channels without end", self)
+            self.end()
+        elif channel.label == ControlChannel.LABEL and self._channel is None:
             self._channel = ControlChannel(channel, self.turn, self.report)
 
     async def _free(self) -> None:
         self.end()
+        if self._rebinding is not None:
+            await self._rebinding.close()
         try:
             async with asyncio.timeout(CLOSING_TIME):
                 await closing.close(self._connection)
@@ -191,6 +272,7 @@ class Call:
         finally:
             if self._reception is not None:
                 self._reception.close()
+            await self.seat.leave()
             if self._track is not None:
                 await self._track.closed()
 
@@ -201,6 +283,8 @@ class Calls:
     def __init__(self, config: Config, engine: Engine, rated_calls: int, worker: int = 0) -> None:
         self.worker = worker
         self.on_change: Callable[[int], object] = lambda calls: None  # told how many there are now
+        self.rooms = Rooms(config.opus)
+        self.on_caller: Callable[[str, bool], object] = lambda caller, began: None  # told of each address
         self.draining = False  # set to take no more
         self._config = config
         self._engine = engine
@@ -208,46 +292,69 @@ class Calls:
         self._refused = 0  # offers, since start
         self._calls: dict[str, Call] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._opening = 0
+        self._callers: Counter[str] = Counter()
+        self._opening: set[Call] = set()
         self._none = asyncio.Event()
         self._none.set()
 
     def __len__(self) -> int:
-        return len(self._tasks) + self._opening
+        return len(self._tasks) + len(self._opening)
+
+    def __iter__(self) -> Iterator[Call]:
+        """Those that are open."""
+        return iter(list(self._calls.values()))
+
+    @property
+    def listeners(self) -> int:
+        """Calls that have no voice of their own, and so no share of the engine."""
+        every = (*self._opening, *self._calls.values())
+        return sum(call.seat.direction == "recvonly" for call in every)
 
     def get(self, id: str) -> Call:
         """The call of that id; raises ``KeyError``."""
         return self._calls[id]
 
-    async def open(self, offer: Offer) -> Call:
-        """Answer an offer. Raises :class:`OfferError` or :class:`TooManyCalls`, and holds nothing then."""
+    def of(self, caller: str) -> int:
+        """How many calls an address has."""
+        return self._callers[caller]
+
+    async def open(self, offer: Offer, caller: str = "", seated: Callable[[], Seat] = Alone) -> Call:
+        """Answer an offer of that address, from the seat that ``seated`` finds for it.
+
+        Raises what that raises, :class:`OfferError` or :class:`TooManyCalls`, and holds nothing then.
+        """
         try:
-            self._admit()
+            self._admit(offer)
+            return await self._opened(offer, caller, seated())
         except TooManyCalls:
             self._refused += 1
             raise
-        self._opening += 1
+
+    async def _opened(self, offer: Offer, caller: str, seat: Seat) -> Call:
+        call = Call(self._config, self._engine, self.worker, seat)
+        self._opening.add(call)
         self._none.clear()
         try:
-            call = Call(self._config, self._engine, self.worker)
             try:
                 await call.open(offer)
-            except OfferError:
+            except (OfferError, TooManyCalls):
                 raise
             except Exception as error:  # what aiortc raises for an offer is not documented
                 logger.info("an offer cannot be answered", exc_info=True)
                 raise OfferError(f"the offer cannot be answered: {error}") from error
             self._calls[call.id] = call
-            self._tasks[call.id] = asyncio.create_task(self._live(call), name=f"call {call}")
+            self._tasks[call.id] = asyncio.create_task(self._live(call, caller), name=f"call {call}")
+            self._count(caller, True)
         finally:
-            self._opening -= 1
+            self._opening.discard(call)
             self._changed()
         return call
 
     def figures(self) -> dict[str, object]:
         """How loaded the process is with calls, ready for JSON."""
         return {
-            "calls": len(self),
+            "calls": len(self) - self.listeners,
+            "listeners": self.listeners,
             "rated_calls": self._rated,
             "max_calls": self._config.max_calls,
             "shed": self._engine.shed_calls,
@@ -257,12 +364,15 @@ class Calls:
             "draining": self.draining,
         }
 
-    def _admit(self) -> None:
+    def _admit(self, offer: Offer) -> None:
         if self.draining:
             raise TooManyCalls("the server is ending", math.ceil(self._config.drain_time))
         if not self._engine.alive:
             raise TooManyCalls("the engine of this process has died")
-        if len(self) >= self._rated:
+        if offer.direction == "recvonly":
+            if self.listeners >= self._config.max_listeners:
+                raise TooManyCalls(f"this process takes {self._config.max_listeners} listeners at a time")
+        elif len(self) - self.listeners >= self._rated:
             raise TooManyCalls(f"this process takes {self._rated} calls at a time")
         if self._engine.overloaded:
             raise TooManyCalls(f"this process is late with the {len(self)} calls it has")
@@ -284,14 +394,21 @@ class Calls:
             call.end()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def _live(self, call: Call) -> None:
+    async def _live(self, call: Call, caller: str) -> None:
         try:
             await call.live()
         except Exception:
             logger.exception("call %s failed", call)
         finally:
             del self._calls[call.id], self._tasks[call.id]
+            self._count(caller, False)
             self._changed()
+
+    def _count(self, caller: str, began: bool) -> None:
+        self._callers[caller] += 1 if began else -1
+        if not self._callers[caller]:
+            del self._callers[caller]
+        self.on_caller(caller, began)
 
     def _changed(self) -> None:
         self.on_change(len(self._tasks))

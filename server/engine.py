@@ -9,6 +9,9 @@ So a packet waits for one batch at most and is computed in the next; up to the r
 the calls that change are always the same few. They come back in the reverse order (``server.overload``).
 A burst of one call's packets, which its network had held up, is no overload: each counts as waiting only from
 when it would have been due had they come one by one.
+
+A second thread watches the first. While a batch does not end, or the thread has died, each packet goes past it as
+dry audio, and calls come back with the usual warm-up. A thread that has died is replaced.
 """
 
 import asyncio
@@ -27,6 +30,7 @@ from percepnet import Enhancer
 from percepnet.framing import SAMPLE_RATE, Float
 
 from .controls import Changes, Controls
+from .dry import DryLine, continued
 from .fallback import Fallback
 from .figures import BatchFigures
 from .frames import BACKLOG_PACKETS, PACKET, cut
@@ -35,6 +39,12 @@ from .overload import WINDOW, Overload
 Sink: TypeAlias = Callable[[int, Float], object]
 Enhancement: TypeAlias = Literal["on", "off", "shed", "failed"]
 
+STANDSTILL: Final = (
+    0.15  # s that a batch may take: ten times what it does at the rated load, and no queue is full
+)
+LONGEST_STANDSTILL: Final = 20.0  # s after which there is little hope
+WATCH_INTERVAL: Final = 0.02  # s
+MOST_DEATHS: Final = 3  # of the thread; one that dies again and again has broken the process
 BURST_STEP: Final = 0.9 * PACKET / SAMPLE_RATE  # s between packets of a burst before they count as waiting
 SILENCE_DB: Final = -120.0  # floor of the level meters
 
@@ -56,6 +66,7 @@ class Figures:
     degraded: bool = False  # dry audio, because the last attempt to enhance it failed
     shed: bool = False  # dry audio, because there was no time to enhance it
     shed_packets: int = 0
+    passed: int = 0  # packets that went past an engine that stood still
     level_in_db: float = SILENCE_DB  # dB relative to a full-scale square wave
     level_out_db: float = SILENCE_DB
     batch: int = 0  # calls in the last batch
@@ -88,6 +99,10 @@ class Port:
         self.closed = False
         self.last_packet = -np.inf  # when the engine ended its last, s
         self.due = -np.inf  # from when on the packet queued last counts as waiting, s
+        self.dry = DryLine(engine.latency_samples)
+        self.at_work: tuple[int, Float] | None = None  # time and dry audio of its packet in the batch
+        self.last_sample = 0.0  # that was handed over
+        self.past = False  # and its packet went past
         self._engine = engine
 
     @property
@@ -144,12 +159,21 @@ class Engine:
         self._shed: list[Port] = []  # in the order in which they were
         self._opened: list[Port] = []  # since the last batch
         self._turned: dict[Port, Changes] = {}  # since the last batch
+        self._results: list[tuple[Port, int, Float]] = []  # to be handed over
+        self._passed: set[Port] = set()  # those of whose packets some went past, since their last batch
+        self._batch_since: float | None = None  # s
+        self._stands_still = False
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._deaths = 0
+        self._thread = self._new_thread()
+        self._watched = threading.Event()  # set when there is no more to watch
+        self._watch = threading.Thread(target=self._keep_watch, name="engine's watch", daemon=True)
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        """Whether calls are enhanced, or may still be."""
+        since = self._batch_since
+        return self._thread.is_alive() and (since is None or self._clock() - since < LONGEST_STANDSTILL)
 
     @property
     def latency_samples(self) -> int:
@@ -168,9 +192,13 @@ class Engine:
     def start(self) -> None:
         self._enhancer.process(np.zeros((1, PACKET), np.float32), streams=[0])  # the first step allocates
         self._thread.start()
+        self._watch.start()
 
     def stop(self) -> None:
-        """End the thread after its current batch."""
+        """End the threads, after the current batch."""
+        self._watched.set()
+        if self._watch.is_alive():
+            self._watch.join()
         with self._wake:
             self._stopping = True
             self._wake.notify()
@@ -212,6 +240,8 @@ class Engine:
                 time_, kept, *times = port.waiting[0]
                 port.waiting[0] = (time_, cut(dropped, kept), times[0], times[1])
                 port.figures.dropped += 1
+            if self._stands_still:
+                self._pass(port)
 
     def set(self, port: Port, changes: Changes) -> None:
         with self._wake:
@@ -225,6 +255,8 @@ class Engine:
                 port.closed = True
                 port.sink = _nobody  # the thread may keep the port until its next batch, but not the call
                 port.waiting.clear()
+                port.at_work = None
+                self._passed.discard(port)
                 for ports in (self._opened, self._ready, self._shed):
                     if port in ports:
                         ports.remove(port)
@@ -251,52 +283,128 @@ class Engine:
             ports = sorted(self._ready, key=lambda port: port.slot)
             batch = [(port, *port.waiting.popleft()) for port in ports]
             self._ready = [port for port in self._ready if port.waiting]
+            resuming = [port for port in ports if port in self._passed]
+            self._passed.difference_update(resuming)
+            dry = [port.dry.push(samples) for port, _, samples, *_ in batch]
+            for (port, time_, *_), delayed in zip(batch, dry, strict=True):
+                port.at_work = time_, delayed
+            self._batch_since = self._clock()
         try:
             for port in opened:
                 self._fallback.renew(port.slot, port.controls.as_changes())
             for port, changes in turned.items():
                 if not port.closed:  # else the stream may be another call's by now
                     self._fallback.turn(port.slot, changes)
+            for port in resuming:
+                self._fallback.resume(port.slot)
             if batch:
-                self._step(batch)
+                self._step(batch, np.stack(dry))
             self._balance([due for *_, due in batch])
-        except Exception:  # the calls of this batch miss a packet, all calls go on
+        except Exception:  # the calls of this batch get dry audio, all calls go on
             logger.exception("the engine failed on a batch of %d", len(batch))
-            for port, *_ in batch:
-                port.figures.dropped += 1
+            with self._wake:
+                for port, *_ in batch:
+                    if port.at_work is not None:
+                        self._pass(port)
+        finally:
+            with self._wake:
+                self._batch_since = None
+                if self._stands_still:
+                    self._stands_still = False
+                    logger.warning("the engine goes on")
         return True
 
-    def _step(self, batch: list[tuple[Port, int, Float, float, float]]) -> None:
+    def _step(self, batch: list[tuple[Port, int, Float, float, float]], dry: Float) -> None:
         began = self._clock()
         x = np.stack([samples for _, _, samples, *_ in batch])  # [calls, 960]
-        y = self._fallback.process([port.slot for port, *_ in batch], x)
+        y = self._fallback.process([port.slot for port, *_ in batch], x, dry)
         levels = zip(_level_db(x).tolist(), _level_db(y).tolist(), strict=True)
         ended = self._clock()
         step_ms = (ended - began) * 1e3
         self.batches.note(len(batch), step_ms)
-        results: dict[asyncio.AbstractEventLoop, list[tuple[Port, int, Float]]] = {}
-        for samples, (port, time_, _, queued, _), (level_in, level_out) in zip(y, batch, levels, strict=True):
-            port.last_packet = ended
-            figures = port.figures
-            figures.level_in_db, figures.level_out_db = level_in, level_out
-            figures.degraded = self._fallback.degraded(port.slot)
-            figures.faults = self._fallback.faults(port.slot)
-            figures.shed = self._fallback.is_shed(port.slot)
-            figures.shed_packets += figures.shed
-            figures.batch = len(batch)
-            figures.wait_ms, figures.step_ms = (began - queued) * 1e3, step_ms
-            if port.closed:
+        with self._wake:  # or packets that go past would overtake these
+            for samples, (port, time_, _, queued, _), (level_in, level_out) in zip(
+                y, batch, levels, strict=True
+            ):
+                if port.at_work is None:
+                    continue  # it went past, or the call is over
+                port.at_work = None
+                port.past = False
+                port.last_packet = ended
+                figures = port.figures
+                figures.level_in_db, figures.level_out_db = level_in, level_out
+                figures.degraded = self._fallback.degraded(port.slot)
+                figures.faults = self._fallback.faults(port.slot)
+                figures.shed = self._fallback.is_shed(port.slot)
+                figures.shed_packets += figures.shed
+                figures.batch = len(batch)
+                figures.wait_ms, figures.step_ms = (began - queued) * 1e3, step_ms
+                self._results.append((port, time_, samples))
+            self._deliver()
+
+    def _deliver(self) -> None:
+        """Hand over what is in ``_results``, in order; each event loop is woken up once."""
+        by_loop: dict[asyncio.AbstractEventLoop | None, list[tuple[Port, int, Float]]] = {}
+        for port, time_, samples in self._results:
+            port.figures.packets_out += 1
+            port.last_sample = float(samples[-1])
+            by_loop.setdefault(port.loop, []).append((port, time_, samples))
+        self._results.clear()
+        for loop, packets in by_loop.items():
+            if loop is None:
+                _hand_over(packets)
                 continue
-            figures.packets_out += 1
-            if port.loop is None:
-                _hand_over([(port, time_, samples)])
-            else:
-                results.setdefault(port.loop, []).append((port, time_, samples))
-        for loop, packets in results.items():
             try:
                 loop.call_soon_threadsafe(_hand_over, packets)
             except RuntimeError:  # the loop is closed; its calls are ending
                 logger.warning("an event loop has closed before its calls", exc_info=True)
+
+    def _pass(self, port: Port) -> None:
+        """Hand over all packets of ``port`` as dry audio, the one at work first. Under the lock."""
+        packets = [port.at_work] if port.at_work is not None else []
+        port.at_work = None
+        packets += [(time_, port.dry.push(samples)) for time_, samples, *_ in port.waiting]
+        port.waiting.clear()
+        if port in self._ready:
+            self._ready.remove(port)
+        if not packets:
+            return
+        if not port.past:
+            packets[0] = packets[0][0], continued(packets[0][1], port.last_sample)
+        port.past = True
+        self._passed.add(port)
+        port.figures.passed += len(packets)
+        port.figures.degraded = True
+        self._results += [(port, time_, samples) for time_, samples in packets]
+        self._deliver()
+
+    def _keep_watch(self) -> None:
+        while not self._watched.wait(WATCH_INTERVAL):
+            with self._wake:
+                if self._thread.is_alive():
+                    since = self._batch_since
+                    if since is None or self._clock() - since < STANDSTILL:
+                        continue
+                self._stand_still()
+
+    def _stand_still(self) -> None:
+        """Let packets go past, and see to it that there is a thread. Under the lock."""
+        if not self._stands_still:
+            self._stands_still = True
+            logger.warning("the engine stands still: %d calls get dry audio", len(self._ports))
+        for port in list(self._ports.values()):
+            self._pass(port)
+        if not self._thread.is_alive() and self._deaths < MOST_DEATHS:
+            logger.error("the engine's thread has died; the next one begins all calls as new")
+            self._deaths += 1
+            self._opened = list(self._ports.values())
+            self._passed.update(self._opened)
+            self._thread = self._new_thread()
+            self._thread.start()
+            self._stands_still = False
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name="engine", daemon=True)
 
     def _balance(self, due: list[float]) -> None:
         """Shed calls, or bring one back, after a batch of packets that were due at those times."""

@@ -4,19 +4,27 @@ aiortc answers garbage, or fails in a background task with the connection left o
 become a call is turned away here.
 """
 
-from collections.abc import Mapping
+import ipaddress
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Final, Literal, Self, TypeAlias
 
+import aioice
+from aiortc import RTCIceCandidate
 from aiortc.sdp import MediaDescription, SessionDescription
 
 from .controls import Controls, checked
 from .media import opus
 
 LONGEST_SDP: Final = 32 * 1024  # characters; a browser's offer of audio and data takes 3 to 6 thousand
-MOST_CANDIDATES: Final = 64
+MOST_ALIKE: Final = 64  # lines that say the same of an SDP, candidates for example
+LINE: Final = re.compile(r"[a-z]=[A-Za-z0-9-]*")  # what a line says
+WAITS_FOR_CANDIDATES: Final = hasattr(aioice.Connection, "_remote_candidates_expected")  # from 0.11 or so on
 CODECS: Final = ("audio/opus", "audio/g722", "audio/pcmu", "audio/pcma")
 DIGESTS: Final = ("sha-256", "sha-384", "sha-512")
+Direction: TypeAlias = Literal["sendrecv", "sendonly", "recvonly"]
 
 
 class OfferError(ValueError):
@@ -28,9 +36,11 @@ class Offer:
     sdp: str
     controls: Controls
     opus: Mapping[str, int] = field(default_factory=dict)  # what the caller asks of Opus (RFC 7587, 6.1)
+    direction: Direction = "sendrecv"  # of the audio, as the caller sees it
+    ufrag: str = ""  # of the caller's ICE
 
     @classmethod
-    def checked(cls, body: object) -> Self:
+    def checked(cls, body: object, *, others_hear: bool = False) -> Self:
         """From the decoded JSON body of ``POST /offer``; raises :class:`OfferError`."""
         if not isinstance(body, Mapping):
             raise OfferError(f"the offer must be a JSON object, not {type(body).__name__}")
@@ -38,18 +48,44 @@ class Offer:
         if body.get("type") != "offer":
             raise OfferError(f'type must be "offer", not {body.get("type")!r}')
         sdp = body.get("sdp")
-        if not isinstance(sdp, str) or not sdp.strip():
+        if not isinstance(sdp, str):
             raise OfferError("sdp must be a text that is not empty")
-        if len(sdp) > LONGEST_SDP:
-            raise OfferError(f"sdp must be at most {LONGEST_SDP} characters, not {len(sdp)}")
-        session = _check_session(sdp)
+        return cls.of_sdp(sdp, options, others_hear=others_hear)
+
+    @classmethod
+    def of_sdp(
+        cls, sdp: str, options: object, direction: Direction = "sendrecv", *, others_hear: bool = False
+    ) -> Self:
+        """From an offer whose audio goes in ``direction``, and controls; raises :class:`OfferError`.
+
+        One that goes both ways may be taken for one that goes one way, and becomes that. Where ``others_hear`` what
+        is said, the audio has to be Opus, so that it is encoded once for all. DTLS begins with a caller of WHIP or
+        WHEP (RFC 9725, 4.4); so it is our certificate, not the caller's, that limits the choice of ciphers.
+        """
+        session = _check_session(sdp, direction, (opus.MIME_TYPE,) if others_hear else CODECS)
+        for media in session.media:
+            if direction != "sendrecv" and media.dtls is not None and media.dtls.role == "auto":
+                media.dtls.role = "client"
         try:
-            return cls(str(session), Controls().merged(checked(options)), opus.offered(session))
+            controls = Controls().merged(checked(options))
         except ValueError as error:
             raise OfferError(str(error)) from None
+        ice = session.media[0].ice
+        assert ice is not None
+        assert ice.usernameFragment is not None
+        return cls(str(session), controls, opus.offered(session), direction, ice.usernameFragment)
 
 
-def _check_session(sdp: str) -> SessionDescription:
+def _check_session(sdp: str, direction: Direction, codecs: Collection[str]) -> SessionDescription:
+    if not sdp.strip():
+        raise OfferError("sdp must be a text that is not empty")
+    if len(sdp) > LONGEST_SDP:
+        raise OfferError(f"sdp must be at most {LONGEST_SDP} characters, not {len(sdp)}")
+    # aiortc's parser takes each line of codecs with each of their feedback: 32 thousand characters made 3 s.
+    said = (found[0] for line in sdp.splitlines() if (found := LINE.match(line)))
+    for kind, lines in Counter(said).items():
+        if lines > MOST_ALIKE:
+            raise OfferError(f"sdp: at most {MOST_ALIKE} lines {kind}, not {lines}")
     try:
         session = SessionDescription.parse(sdp)
     except Exception as error:  # the parser raises whatever its line of code happens to
@@ -70,7 +106,7 @@ def _check_session(sdp: str) -> SessionDescription:
     for media in session.media:
         _check_transport(media)
         if media.kind == "audio":
-            _check_audio(media)
+            _check_audio(media, direction, codecs)
         elif media.sctp_port is None and media.profile != "DTLS/SCTP":
             raise OfferError("sdp: a=sctp-port is missing in the data section")
     return session
@@ -83,19 +119,53 @@ def _check_transport(media: MediaDescription) -> None:
     if not any(fingerprint.algorithm.lower() in DIGESTS for fingerprint in fingerprints):
         needed = f"a=setup and an a=fingerprint of {', '.join(DIGESTS)}"
         raise OfferError(f"sdp: {needed} must be in the {media.kind} section")
-    if len(media.ice_candidates) > MOST_CANDIDATES:
-        raise OfferError(f"sdp: at most {MOST_CANDIDATES} candidates, not {len(media.ice_candidates)}")
     for candidate in media.ice_candidates:
-        if not 0 < candidate.port < 65536:
-            raise OfferError(f"sdp: the port of a candidate must be 1…65535, not {candidate.port}")
+        check_candidate(candidate)
+    if WAITS_FOR_CANDIDATES:
+        _drop_names(media)
 
 
-def _check_audio(media: MediaDescription) -> None:
-    media.direction = media.direction or "sendrecv"  # the default of RFC 8866, 6.7; aiortc has none
-    if media.direction != "sendrecv":
-        raise OfferError(f"sdp: the audio must be sendrecv, not {media.direction}")
+def check_candidate(candidate: RTCIceCandidate) -> None:
+    """Raises :class:`OfferError` for an address that no caller can have."""
+    if not 0 < candidate.port < 65536:
+        raise OfferError(f"sdp: the port of a candidate must be 1…65535, not {candidate.port}")
+    if is_name(candidate):
+        return
+    try:
+        address = ipaddress.ip_address(candidate.ip)
+    except ValueError:
+        raise OfferError(f"sdp: a candidate needs an IP address, not {candidate.ip[:64]!r}") from None
+    if address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255":
+        raise OfferError(f"sdp: no caller can have the address {address} of a candidate")
+
+
+def _drop_names(media: MediaDescription) -> None:
+    """Leave out candidates with names of multicast DNS, and with them the word that there will be no others.
+
+    aioice would ask the network for them, and a caller wait a second for its answer where it is not the caller's.
+    Whoever hides its address so is found by its own checks.
+    """
+    known = [candidate for candidate in media.ice_candidates if not is_name(candidate)]
+    if len(known) < len(media.ice_candidates):
+        media.ice_candidates, media.ice_candidates_complete = known, False
+
+
+def is_name(candidate: RTCIceCandidate) -> bool:
+    """Whether it hides its address behind a name of multicast DNS."""
+    return candidate.ip.endswith(".local")
+
+
+def _check_audio(media: MediaDescription, direction: Direction, codecs: Collection[str]) -> None:
+    found = media.direction or "sendrecv"  # the default of RFC 8866, 6.7; aiortc has none
+    if found not in (direction, "sendrecv"):
+        raise OfferError(f"sdp: the audio must be {direction}, not {found}")
+    media.direction = direction
     if not media.rtcp_mux:
         raise OfferError("sdp: a=rtcp-mux is missing in the audio section")
+    if media.rtcp_port is None or media.rtcp_host is None:
+        media.rtcp_port, media.rtcp_host = 9, "0.0.0.0"  # without them aiortc leaves out a=rtcp-mux as well
     offered = [codec.mimeType.lower() for codec in media.rtp.codecs]
-    if not set(offered) & set(CODECS):
-        raise OfferError(f"sdp: none of the codecs {', '.join(CODECS)} among {', '.join(offered) or 'none'}")
+    media.rtp.codecs = [codec for codec in media.rtp.codecs if codec.mimeType.lower() in codecs]
+    media.fmt = [codec.payloadType for codec in media.rtp.codecs]
+    if not media.fmt:
+        raise OfferError(f"sdp: none of the codecs {', '.join(codecs)} among {', '.join(offered) or 'none'}")

@@ -1,8 +1,9 @@
 """A worker process and its parent, each as the other sees it.
 
-They hold the ends of one socket pair, with a line of JSON for a message: a worker says that it is ready, how
-many calls it has, or why it failed; the parent tells it to drain or to hurry. Each learns of the other's death
-at once, however it came, because the kernel then closes the pair.
+They hold the ends of one socket pair, with a line of JSON for a message: a worker says that it is ready, every
+second that it still is, how many calls it has, whose call has begun or ended, or why it failed; the parent tells
+it to drain or to hurry. Each learns of the other's death at once, however it came, because the kernel then closes
+the pair.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import logging
 import multiprocessing
 import signal
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -23,6 +25,8 @@ from percepnet.cli.processes import one_thread_each
 
 from .config import Config
 from .ending import ENDING_TIME, Ending
+from .heartbeat import BEAT, PATIENCE, Heartbeat
+from .loglimit import LogLimit
 
 ANSWER_TIME: Final = 15.0  # s that a worker has for a request; gathering may take 5, closing a call likewise
 
@@ -33,13 +37,17 @@ Target: TypeAlias = Callable[[int, Config, Path, socket.socket], None]
 class Worker:
     """A process, started as this is made. :meth:`live` follows it to its end, and has to be called."""
 
-    def __init__(self, number: int, config: Config, path: Path, target: Target) -> None:
+    def __init__(
+        self, number: int, config: Config, path: Path, target: Target, patience: int = PATIENCE
+    ) -> None:
         self.number = number
         self.calls = 0  # as it said last
+        self.callers: Counter[str] = Counter()  # calls by the address of their callers, likewise
         self.offers = 0  # that it is answering
         self.turn = 0  # when it was given its last offer
         self.ready = False
         self.failure = ""  # as it said itself
+        self._heartbeat = Heartbeat(patience)
         self._ours, theirs = socket.socketpair()
         self._writer: asyncio.StreamWriter | None = None
         # spawn: a fork would copy the locks of onnxruntime's and BLAS's threads in whatever state they are
@@ -78,24 +86,42 @@ class Worker:
             self._writer.write(json.dumps(order).encode() + b"\n")
 
     async def live(self, on_ready: Callable[[], None]) -> None:
-        """Follow the process until it has ended."""
+        """Follow the process until it has ended; one that was ready and hangs is ended."""
         reader, self._writer = await asyncio.open_connection(sock=self._ours)
+        watching: asyncio.Task[None] | None = None
         try:
             with contextlib.suppress(ConnectionError):
                 async for line in reader:
+                    self._heartbeat.hear()
                     match json.loads(line):
                         case {"calls": int(calls)}:
                             self.calls = calls
+                        case {"caller": str(caller), "began": bool(began)}:
+                            self._count(caller, began)
                         case {"failed": str(failure)}:
                             self.failure = failure
                         case {"ready": True}:
                             self.ready = True
+                            watching = asyncio.create_task(self._end_when_it_hangs(), name=f"watch of {self}")
                             on_ready()
         finally:
             self.ready = False
+            if watching is not None:
+                watching.cancel()
+                await asyncio.wait([watching])
             self._writer.close()
             await self.http.close()
             await asyncio.get_running_loop().run_in_executor(None, self._reap)
+
+    def _count(self, caller: str, began: bool) -> None:
+        self.callers[caller] += 1 if began else -1
+        if not self.callers[caller]:
+            del self.callers[caller]
+
+    async def _end_when_it_hangs(self) -> None:
+        await self._heartbeat.stopped()
+        self.failure = f"has said nothing for {self._heartbeat.patience * BEAT:g} s and was ended"
+        self.process.kill()
 
     def _reap(self) -> None:
         self.process.join(
@@ -117,7 +143,7 @@ class Parent:
         return cls(*await asyncio.open_connection(sock=channel))
 
     def tell(self, **message: object) -> None:
-        """``ready=True``, ``calls=3`` or ``failed="why"``."""
+        """``ready=True``, ``beat=True``, ``calls=3``, ``caller="192.0.2.1", began=True`` or ``failed="why"``."""
         self._writer.write(json.dumps(message).encode() + b"\n")
 
     async def obey(self, ending: Ending) -> None:
@@ -138,8 +164,10 @@ class Parent:
 
 
 def log_to_stderr(level: int, who: str = "") -> None:
-    """Log lines that say ``who`` wrote them."""
+    """Log lines that say ``who`` wrote them, and not more than anybody can read."""
     logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s {who}%(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(LogLimit())
 
 
 def _log_level() -> int | None:

@@ -6,6 +6,7 @@ import itertools
 import logging
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Final, Self
 
 from .config import Config
 from .ending import ENDING_TIME, Ending
+from .heartbeat import PATIENCE
 from .worker import Target, Worker
 
 STEADY_TIME: Final = 10.0  # s after which a worker that dies is replaced without a pause
@@ -30,8 +32,10 @@ class WorkerFailed(RuntimeError):
 class Workers:
     """``count`` processes that share ``max_calls``. An async context manager that leaves none behind."""
 
-    def __init__(self, config: Config, count: int, target: Target) -> None:
+    def __init__(self, config: Config, count: int, target: Target, patience: int = PATIENCE) -> None:
+        """``patience``: seconds that a worker may say nothing before it is taken to hang, and replaced."""
         self.count = count
+        self._patience = patience
         self._config = config
         self._target = target
         self._folder = Path(tempfile.mkdtemp(prefix="percepnet-"))  # 0700: only this user reaches the workers
@@ -61,6 +65,10 @@ class Workers:
         """Those that are ready."""
         return [worker for worker in self._workers.values() if worker.ready]
 
+    def calls_of(self, caller: str) -> int:
+        """Calls of an address, with all of them."""
+        return sum(worker.callers[caller] for worker in self.live)
+
     def least_loaded(self, without: Collection[Worker]) -> Worker | None:
         """The one with the fewest calls; among equals, the one whose turn is longest ago."""
         chosen = min(
@@ -71,6 +79,11 @@ class Workers:
         if chosen is not None:
             chosen.turn = next(self._turns)
         return chosen
+
+    def home(self, room: str) -> Worker | None:
+        """The one that has the calls of ``room``, if it is ready; it stays the same when that is replaced."""
+        number = zlib.crc32(room.encode()) % self.count
+        return next((worker for worker in self.live if worker.number == number), None)
 
     async def start(self) -> None:
         """Start all and wait until they are ready; raises :class:`WorkerFailed` if one does not start."""
@@ -126,7 +139,9 @@ class Workers:
         share = self._config.max_calls // self.count + (number < self._config.max_calls % self.count)
         path = self._folder / f"{number}.{generation}"
         try:
-            worker = Worker(number, replace(self._config, max_calls=share), path, self._target)
+            # Whoever comes through the front has been let in; workers have no use for tokens.
+            config = replace(self._config, max_calls=share, tokens=(), token_file=None)
+            worker = Worker(number, config, path, self._target, self._patience)
         except OSError as error:
             return f"worker {number}: {error}"
         self._workers[number] = worker

@@ -1,10 +1,12 @@
 // The page: its controls, one call at a time, and the two scopes.
 
-import { Call, CallError } from "./call.js";
+import { Call, CallError, TokenError } from "./call.js";
+import { explain, room, words } from "./company.js";
 import { Scope } from "./scope.js";
 import { openMicrophone, openSample } from "./sources.js";
 import { palette } from "./spectrogram.js";
 import { Stats } from "./stats.js";
+import { keep, takeFromAddress } from "./token.js";
 
 const STATS_EVERY = 500; // ms
 const SAMPLE_RATE = 48_000; // Hz, so that the spectrograms reach 24 kHz
@@ -32,6 +34,8 @@ $("enabled").addEventListener("change", () => {
 $("postfilter").addEventListener("change", () => turn({ postfilter: $("postfilter").checked }));
 limit.addEventListener("input", () => turn({ attenuation_limit_db: attenuationLimit() }));
 $("listen").addEventListener("change", () => (player.muted = !$("listen").checked));
+$("token").addEventListener("change", () => keep($("token").value));
+addEventListener("hashchange", takeFromAddress);
 $("alert-close").addEventListener("click", () => ($("alert").hidden = true));
 addEventListener("pagehide", () => session?.call.stop());
 
@@ -53,7 +57,7 @@ async function start() {
     out.clear();
     back.clear();
     out.watch(context, opened.source.stream);
-    await call.start(opened.source.stream, controls());
+    await call.start(opened.source.stream, controls(), room);
   } catch (error) {
     end(opened, error instanceof CallError ? error : new CallError(`The call cannot be started: ${error.message}`));
   }
@@ -87,6 +91,13 @@ function end(ended, error) {
   back.rest();
   show(error ? "failed" : "idle");
   if (error) say(error.message);
+  if (error instanceof TokenError) askForToken();
+}
+
+function askForToken() {
+  $("token-field").hidden = false;
+  $("token").value = "";
+  $("token").focus();
 }
 
 function turn(changes) {
@@ -112,13 +123,14 @@ function describe() {
   const { enabled, attenuation_limit_db } = controls();
   const microphone = chosen() === "microphone";
   const text = attenuation_limit_db === null ? "No limit" : `${attenuation_limit_db} dB`;
-  $("enabled-hint").textContent = enabled ? "On: you hear the enhanced voice" : "Off: you hear the noise, equally late";
+  $("enabled-hint").textContent = enabled ? words.on : words.off;
   $("limit-text").textContent = text;
   limit.setAttribute("aria-valuetext", text);
   limit.style.setProperty("--part", `${(100 * limit.value) / limit.max}%`);
   $("out-what").textContent = microphone ? "Microphone" : "Noisy sample";
-  $("back-what").textContent = dry ? `Not enhanced: ${dry}` : enabled ? "Enhanced" : "Not enhanced";
-  $("back").classList.toggle("dry", dry !== "" || !enabled);
+  const back = dry ? `Not enhanced: ${dry}` : enabled ? "Enhanced" : "Not enhanced";
+  $("back-what").textContent = words.back || back;
+  $("back").classList.toggle("dry", !room && (dry !== "" || !enabled));
   $("headphones").hidden = !microphone;
 }
 
@@ -164,5 +176,8 @@ function frame(now) {
 }
 
 $("legend").getContext("2d").putImageData(new ImageData(palette(), 256, 1), 0, 0);
+takeFromAddress();
+explain($("company"));
+if (room) form.elements.source.value = "microphone";
 describe();
 requestAnimationFrame(frame);

@@ -114,6 +114,35 @@ def test_a_refused_microphone_is_explained(server: Server) -> None:
         expect(page.get_by_role("alert")).to_be_hidden()
 
 
+def test_a_token_is_asked_for_or_taken_from_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    token = "correct+horse/battery.staple=="
+    monkeypatch.setenv("PERCEPNET_TOKENS", token)
+    with serving() as server, browsing(server.url) as browser:
+        page = browser.page
+        expect(page.locator("#token")).to_be_hidden()
+        for wrong in ("", "wrong-token-0123456789"):
+            if wrong:
+                page.fill("#token", wrong)
+            page.click("#start")
+            expect(page.get_by_role("alert")).to_contain_text("needs a token")
+            expect(page.locator("#token")).to_be_focused()
+        page.keyboard.type(token)
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("status")).to_have_text("Live")
+        assert calls(server) == 1
+        page.click("#start")
+        expect(page.get_by_role("status")).to_have_text("Ready")
+        other = browser.context.new_page()
+        other.goto(f"{server.url}/?a=b#token={token.replace('+', '%2B')}")
+        call(other, "sample")
+        assert other.url == f"{server.url}/?a=b"
+        assert other.evaluate("[localStorage.length, document.cookie]") == [0, ""]
+        assert not any(token in url for url in browser.requested)
+        with other.expect_response(lambda response: response.request.method == "DELETE") as gone:
+            other.click("#start")
+        assert gone.value.status == 204
+
+
 def test_a_full_and_then_an_ended_server_are_explained() -> None:
     with serving("--max-calls", "1", "--drain-time", "0") as server, browsing(server.url) as browser:
         page = browser.page
@@ -129,3 +158,24 @@ def test_a_full_and_then_an_ended_server_are_explained() -> None:
         server.process.wait(timeout=20)
         page.click("#start")
         expect(page.get_by_role("alert")).to_contain_text("server cannot be reached")
+
+
+def test_two_meet_in_a_room_and_hear_each_other() -> None:
+    with serving("--rated-calls", "8") as server, browsing(server.url) as browser:
+        first = browser.page
+        first.get_by_role("link", name="Talk to somebody else").click()
+        expect(first.locator("#company")).to_contain_text("A room of two")
+        call(first, "sample")
+        second, third = browser.context.new_page(), browser.context.new_page()
+        for page in (second, third):
+            browser.watch(page)
+            page.goto(first.url)
+        call(second, "sample")
+        expect(second.locator("#back-what")).to_have_text("The other")
+        for page in (first, second):
+            expect(page.get_by_role("meter", name="Level coming back")).not_to_have_attribute(
+                "aria-valuenow", "-60"
+            )
+        assert browser.complaints == []
+        third.click("#start")
+        expect(third.get_by_role("alert")).to_contain_text("has two callers; allowed are two")

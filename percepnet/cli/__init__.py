@@ -53,6 +53,23 @@ COMMANDS: Final = MappingProxyType(
                 "percepnet load --compare --calls 1,2,4,6,8,12,16,20,24,28,32,40 --seconds 15",
             ),
         ),
+        "weather": Command(
+            "percepnet.cli.weather",
+            "measure what calls become in bad networks, beside a plain aiortc echo",
+            (
+                "percepnet weather --report weather.html",
+                "percepnet weather --conditions loss-5,burst-10,loss-5+jitter-30 --seconds 30",
+                "percepnet weather http://127.0.0.1:8080 --no-echo --conditions blackout-3 --json",
+            ),
+        ),
+        "soak": Command(
+            "percepnet.cli.soak",
+            "keep a server busy for long, and see whether memory, descriptors, delay and the like stay flat",
+            (
+                "percepnet soak --report soak.html",
+                "percepnet soak http://127.0.0.1:8080 --minutes 60 --calls 8 --loss 5",
+            ),
+        ),
         "bench": Command(
             "percepnet.cli.bench",
             "measure the processor time of one or many calls",

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ from percepnet.bench import machine
 from percepnet.cli import FAILURE, INTERRUPTED
 from percepnet.cli.options import within
 from percepnet.cli.progress import add_quiet, progress_bar
+from server import secretfile
 from server.app import static_folder
 from server.loadtest import summary
 from server.loadtest.callers import News
@@ -24,6 +26,7 @@ from server.loadtest.run import Run
 from server.loadtest.run import run as run_load
 from server.loadtest.speech import Speech, read
 from server.loadtest.watch import Watch, watcher
+from server.weather.conditions import Weather
 
 MOST_CALLS: Final = 10_000
 LONGEST: Final = 86_400  # s
@@ -81,6 +84,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     server = parser.add_argument_group("server")
+    server.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="the first line has the token that the server asks for; or in PERCEPNET_TOKEN",
+    )
     server.add_argument("--pid", type=int, help="its process, to be looked at where it has no /stats")
     server.add_argument(
         "--compare",
@@ -113,8 +122,7 @@ def run(args: argparse.Namespace) -> int:
         url=args.url or "",
         ramp=args.ramp,
         seconds=args.seconds,
-        loss=args.loss,
-        jitter=args.jitter / 1000,
+        weather=Weather(loss=args.loss, jitter=args.jitter),
         churn=args.churn,
         toggle=args.toggle,
         repeat=args.repeat,
@@ -122,19 +130,11 @@ def run(args: argparse.Namespace) -> int:
         control_channel=args.control_channel,
         processes=args.processes,
         seed=args.seed,
+        token=_token(args.token_file),
     )
 
     def measure(load: Load, watch: Watch | None) -> Run:
-        with progress_bar(round(load.total, 1), "s", quiet=args.quiet) as bar:
-
-            def progress(seconds: float, news: News) -> None:
-                bar.set_description(
-                    f"{news.live} of {load.calls} calls, {news.refused} refused, {news.failed} failed",
-                    refresh=False,
-                )
-                bar.update(min(seconds, bar.total or 0) - bar.n)
-
-            return run_load(load, speech, watch, progress)
+        return shown(load, speech, watch, quiet=args.quiet)
 
     found: dict[str, Any] = {"machine": machine()}
     if args.compare:
@@ -146,10 +146,11 @@ def run(args: argparse.Namespace) -> int:
         found["comparison"] = compare(servers, args.calls, one)
         found["steps"] = found["comparison"].pop("steps")
     else:
-        watch = watcher(args.url, args.pid)
+        watch = watcher(args.url, args.pid, load.token)
         if watch is None:
             print(
-                "percepnet: the server has no /stats; give --pid to see what calls cost it", file=sys.stderr
+                "percepnet: the server shows no /stats without a token; give one, or --pid, to see what calls cost it",
+                file=sys.stderr,
             )
         if load.repeat:
             load = replace(load, calls=args.calls[0])
@@ -161,12 +162,35 @@ def run(args: argparse.Namespace) -> int:
                 found["steps"].append(result(measure(replace(load, calls=calls), watch)))
                 if found["steps"][-1]["interrupted"]:
                     break
-    if args.report:
-        args.report.write_text(page(found), encoding="utf-8")
     print(json.dumps(found, indent=2) if args.json else _text(found))
+    if args.report:  # after the figures: where it finds no room, they are told
+        args.report.write_text(page(found), encoding="utf-8")
     if found["steps"][-1]["interrupted"]:
         return INTERRUPTED
     return 0 if any(step["overall"]["calls"]["ok"] for step in found["steps"]) else FAILURE
+
+
+def _token(path: Path | None) -> str | None:
+    if path is None:
+        return os.environ.get("PERCEPNET_TOKEN")
+    tokens = [token for _, token in secretfile.read(path)]
+    if not tokens:
+        raise ValueError(f"no token is in {path}")
+    return tokens[0]
+
+
+def shown(load: Load, speech: Speech, watch: Watch | None, *, quiet: bool) -> Run:
+    """Run ``load``, with a progress bar."""
+    with progress_bar(round(load.total, 1), "s", quiet=quiet) as bar:
+
+        def progress(seconds: float, news: News) -> None:
+            bar.set_description(
+                f"{news.live} of {load.calls} calls, {news.refused} refused, {news.failed} failed",
+                refresh=False,
+            )
+            bar.update(min(seconds, bar.total or 0) - bar.n)
+
+        return run_load(load, speech, watch, progress)
 
 
 def _text(found: dict[str, Any]) -> str:

@@ -8,9 +8,11 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiohttp
+
+from server.access import headers
 
 from .call import CONNECT_TIME, MeasuredCall
 from .line import happens
@@ -23,6 +25,8 @@ NEWS_INTERVAL: Final = 0.5  # s
 ANSWER_TIME: Final = aiohttp.ClientTimeout(total=CONNECT_TIME)  # of HTTP
 READY: Final = "ready"  # what a process of callers says
 ENDED: Final = "ended"
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +54,10 @@ class Callers:
 
     async def run(self, begin: float) -> None:
         """All their calls; the first caller of all begins at ``begin``, s of ``time.monotonic()``."""
+        connector = aiohttp.TCPConnector(limit=0)
+        token = headers(self._load.token)
         async with (
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=ANSWER_TIME) as http,
+            aiohttp.ClientSession(connector=connector, timeout=ANSWER_TIME, headers=token) as http,
             asyncio.TaskGroup() as group,
         ):
             for caller in self._numbers:
@@ -132,7 +138,7 @@ async def _traffic(pipe: Connection, load: Load, speech: Speech, number: int, be
     return callers
 
 
-def run_quickly(main: Coroutine[Any, Any, Callers]) -> Callers:
+def run_quickly(main: Coroutine[Any, Any, Result]) -> Result:
     """In uvloop where it is installed: callers then cost less, and stand less in the way of the server."""
     try:
         import uvloop

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Final, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 from aiortc.codecs.base import Decoder
 from aiortc.jitterbuffer import JitterFrame
@@ -33,6 +33,17 @@ SPEECH_LOOKAHEAD: Final = 312  # the same with speech coding, which aiortc's own
 TIME_BASE: Final = Fraction(1, SAMPLE_RATE)
 
 Payload: TypeAlias = bytes
+Encoded: TypeAlias = "Packet[Any]"  # in quotes: PyAV's is generic for type checkers only
+
+
+def encoded(payload: Payload, time: int, level: int) -> Encoded:
+    """A payload that is encoded once for many, at ``time`` in samples of 48 kHz, as aiortc's senders take it.
+
+    ``level`` in dBov goes along as ``opaque``, which only our sender reads.
+    """
+    packet: Encoded = Packet(payload)
+    packet.pts, packet.time_base, packet.opaque = time, TIME_BASE, level
+    return packet
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

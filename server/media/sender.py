@@ -13,7 +13,7 @@ from aiortc import RTCRtpSender
 from aiortc.codecs import get_encoder
 from aiortc.codecs.base import Encoder
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
-from av import AudioFrame
+from av import AudioFrame, Packet
 
 from .audiolevel import audio_level_dbov
 from .opus import MIME_TYPE, OpusEncoder, OpusOptions
@@ -27,7 +27,10 @@ logger = logging.getLogger(__name__)
 
 
 class InlineEncoding:
-    """Fetches frames of the track of ``sender`` and encodes them at once; Opus with ``options``."""
+    """Fetches frames of the track of ``sender`` and encodes them at once; Opus with ``options``.
+
+    What a track gives encoded, for several senders at once, is passed on as it is.
+    """
 
     def __init__(self, sender: RTCRtpSender, options: OpusOptions) -> None:
         self._sender = sender
@@ -39,10 +42,12 @@ class InlineEncoding:
     async def __call__(self, codec: RTCRtpCodecParameters) -> object | None:
         """What aiortc's own method returns: an encoded frame, or None where nothing is to be sent."""
         frame = await self._sender.track.recv()
-        if not isinstance(frame, AudioFrame):
-            raise TypeError(f"a sender of audio takes av.AudioFrame, not {type(frame).__name__}")
         if not self._sender._enabled:
             return None
+        if isinstance(frame, Packet):
+            return self._result([bytes(frame)], frame.pts, frame.opaque)
+        if not isinstance(frame, AudioFrame):
+            raise TypeError(f"a sender of audio takes av.AudioFrame, not {type(frame).__name__}")
         level = audio_level_dbov(frame)
         payloads, timestamp = self._encode(codec, frame, level)
         return self._result(payloads, timestamp, level) if payloads else None

@@ -1,0 +1,101 @@
+"""Rooms pushed on: what is published here is published again, enhanced, at another server's WHIP endpoint."""
+
+import asyncio
+import logging
+import random
+from typing import Final
+
+import aiohttp
+from aiortc import RTCRtpSender
+
+from .media import closing, opus, sender
+from .rooms import Room
+from .whipclient import WhipSession, connection
+
+FIRST_PAUSE: Final = 0.5  # s before it is tried again; doubles each time
+LONGEST_PAUSE: Final = 30.0  # s
+CONNECT_TIME: Final = 15.0  # s
+ANSWER_TIME: Final = 10.0  # s
+
+logger = logging.getLogger(__name__)
+
+
+class Forwarding:
+    """Pushes each room that somebody publishes in to ``url``, where ``{room}`` stands for its name.
+
+    A publisher that goes takes the push along. A server that refuses, goes away or restarts is tried again, with
+    pauses that grow to ``LONGEST_PAUSE`` and are scattered, so that many do not come back at once.
+    """
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        self._url, self._token = url, token
+        self._tasks: dict[Room, asyncio.Task[None]] = {}
+
+    def follow(self, room: Room) -> None:
+        """Push ``room`` from now on until its publisher goes."""
+        if room not in self._tasks:
+            task = asyncio.create_task(self._push(room), name=f"push of room {room.name}")
+            self._tasks[room] = task
+            task.add_done_callback(lambda _: self._tasks.pop(room))
+
+    async def close(self) -> None:
+        """End all."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _push(self, room: Room) -> None:
+        url = self._url.replace("{room}", room.name)
+        timeout = aiohttp.ClientTimeout(ANSWER_TIME)
+        pause = FIRST_PAUSE
+        async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as http:
+            while room.published:
+                try:
+                    if await self._session(http, url, room):
+                        pause = FIRST_PAUSE
+                except (OSError, TimeoutError, aiohttp.ClientError, ValueError) as error:
+                    logger.warning("room %s cannot be pushed: %s", room.name, error)
+                await _any(pause * random.uniform(0.5, 1.5), room.left)
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _session(self, http: aiohttp.ClientSession, url: str, room: Room) -> bool:
+        """One push until it or the room ends; whether it was ever connected."""
+        peer, over, connected = connection(), asyncio.Event(), asyncio.Event()
+
+        def changed() -> None:
+            if peer.connectionState == "connected":
+                connected.set()
+            elif peer.connectionState in ("failed", "closed"):
+                over.set()
+
+        peer.on("connectionstatechange", changed)
+        heard = room.voice.listen()
+        transceiver = peer.addTransceiver(heard, direction="sendonly")
+        sender.install(transceiver.sender, room.voice.encoding)
+        codecs = RTCRtpSender.getCapabilities("audio").codecs
+        transceiver.setCodecPreferences([c for c in codecs if c.mimeType.lower() == opus.MIME_TYPE])
+        session: WhipSession | None = None
+        try:
+            session = await WhipSession.open(http, url, peer, self._token)
+            await _any(CONNECT_TIME, room.left, connected, over)
+            if connected.is_set():
+                logger.info("room %s is pushed", room.name)
+                await _any(None, room.left, over)
+            return connected.is_set()
+        finally:
+            heard.stop()
+            await closing.close(peer)
+            if session is not None:
+                await session.end(http)
+
+
+async def _any(within: float | None, *events: asyncio.Event) -> None:
+    """Until one of the events is set, or so many seconds have passed."""
+    tasks = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(tasks, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,161 @@
+"""WHIP (RFC 9725) in and WHEP (draft-ietf-wish-whep-02) out, and what both ask of a call's resource.
+
+``POST /whip/{room}`` publishes a voice in a room, ``POST /whep/{room}`` listens to it enhanced. Both take an SDP
+offer and answer 201 with the answer, the call as ``Location``, its ``ETag`` and the ICE servers as ``Link``. The
+resource is that of any call; ``PATCH`` with a fragment of SDP adds addresses to it (trickle ICE). ICE does not
+restart. Controls may stand in the query: ``/whip/desk?attenuation_limit_db=20``.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from aiohttp import web
+from aiortc import RTCIceCandidate
+from aiortc.sdp import candidate_from_sdp
+
+from . import iceservers
+from .calls import Call, Calls, TooManyCalls
+from .config import Config
+from .edge import admitted, body
+from .offer import MOST_ALIKE, Offer, OfferError, check_candidate, is_name
+from .problems import problem
+from .rooms import NobodyPublishes, RoomTaken, Seat, checked_name
+from .values import IceServer
+
+SDP: Final = "application/sdp"
+FRAGMENT: Final = "application/trickle-ice-sdpfrag"
+LISTEN_AGAIN: Final = 2  # s after which a listener may ask again whether somebody publishes
+
+
+async def publish(request: web.Request, calls: Calls, config: Config) -> web.Response:
+    room = _room(request)
+    options = _controls(request)
+    offer = await _offer(request, lambda sdp: Offer.of_sdp(sdp, options, "sendonly", others_hear=True))
+    return await _created(request, calls, config, offer, lambda: calls.rooms.publish(room))
+
+
+async def listen(request: web.Request, calls: Calls, config: Config) -> web.Response:
+    room = _room(request)
+    offer = await _offer(request, lambda sdp: Offer.of_sdp(sdp, {}, "recvonly", others_hear=True))
+    return await _created(request, calls, config, offer, lambda: calls.rooms.listen(room))
+
+
+async def trickle(request: web.Request, call: Call) -> web.Response:
+    """More addresses of a caller: 204; 428 and 412 as RFC 9725 (4.3) has them; 422 for an ICE restart."""
+    match request.headers.get("If-Match"):
+        case None if call.seat.role == "listener":
+            pass  # npm's whip-whep sends none; as ICE never restarts, there is no doubt what is meant
+        case None:
+            raise problem(web.HTTPPreconditionRequired, "If-Match must hold the ETag of the call")
+        case "*":
+            raise problem(web.HTTPUnprocessableEntity, "ICE restarts are not supported")
+        case tag if tag is not None and tag != call.etag:
+            raise problem(web.HTTPPreconditionFailed, f"If-Match must be {call.etag}, not {tag}")
+    try:
+        for candidate in _candidates((await body(request)).decode(), call):
+            await call.add_candidate(candidate)
+    except ValueError as error:
+        raise problem(web.HTTPBadRequest, str(error)) from error
+    return web.Response(status=204)
+
+
+def endpoint(accepted: str = SDP) -> web.Response:
+    """The answer to ``GET`` and ``OPTIONS`` at an endpoint: there is nothing to see, but offers are taken."""
+    return web.Response(status=204, headers={"Accept-Post": accepted, "Allow": "OPTIONS, GET, POST"})
+
+
+async def _created(
+    request: web.Request, calls: Calls, config: Config, offer: Offer, seated: Callable[[], Seat]
+) -> web.Response:
+    try:
+        with admitted(request) as caller:
+            call = await calls.open(offer, caller, seated)
+    except OfferError as error:
+        raise problem(web.HTTPBadRequest, str(error)) from error
+    except RoomTaken as error:
+        raise problem(web.HTTPConflict, str(error)) from error
+    except NobodyPublishes as error:
+        raise problem(web.HTTPConflict, str(error), retry_after=LISTEN_AGAIN) from error
+    except TooManyCalls as error:
+        raise problem(web.HTTPServiceUnavailable, str(error), retry_after=error.retry_after) from error
+    assert call.answer is not None
+    answer = web.Response(status=201, text=call.answer.sdp, content_type=SDP)
+    answer.headers.update({"Location": f"/calls/{call.id}", "ETag": call.etag, "Accept-Patch": FRAGMENT})
+    for server in iceservers.of(config):
+        answer.headers.add("Link", link(server))
+    return answer
+
+
+def link(server: IceServer) -> str:
+    """An ICE server as a ``Link`` header has it (RFC 9725, 4.6)."""
+    text = f'<{server.url}>; rel="ice-server"'
+    if server.username is not None:
+        text += (
+            f'; username="{server.username}"; credential="{server.credential}"; credential-type="password"'
+        )
+    return text
+
+
+def _room(request: web.Request) -> str:
+    try:
+        return checked_name(request.match_info["room"])
+    except ValueError as error:
+        raise problem(web.HTTPBadRequest, str(error)) from error
+
+
+def _controls(request: web.Request) -> dict[str, object]:
+    """The query, each value read as JSON: numbers, true, false, null."""
+    try:
+        return {name: json.loads(value) for name, value in request.query.items()}
+    except ValueError as error:
+        raise problem(
+            web.HTTPBadRequest, f"controls in the query are numbers, true, false or null: {error}"
+        ) from error
+
+
+async def _offer(request: web.Request, checked: Callable[[str], Offer]) -> Offer:
+    if request.content_type != SDP:
+        raise problem(web.HTTPUnsupportedMediaType, f"the body must be {SDP}, not {request.content_type}")
+    try:
+        return checked((await body(request)).decode())
+    except (OfferError, UnicodeDecodeError, LookupError) as error:
+        raise problem(web.HTTPBadRequest, str(error)) from error
+
+
+def _candidates(fragment: str, call: Call) -> Iterator[RTCIceCandidate | None]:
+    """What a fragment of SDP (RFC 8840) holds, in order; ValueError where it is none, or of other credentials."""
+    lines = [line.strip() for line in fragment.splitlines() if line.strip()]
+    found: list[RTCIceCandidate | None] = []
+    named = False
+    mid: str | None = None
+    for line in lines:
+        name, _, value = line.partition(":")
+        match name:
+            case "a=ice-ufrag" if value != call.remote_ufrag:
+                raise ValueError(f"a=ice-ufrag must be that of the offer, not {value!r}: no ICE restarts")
+            case "a=mid":
+                mid = value
+            case "a=candidate":
+                candidate = _candidate(value)
+                if is_name(candidate):  # its owner is found by its own checks, as in server.offer
+                    named = True
+                    continue
+                candidate.sdpMid, candidate.sdpMLineIndex = mid, None if mid is not None else 0
+                found.append(candidate)
+            case "a=end-of-candidates" if not named:
+                found.append(None)
+            case _ if "=" not in line:
+                raise ValueError(f"the body must be lines of SDP, not {line[:100]!r}")
+    if len(found) > MOST_ALIKE:
+        raise ValueError(f"at most {MOST_ALIKE} candidates, not {len(found)}")
+    return iter(found)
+
+
+def _candidate(text: str) -> RTCIceCandidate:
+    try:
+        candidate = candidate_from_sdp(text)
+    except Exception as error:  # the parser raises whatever its line of code happens to
+        raise ValueError(f"not a candidate: {text[:100]!r}") from error
+    check_candidate(candidate)
+    return candidate
