@@ -37,17 +37,17 @@ class Concealer:
         self.reset()
 
     def reset(self) -> None:
-        self._past = np.zeros(self._block + self._longest, np.float32)  # the last samples heard
+        needed = self._block + self._longest
+        self._parts = [np.zeros(needed, np.float32)]  # of the past, the oldest first; joined only at a hole
+        self._spare = 0  # samples in them beyond those needed
         silence = np.zeros(self._block, np.float32)
         self._quietest = [(np.inf, silence)] * 2  # power and block: of these 2 s, of those before
         self._noted = 0  # samples of these 2 s
         self._gone = 0  # samples concealed in a row
-        self._cycle = self._past  # period that is repeated
-        self._difference = self._past  # from the cycle to what was heard last, backwards
+        self._cycle = silence  # period that is repeated
+        self._difference = silence  # from the cycle to what was heard last, backwards
         self._voicing = 0.0
-        self._like_speech = self._like_floor = _Noise(
-            self._past[: self._block], self._window, np.random.default_rng(0)
-        )
+        self._like_speech = self._like_floor = _Noise(silence, self._window, np.random.default_rng(0))
 
     def heard(self, x: Float, settling: int = 0) -> Float:
         """Take audio that came, ``[samples]``; returns it, cross-faded at its begin after concealed audio.
@@ -63,7 +63,7 @@ class Concealer:
             x[:seam] = x[:seam] * rise + self._extend(seam) * (1 - rise)
             self._gone = 0
         self._remember(x)
-        self._note_floor(len(x))
+        self._note_floor(x)
         return x
 
     def conceal(self, samples: int) -> Float:
@@ -75,21 +75,29 @@ class Concealer:
         return filled
 
     def _remember(self, x: Float) -> None:
-        self._past = np.concatenate([self._past, x])[-len(self._past) :]
+        self._parts.append(x)
+        self._spare += len(x)
+        while self._spare >= len(self._parts[0]):
+            self._spare -= len(self._parts.pop(0))
 
-    def _note_floor(self, samples: int) -> None:
-        block = self._past[-self._block :]
+    def _past(self) -> Float:
+        """The last samples, as many as are needed."""
+        return np.concatenate(self._parts)[self._spare :]
+
+    def _note_floor(self, x: Float) -> None:
+        block = x[-self._block :] if len(x) >= self._block else self._past()[-self._block :]
         power = float(block @ block)
         if power < self._quietest[0][0]:
             self._quietest[0] = (power, block)
-        self._noted += samples
+        self._noted += len(x)
         if self._noted > FLOOR_MEMORY * self._rate:
             self._quietest = [(power, block), self._quietest[0]]
             self._noted = 0
 
     def _begin(self) -> None:
         """Find the period that matches the last block best, and how well."""
-        past, block = self._past, self._past[-self._block :]
+        past = self._past()
+        block = past[-self._block :]
         lags = np.arange(self._shortest, self._longest + 1)
         before = past[-self._block - self._longest : -self._shortest]  # ends one shortest period ago
         products = np.correlate(before, block)[::-1]  # [lags]

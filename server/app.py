@@ -27,7 +27,7 @@ from .figures import LoopLag
 from .forward import Forwarding
 from .front import create_front
 from .heartbeat import BEAT
-from .media import audiolevel
+from .media import audiolevel, libopus
 from .rating import measured
 from .worker import Parent
 from .workers import Workers
@@ -175,6 +175,7 @@ async def _engine(app: web.Application) -> AsyncIterator[None]:
     config = app[CONFIG]
     loop = asyncio.get_running_loop()
     audiolevel.install()
+    libopus.library()  # found now, not in the first call
     enhancer = await loop.run_in_executor(
         None, lambda: Enhancer(streams=config.max_calls, model=config.model)
     )

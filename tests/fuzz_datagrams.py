@@ -328,5 +328,5 @@ def fates(server: Server, id: str) -> dict[str, int]:
     except KeyError:
         return {"ended": 1}
     assert call._guard is not None
-    undecodable = call._reception.undecodable if call._reception is not None else 0
+    undecodable = call._reception.audio.undecodable if call._reception is not None else 0
     return {"refused": call._guard.refused, "faults": call._guard.faults, "undecodable": undecodable}

@@ -11,6 +11,7 @@ from av import AudioFrame
 from numpy.typing import NDArray
 from opus_packets import PACKET, packets
 
+from percepnet import Enhancer
 from percepnet.evaluation import pesq_wb
 from percepnet.resampling import resample
 from server.frames import CUT, LONGEST_FILL, FrameReader
@@ -141,6 +142,23 @@ def test_long_holes_are_missing_and_cost_no_more_than_short_ones(gap: int, missi
     assert found[-1].time == (19 + gap) * PACKET  # what follows is where it was sent
 
 
+def test_audio_after_a_long_hole_is_not_louder_than_it_was(clean: Float) -> None:
+    sent = packets(clean, bitrate=24_000)
+    whole = Line()
+    for n, payload in enumerate(sent):
+        whole.decode(n, n * PACKET, payload)
+    peaks = [np.abs(frame.to_ndarray().astype(int)).max() for frame in whole.frames]
+    louder = []
+    for n in range(60, 600, 7):
+        if peaks[n] > 1000:
+            line = Line()
+            for m in [*range(n - 45, n - 30), n]:
+                line.decode(m, m * PACKET, sent[m])
+            louder.append(np.abs(line.frames[-1].to_ndarray().astype(int)).max() / peaks[n])
+    assert len(louder) > 30
+    assert np.percentile(louder, 95) < 1.5  # with the decoder of before, 3
+
+
 @pytest.mark.parametrize("gap", [3, 20])
 def test_a_pause_of_the_sender_is_no_loss(gap: int) -> None:
     line, payload = Line(), bytes([31 << 3]) + bytes(range(40))
@@ -254,3 +272,25 @@ def test_a_concealed_packet_joins_without_a_step(clean: Float) -> None:
         return np.array([bend[edge - CUT : edge + CUT].max() / np.abs(bend).max() for edge in edges])
 
     assert np.percentile(steepest(heard), 95) <= 1.5 * np.percentile(steepest(calm), 95)
+
+
+@pytest.mark.parametrize("lost", [5, 100])
+def test_the_enhancer_is_itself_again_after_a_hole(noisy: Float, lost: int) -> None:
+    sent = packets(noisy[: 350 * PACKET])
+    hole = range(100, 100 + lost)
+    line, calm = Line(), Line()
+    for n, payload in enumerate(sent):
+        calm.decode(n, n * PACKET, payload)
+        if n not in hole:
+            line.decode(n, n * PACKET, payload)
+    found = [packet for frame in line.frames for packet in line.reader.push(frame)]
+    whole, holed = (
+        Enhancer().process(x[np.newaxis])[0]
+        for x in (calm.heard(), np.concatenate([packet.samples for packet in found]))
+    )
+    assert np.isfinite(holed).all()
+    bend = np.abs(np.diff(holed, n=2))
+    assert bend[: 115 * PACKET].max() <= np.abs(np.diff(whole, n=2)).max()
+    late = (len(sent) - 100 - lost - 75) * PACKET  # from 1.5 s after the hole on
+    difference = holed[-late:] - whole[-late:]
+    assert np.mean(np.square(difference)) < 0.01 * np.mean(np.square(whole[-late:]))

@@ -130,9 +130,9 @@ def test_numbers_that_were_missing_once_mean_nothing_after_a_wrap() -> None:
 
 
 def network(seed: int) -> Iterator[tuple[float, int]]:
-    """Loss, duplication, a stall and jitter of up to 200 ms from a wrap on; packets of 2.5 to 60 ms."""
+    """Loss, duplication, a stall and jitter of up to 200 ms from a wrap on; packets of 2.5 to 120 ms."""
     chance = random.Random(seed)
-    period, jitter = chance.choice([0.0025, 0.01, 0.02, 0.06]), chance.choice([0, 0.03, 0.06, 0.2])
+    period, jitter = chance.choice([0.0025, 0.01, 0.02, 0.06, 0.12]), chance.choice([0, 0.03, 0.06, 0.2])
     loss, stall = chance.choice([0.01, 0.1, 0.3]), chance.randrange(100, 400)
     for n in range(500):
         if n > 0 and chance.random() < loss:

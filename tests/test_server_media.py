@@ -178,6 +178,7 @@ async def test_a_hole_is_given_up_by_the_clock_without_another_packet(fresh: RTC
     assert arrivals.decoded() == [960, 1920]
     assert arrivals.reception.packets()["concealed"] == 1
     assert arrivals.reception.network()["concealed_ms"] == 20
+    assert arrivals.reception.network()["concealed_percent"] == pytest.approx(100 / 3, abs=0.001)
     arrivals.reception.close()
 
 

@@ -172,6 +172,18 @@ async def test_a_slow_reader_misses_the_oldest_and_gets_no_delay(
     assert track.skipped == 40 - 1 - BACKLOG_PACKETS
 
 
+async def test_a_burst_after_a_stall_of_half_a_second_passes_whole(speech: NDArray[np.int16]) -> None:
+    engine = Engine(Enhancer(), streams=1, clock=lambda: 0.0)
+    engine.start()
+    try:
+        track = EnhancedTrack(Source(frames(speech[: 25 * PACKET])), engine)
+        heard = await drained(track)
+    finally:
+        engine.stop()
+    assert [frame.pts for frame in heard] == [n * PACKET for n in range(25)]
+    assert track.skipped == track.port.figures.dropped == 0
+
+
 async def test_stopping_wakes_the_reader_and_gives_the_place_back(engine: Engine) -> None:
     class Silent(MediaStreamTrack):
         kind = "audio"

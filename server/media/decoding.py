@@ -7,7 +7,6 @@ as gaps between the frames, which :class:`server.frames.FrameReader` conceals.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import av
 from aiortc.codecs import get_decoder
@@ -61,12 +60,14 @@ class Decoding:
         self._decoder = None
 
     def decode(self, codec: RTCRtpCodecParameters, sequence: int, timestamp: int, payload: bytes) -> None:
-        if codec.mimeType.lower() != self._codec:
+        if codec.mimeType != self._codec:
             self.new_source()
         gap = self._place(timestamp, codec.clockRate)
         lost = 0 if self._sequence is None else sequence - self._sequence - 1 & 0xFFFF
         if not payload:  # would tell libavcodec that the stream is over
             return
+        if gap > LONGEST_FILL:
+            self._decoder = None  # one that goes on from before may be 9 dB too loud at first
         decoder = self._decoder_of(codec)
         short = self._sequence is not None and UNIT <= gap <= LONGEST_FILL
         try:
@@ -75,7 +76,7 @@ class Decoding:
                 frame, recovered = decoder.fill(gap, payload if lost else b"", self._end)
                 filled = [frame]
             encoded = JitterFrame(payload, self.position * codec.clockRate // SAMPLE_RATE)
-            decoded = cast(list[AudioFrame], decoder.decode(encoded))
+            decoded: list[AudioFrame] = decoder.decode(encoded)  # type: ignore[assignment]
         except av.FFmpegError as error:
             self.audio.undecodable += 1
             if self.audio.undecodable == 1:
@@ -83,12 +84,15 @@ class Decoding:
             return
         if lost:  # else the sender has paused
             self._count_hole(gap, recovered, lost)
-        self._length = sum(frame.samples * SAMPLE_RATE // frame.sample_rate for frame in decoded)
+        self._sequence = sequence
+        self._length = 0
+        for frame in filled:
+            self._deliver(frame)
+        for frame in decoded:
+            self._length += frame.samples * SAMPLE_RATE // frame.sample_rate
+            self._deliver(frame)
         self.audio.received += self._length
         self._end = self.position + self._length
-        self._sequence = sequence
-        for frame in [*filled, *decoded]:
-            self._deliver(frame)
 
     def _place(self, timestamp: int, rate: int) -> int:
         """Set the position of a packet; returns the samples that are missing before it."""
@@ -114,10 +118,10 @@ class Decoding:
 
     def _decoder_of(self, codec: RTCRtpCodecParameters) -> Decoder:
         if self._decoder is None:
-            self._codec = codec.mimeType.lower()
-            opus = library() if self._codec == MIME_TYPE else None
-            if opus is not None:
-                self._decoder = LibopusDecoder(opus)
+            self._codec = codec.mimeType
+            if self._codec.lower() != MIME_TYPE:
+                self._decoder = get_decoder(codec)
             else:
-                self._decoder = OpusDecoder() if self._codec == MIME_TYPE else get_decoder(codec)
+                opus = library()
+                self._decoder = OpusDecoder() if opus is None else LibopusDecoder(opus)
         return self._decoder

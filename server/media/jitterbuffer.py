@@ -58,6 +58,10 @@ class AudioJitterBuffer(Generic[Item]):
     def add(self, sequence: int, item: Item, now: float) -> list[Item]:
         """Take a packet that came at ``now`` (s); returns those that may leave, in order."""
         self.counts.received += 1
+        if sequence == self._next and not (self._held or self._missing or self._stray):
+            self._newest = sequence  # all is well: no more to do
+            self._next = sequence + 1 & 0xFFFF
+            return [item]
         if self._next is None:
             self._begin(sequence)
         ahead = self._ahead(sequence)

@@ -172,7 +172,10 @@ class Pauses:
 
 
 class OpusDecoder(Decoder):
-    """Decodes to packed s16 in mono, in which libopus mixes stereo down for less than it takes to decode it."""
+    """Decodes to packed s16 in mono, in which libopus mixes stereo down for less than it takes to decode it.
+
+    For where libopus itself is not found: libavcodec gives no access to FEC and concealment.
+    """
 
     def __init__(self) -> None:
         codec = CodecContext.create("libopus", "r")

@@ -29,11 +29,12 @@ from .jitterbuffer import AudioJitterBuffer, Counts
 MADE_FOR: Final = "1.14 to 1.16"
 ARRIVALS: Final = 64  # packets whose time of arrival is remembered
 _PRIVATE: Final = "_RTCRtpReceiver__"
+_CODECS: Final = _PRIVATE + "codecs"  # by payload type
 _NEEDED: Final = ("jitter_buffer", "codecs", "decoder_queue", "decoder_thread")
 _WORKER: Final = "decoder_worker"  # what the decoder's thread runs
 _WORKER_PARAMETERS: Final = ["loop", "input_q", "output_q", "decode_error"]
 
-Arrival: TypeAlias = tuple[RtpPacket, float]  # and the time.monotonic() at which it came
+Arrival: TypeAlias = tuple[RtpPacket, RTCRtpCodecParameters, float]  # the last: time.monotonic() when it came
 
 logger = logging.getLogger(__name__)
 
@@ -118,8 +119,9 @@ class Reception:
         return self._decoding.audio
 
     def network(self) -> dict[str, float]:
-        """How the network is and what it did to the audio, ms."""
+        """How the network is and what it did to the audio: ms, and how much of all of it in % is concealed."""
         audio = self.audio
+        whole = audio.received + audio.recovered + audio.concealed + audio.missing
         return {
             "jitter_ms": round(self._jitter.value * 1e3, 3),
             "hole_wait_ms": round(self._hole_wait.wait(time.monotonic()) * 1e3, 3),
@@ -127,6 +129,7 @@ class Reception:
             "recovered_ms": audio.recovered * 1000 / SAMPLE_RATE,
             "concealed_ms": audio.concealed * 1000 / SAMPLE_RATE,
             "missing_ms": audio.missing * 1000 / SAMPLE_RATE,
+            "concealed_percent": round(100 * audio.concealed / max(1, whole), 3),
         }
 
     def packets(self) -> dict[str, int]:
@@ -147,9 +150,9 @@ class Reception:
         now = time.monotonic()  # that of uvloop counts whole milliseconds
         if packet.ssrc != self._source:
             self._follow(packet.ssrc)
-        codec = self._codec(packet)
+        codec = getattr(self._receiver, _CODECS)[packet.payload_type]
         self._jitter.note(now, packet.timestamp, codec.clockRate)
-        self._release(self._buffer.add(packet.sequence_number, (packet, now), now))
+        self._release(self._buffer.add(packet.sequence_number, (packet, codec, now), now))
         self._schedule()
         return False, None
 
@@ -157,10 +160,6 @@ class Reception:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _codec(self, packet: RtpPacket) -> RTCRtpCodecParameters:
-        codec: RTCRtpCodecParameters = getattr(self._receiver, _PRIVATE + "codecs")[packet.payload_type]
-        return codec
 
     def _follow(self, source: int) -> None:
         self._release(self._buffer.flush())
@@ -186,11 +185,11 @@ class Reception:
         self._schedule()
 
     def _release(self, packets: list[Arrival]) -> None:
-        for packet, came in packets:
+        for packet, codec, came in packets:
             if self.decoder_queue.ended:
                 return
             data = packet._data  # type: ignore[attr-defined]
-            self._decoding.decode(self._codec(packet), packet.sequence_number, packet.timestamp, data)
+            self._decoding.decode(codec, packet.sequence_number, packet.timestamp, data)
             self._note(self._decoding.position, came)
 
     def _note(self, position: int, came: float) -> None:
