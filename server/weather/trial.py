@@ -78,6 +78,7 @@ class Trial:
             "delay_after_ms": _median(delays, self.seconds - LAST - UNDER_WAY, self.seconds),
             "delay_ms": [[round(at, 2), ms and round(ms, 1)] for at, ms in delays],
             "pesq_wb": _pesq(call, heard, first) if rated else None,
+            "tardiness_ms": round(found.tardiness_ms, 1),
             "report": call.report,
         }
 
