@@ -117,7 +117,7 @@ class Call:
         """State, controls and figures, ready for JSON. Levels in dBFS, times in ms unless named otherwise."""
         assert self._track is not None
         figures, port = self._track.port.figures, self._track.port
-        network = self._reception.counts if self._reception is not None else None
+        reception = self._reception
         p50, p99 = self._track.delays_ms() or (None, None)
         return {
             "id": self.id,
@@ -129,15 +129,14 @@ class Call:
             "packets": {
                 "in": figures.packets_in,
                 "out": figures.packets_out,
-                "dropped": figures.dropped + self._track.skipped,
+                "dropped": figures.dropped
+                + self._track.skipped
+                + (reception.frames.dropped if reception else 0),
                 "shed": figures.shed_packets,
                 "passed": figures.passed,
-                "received": network.received if network else None,
-                "lost": network.lost if network else None,
-                "late": network.late if network else None,
-                "duplicate": network.duplicate if network else None,
-                "undecodable": self._reception.undecodable if self._reception else None,
+                **(reception.packets() if reception else {}),
             },
+            "network": reception.network() if reception else None,
             "level": {
                 "in_dbfs": round(figures.level_in_db, 1),
                 "out_dbfs": round(figures.level_out_db, 1),

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from percepnet.cli.options import available_cores
 
+from .frames import BACKLOG_PACKETS
 from .media.opus import HIGHEST_BITRATE, LOWEST_BITRATE, OpusOptions
 
 ENVIRONMENT_PREFIX: Final = "PERCEPNET_"
@@ -73,7 +74,7 @@ class Config:
     rated_calls: int | None = None
     connect_timeout: float = 15.0  # s
     max_call_time: float = 4 * 3600.0  # s
-    queue_packets: int = 10
+    queue_packets: int = BACKLOG_PACKETS
     ice_servers: tuple[IceServer, ...] = ()
     workers: int = available_cores()
     drain_time: float = 10.0  # s

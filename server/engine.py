@@ -7,6 +7,8 @@ computed, and the next is larger and cheaper per call. Only this thread touches 
 So a packet waits for one batch at most and is computed in the next; up to the rated load both together take
 10 ms (``server.rating``). Beyond it calls are shed, the newest first: who was there keeps what they have, and
 the calls that change are always the same few. They come back in the reverse order (``server.overload``).
+A burst of one call's packets, which its network had held up, is no overload: each counts as waiting only from
+when it would have been due had they come one by one.
 
 A second thread watches the first. While a batch does not end, or the thread has died, each packet goes past it as
 dry audio, and calls come back with the usual warm-up. A thread that has died is replaced.
@@ -25,13 +27,13 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 
 from percepnet import Enhancer
-from percepnet.framing import Float
+from percepnet.framing import SAMPLE_RATE, Float
 
 from .controls import Changes, Controls
 from .dry import DryLine, continued
 from .fallback import Fallback
 from .figures import BatchFigures
-from .frames import PACKET
+from .frames import BACKLOG_PACKETS, PACKET, cut
 from .overload import WINDOW, Overload
 
 Sink: TypeAlias = Callable[[int, Float], object]
@@ -43,6 +45,7 @@ STANDSTILL: Final = (
 LONGEST_STANDSTILL: Final = 20.0  # s after which there is little hope
 WATCH_INTERVAL: Final = 0.02  # s
 MOST_DEATHS: Final = 3  # of the thread; one that dies again and again has broken the process
+BURST_STEP: Final = 0.9 * PACKET / SAMPLE_RATE  # s between packets of a burst before they count as waiting
 SILENCE_DB: Final = -120.0  # floor of the level meters
 
 logger = logging.getLogger(__name__)
@@ -91,13 +94,15 @@ class Port:
         self.slot = slot
         self.sink = sink
         self.loop = loop
-        self.waiting: deque[tuple[int, Float, float]] = deque(maxlen=queue_packets)
+        self.waiting: deque[tuple[int, Float, float, float]] = deque()  # time, samples, when queued, when due
+        self.queue_packets = queue_packets
         self.closed = False
         self.last_packet = -np.inf  # when the engine ended its last, s
         self.dry = DryLine(engine.latency_samples)
         self.at_work: tuple[int, Float] | None = None  # time and dry audio of its packet in the batch
         self.last_sample = 0.0  # that was handed over
         self.past = False  # and its packet went past
+        self.due = -np.inf  # from when on the packet queued last counts as waiting, s
         self._engine = engine
 
     @property
@@ -135,7 +140,7 @@ class Engine:
         enhancer: Enhancer,
         *,
         streams: int,
-        queue_packets: int = 10,
+        queue_packets: int = BACKLOG_PACKETS,
         lag: Callable[[], float] = lambda: 0.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -223,12 +228,18 @@ class Engine:
             if port.closed:
                 return
             port.figures.packets_in += 1
-            port.figures.dropped += len(port.waiting) == port.waiting.maxlen
             if not port.waiting:
                 self._ready.append(port)
                 if len(self._ready) == 1:
                     self._wake.notify()
-            port.waiting.append((time_, samples, self._clock()))
+            queued = self._clock()
+            port.due = max(queued, port.due + BURST_STEP)
+            port.waiting.append((time_, samples, queued, port.due))
+            if len(port.waiting) > port.queue_packets:
+                _, dropped, *_ = port.waiting.popleft()
+                time_, kept, *times = port.waiting[0]
+                port.waiting[0] = (time_, cut(dropped, kept), times[0], times[1])
+                port.figures.dropped += 1
             if self._stands_still:
                 self._pass(port)
 
@@ -288,7 +299,7 @@ class Engine:
                 self._fallback.resume(port.slot)
             if batch:
                 self._step(batch, np.stack(dry))
-            self._balance([queued for *_, queued in batch])
+            self._balance([due for *_, due in batch])
         except Exception:  # the calls of this batch get dry audio, all calls go on
             logger.exception("the engine failed on a batch of %d", len(batch))
             with self._wake:
@@ -303,16 +314,16 @@ class Engine:
                     logger.warning("the engine goes on")
         return True
 
-    def _step(self, batch: list[tuple[Port, int, Float, float]], dry: Float) -> None:
+    def _step(self, batch: list[tuple[Port, int, Float, float, float]], dry: Float) -> None:
         began = self._clock()
-        x = np.stack([samples for _, _, samples, _ in batch])  # [calls, 960]
+        x = np.stack([samples for _, _, samples, *_ in batch])  # [calls, 960]
         y = self._fallback.process([port.slot for port, *_ in batch], x, dry)
         levels = zip(_level_db(x).tolist(), _level_db(y).tolist(), strict=True)
         ended = self._clock()
         step_ms = (ended - began) * 1e3
         self.batches.note(len(batch), step_ms)
         with self._wake:  # or packets that go past would overtake these
-            for samples, (port, time_, _, queued), (level_in, level_out) in zip(
+            for samples, (port, time_, _, queued, _), (level_in, level_out) in zip(
                 y, batch, levels, strict=True
             ):
                 if port.at_work is None:
@@ -395,11 +406,11 @@ class Engine:
     def _new_thread(self) -> threading.Thread:
         return threading.Thread(target=self._run, name="engine", daemon=True)
 
-    def _balance(self, queued: list[float]) -> None:
-        """Shed calls, or bring one back, after a batch of packets that were queued at those times."""
+    def _balance(self, due: list[float]) -> None:
+        """Shed calls, or bring one back, after a batch of packets that were due at those times."""
         now = self._clock()
         lag = self._lag()
-        calls = self._overload.note(now, [now - time_ + lag for time_ in queued])
+        calls = self._overload.note(now, [max(0.0, now - time_) + lag for time_ in due])
         if not calls:
             return
         with self._wake:

@@ -15,10 +15,9 @@ from percepnet.framing import Float
 
 from .controls import Controls
 from .engine import Engine
-from .frames import FrameReader, FrameWriter, Layout, Packet
+from .frames import BACKLOG_PACKETS, FrameReader, FrameWriter, Layout, Packet, cut
 
 RECENT_PACKETS: Final = 500  # 10 s: what the percentiles of the delay are taken over
-READY_PACKETS: Final = 16  # enhanced packets that may wait for a slow sender before the oldest is dropped
 KEPT_ARRIVALS: Final = 64
 
 logger = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ class EnhancedTrack(MediaStreamTrack):
         layout: Layout | None = None,
     ) -> None:
         super().__init__()
-        self.skipped = 0  # enhanced packets dropped because nobody fetched them
+        self.skipped = 0  # enhanced packets dropped because nobody fetched them in time
         self._event_loop = asyncio.get_running_loop()
         self._source = source
         self._arrived = arrived
@@ -140,8 +139,9 @@ class EnhancedTrack(MediaStreamTrack):
 
     def _enhanced(self, time: int, samples: Float) -> None:
         self._returned += 1
-        if len(self._ready) >= READY_PACKETS:
-            self._ready.popleft()
-            self.skipped += 1
         self._ready.append(Packet(time, samples))
+        if len(self._ready) > BACKLOG_PACKETS:
+            dropped, kept = self._ready.popleft(), self._ready[0]
+            self._ready[0] = Packet(kept.time, cut(dropped.samples, kept.samples))
+            self.skipped += 1
         self._news.set()

@@ -91,6 +91,27 @@ async def test_speech_comes_back_enhanced_late_by_the_algorithm_and_without_gaps
     assert not report["degraded"]
 
 
+async def test_what_the_network_loses_is_concealed_and_told(speech: Pcm) -> None:
+    chance = random.Random(1)
+    async with serving() as server:
+        caller, tape = Caller(server.url, speech), Tape()
+        Wire(caller.transceiver, tape, lose=lambda: chance.random() < 0.1)
+        async with caller:
+            await packets(caller, 300)
+            report = await (await server.http.get(f"/calls/{caller.id}")).json()
+    assert set(np.diff([pts for pts, _ in caller.frames])) == {PACKET}
+    count, network = report["packets"], report["network"]
+    assert 10 <= count["lost"] <= len(tape.lost)
+    assert network["missing_ms"] == count["dropped"] == count["late"] == 0
+    assert network["concealed_ms"] + network["recovered_ms"] == 20 * count["lost"]
+    assert count["concealed"] + count["recovered"] == count["lost"]
+    assert (
+        0 <= 20 * count["received"] - network["received_ms"] <= 120
+    )  # a packet may wait behind a hole just now
+    assert network["jitter_ms"] > 0
+    assert 10 <= network["hole_wait_ms"] <= 120
+
+
 async def test_a_call_that_begins_disabled_brings_back_what_it_sent(speech: Pcm) -> None:
     async with serving() as server, Caller(server.url, speech, {"enabled": False}) as caller:
         await packets(caller, 150)
@@ -379,7 +400,7 @@ class Asking:
 
 
 OPUS_CALLS = [
-    ({}, "", "maxaveragebitrate=64000;stereo=0;sprop-stereo=0;useinbandfec=0;usedtx=0"),
+    ({}, "", "maxaveragebitrate=64000;stereo=0;sprop-stereo=0;useinbandfec=1;usedtx=0"),
     (
         {"opus_bitrate": 96000, "opus_stereo": True, "opus_fec": True, "opus_dtx": True},
         "maxaveragebitrate=24000;stereo=0;useinbandfec=1",

@@ -20,6 +20,8 @@ from av.audio.codeccontext import AudioCodecContext
 
 from percepnet.framing import SAMPLE_RATE
 
+from . import libopus
+
 MIME_TYPE: Final = "audio/opus"
 LOWEST_BITRATE: Final = 6_000  # bit/s (RFC 7587, 6.1)
 HIGHEST_BITRATE: Final = 510_000
@@ -58,12 +60,15 @@ class OpusOptions:
         )
 
     def fmtp(self, sent: Self) -> ParametersDict:
-        """For the answer: what this end likes to get, and in ``sprop-stereo`` what is ``sent``."""
+        """For the answer: what this end likes to get, and in ``sprop-stereo`` what is ``sent``.
+
+        FEC costs only its sender, so it is asked for wherever this end can make use of it.
+        """
         return {
             "maxaveragebitrate": self.bitrate,
             "stereo": int(self.stereo),
             "sprop-stereo": int(sent.stereo),
-            "useinbandfec": int(self.fec),
+            "useinbandfec": int(libopus.library() is not None),
             "usedtx": int(self.dtx),
         }
 
