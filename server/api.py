@@ -1,59 +1,55 @@
 """HTTP: the page, the calls and their controls. All errors of the API are JSON, ``{"error": "…"}``."""
 
 import json
-import logging
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
 from aiohttp import web
 
+from . import iceservers
+from .access import public
 from .calls import Call, Calls, TooManyCalls
 from .config import Config
 from .controls import checked
+from .edge import admitted, body
 from .engine import Engine
 from .figures import process_figures
 from .offer import Offer, OfferError
-
-LARGEST_BODY: Final = 64 * 1024  # bytes
-HEADERS: Final = {
-    "Content-Security-Policy": (
-        "default-src 'self'; media-src 'self' blob: mediastream:; img-src 'self' data: blob:; "
-        "worker-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
-    ),
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+from .problems import problem
 
 CONFIG: Final = web.AppKey("config", Config)
 ENGINE: Final = web.AppKey("engine", Engine)
 CALLS: Final = web.AppKey("calls", Calls)
 PAGE: Final = web.AppKey("page", Path)  # folder of its files
 
-logger = logging.getLogger(__name__)
 routes = web.RouteTableDef()
 
 
 @routes.get("/")
+@public
 async def page(request: web.Request) -> web.StreamResponse:
     return web.FileResponse(request.app[PAGE] / "index.html")
 
 
 @routes.get("/healthz")
+@public
 async def health(request: web.Request) -> web.Response:
     """200 while the engine runs and calls are taken, else 503; how many calls of how many."""
     calls = request.app[CALLS]
     state = "draining" if calls.draining else "ok" if request.app[ENGINE].alive else "engine has died"
-    body = {
+    told = {
         "status": state,
         "calls": len(calls),
         "max_calls": request.app[CONFIG].max_calls,
     }
-    return web.json_response(body, status=200 if state == "ok" else 503)
+    return web.json_response(told, status=200 if state == "ok" else 503)
+
+
+@routes.get("/config")
+async def ice(request: web.Request) -> web.Response:
+    """What a caller's ``RTCPeerConnection`` needs: STUN and TURN servers, with passwords where they have some."""
+    servers = iceservers.for_browser(iceservers.of(request.app[CONFIG]))
+    return web.json_response({"iceServers": servers}, headers={"Cache-Control": "no-store"})
 
 
 @routes.get("/stats")
@@ -67,7 +63,8 @@ async def stats(request: web.Request) -> web.Response:
 async def offer(request: web.Request) -> web.Response:
     """``{sdp, type, enabled?, attenuation_limit_db?, postfilter?}`` → 201 ``{sdp, type, id}``."""
     try:
-        call = await request.app[CALLS].open(Offer.checked(await _body(request)))
+        with admitted(request) as caller:
+            call = await request.app[CALLS].open(Offer.checked(await _json(request)), caller)
     except OfferError as error:
         raise problem(web.HTTPBadRequest, str(error)) from error
     except TooManyCalls as error:
@@ -87,7 +84,7 @@ async def turn(request: web.Request) -> web.Response:
     """Any subset of the controls → what ``GET`` returns."""
     call = _call(request)
     try:
-        changes = checked(await _body(request))
+        changes = checked(await _json(request))
     except ValueError as error:
         raise problem(web.HTTPBadRequest, str(error)) from error
     call.turn(changes)
@@ -101,6 +98,7 @@ async def close(request: web.Request) -> web.Response:
 
 
 @routes.get("/{path:.+}")  # last: it takes every path that is left
+@public
 async def file(request: web.Request) -> web.StreamResponse:
     """The page's other files. aiohttp's own static route answers 404 with an empty body that is no JSON."""
     folder = request.app[PAGE].resolve()
@@ -121,42 +119,18 @@ def _call(request: web.Request) -> Call:
         raise no_call(request.match_info["id"]) from None
 
 
-async def _body(request: web.Request) -> object:
+async def _json(request: web.Request) -> object:
     # The type is asked for because a page of another origin cannot send it without a preflight.
     if request.content_type != "application/json":
         found = request.content_type
         raise problem(web.HTTPUnsupportedMediaType, f"the body must be application/json, not {found}")
+    await body(request)  # text() has it from there
     try:
-        body: object = json.loads(await request.text())
+        decoded: object = json.loads(await request.text())
     except (ValueError, LookupError, RecursionError) as error:
         raise problem(web.HTTPBadRequest, "the body is not valid JSON") from error
-    return body
+    return decoded
 
 
 def no_call(id: str) -> web.HTTPError:
     return problem(web.HTTPNotFound, f"no call {id!r}")
-
-
-def problem(kind: type[web.HTTPError], text: str, *, retry_after: int | None = None) -> web.HTTPError:
-    """An error as JSON; ``retry_after`` in s."""
-    headers = {} if retry_after is None else {"Retry-After": str(max(1, retry_after))}
-    return kind(text=json.dumps({"error": text}), content_type="application/json", headers=headers)
-
-
-@web.middleware
-async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        if error.status >= 400 and error.content_type != "application/json":
-            error.text = json.dumps({"error": error.reason})
-            error.content_type = "application/json"
-        raise
-    except Exception:
-        logger.exception("%s %s failed", request.method, request.path)
-        return web.json_response({"error": "internal error"}, status=500)
-
-
-async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(HEADERS)
-    response.headers.setdefault("Cache-Control", "no-cache" if request.method == "GET" else "no-store")

@@ -16,10 +16,11 @@ from aiohttp import web
 from percepnet import Enhancer
 from percepnet.cli import describe
 
-from . import eventloop
-from .api import CALLS, CONFIG, ENGINE, LARGEST_BODY, PAGE, add_headers, errors_as_json, routes
+from . import eventloop, iceservers, tls
+from .api import CALLS, CONFIG, ENGINE, PAGE, routes
 from .calls import Calls
 from .config import Config
+from .edge import IDLE_TIME, application, application_behind_front
 from .ending import ENDING_TIME, Ending, first
 from .engine import Engine
 from .figures import LoopLag
@@ -34,16 +35,16 @@ REQUEST_TIME: Final = 2.0  # s that requests under way have to end
 WORKER: Final = web.AppKey("worker", int)  # its number
 
 
-def create_app(config: Config, worker: int = 0) -> web.Application:
-    """The server, or worker number ``worker`` of it, as an application; its engine starts and ends with it.
+def create_app(config: Config, worker: int | None = None) -> web.Application:
+    """The server, or worker number ``worker`` behind a front, as an application; its engine starts and ends with it.
 
-    Raises ``FileNotFoundError`` when the page's files are not there.
+    Raises ``FileNotFoundError`` when the page's files are not there, and as :func:`application`.
     """
-    app = web.Application(client_max_size=LARGEST_BODY, middlewares=[errors_as_json])
+    alone = worker is None
+    app = application(config, lambda caller: app[CALLS].of(caller)) if alone else application_behind_front()
     app[CONFIG] = config
     app[PAGE] = static_folder()
-    app[WORKER] = worker
-    app.on_response_prepare.append(add_headers)
+    app[WORKER] = worker or 0
     app.cleanup_ctx.append(_engine)
     app.on_shutdown.append(_close_calls)
     app.add_routes(routes)
@@ -65,6 +66,7 @@ def serve(config: Config) -> None:
     From one process, or from several workers behind a front that then has the public address. Raises
     ``OSError`` when the address is taken, and :class:`WorkerFailed`.
     """
+    config = iceservers.with_secret(config)
     workers = min(config.workers, config.max_calls)
     if workers == 1:
         with Ending(config.drain_time) as ending:
@@ -78,7 +80,7 @@ async def _serve_alone(config: Config, ending: Ending) -> None:
     ending.listen(signal.SIGINT, signal.SIGTERM)
     app = create_app(config)
     async with _listening(app, config) as runner:
-        _announce(runner)
+        _announce(runner, config)
         await _drained(app, ending)
 
 
@@ -90,7 +92,7 @@ async def _serve_workers(config: Config, count: int, ending: Ending) -> None:
     ):
         await first(workers.start(), ending.told())
         if not ending.is_told:
-            _announce(runner)
+            _announce(runner, config)
         await ending.told()
         await workers.drain(ending)
 
@@ -111,6 +113,7 @@ async def _serve_parent(
         app = create_app(config, number)
         async with _listening(app, path):
             app[CALLS].on_change = lambda calls: parent.tell(calls=calls)
+            app[CALLS].on_caller = lambda caller, began: parent.tell(caller=caller, began=began)
             parent.tell(ready=True)
             tasks.append(asyncio.create_task(_report_life(parent, app, ending)))
             await _drained(app, ending)
@@ -145,23 +148,26 @@ async def _drained(app: web.Application, ending: Ending) -> None:
 async def _listening(app: web.Application, where: Config | Path) -> AsyncIterator[web.AppRunner]:
     """Answers requests inside, at the address of the options or at a unix socket."""
     logging.getLogger("aioice").setLevel(logging.WARNING)  # it tells every step of every pair of candidates
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=REQUEST_TIME)
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=REQUEST_TIME, keepalive_timeout=IDLE_TIME, lingering_time=0
+    )
     await runner.setup()
     try:
         if isinstance(where, Path):
             await web.UnixSite(runner, where).start()
         else:
-            await web.TCPSite(runner, where.host, where.port).start()
+            await web.TCPSite(runner, where.host, where.port, ssl_context=tls.context(where)).start()
         yield runner
     finally:
         await runner.cleanup()
 
 
-def _announce(runner: web.AppRunner) -> None:
+def _announce(runner: web.AppRunner, config: Config) -> None:
     host, port = runner.addresses[0][:2]
     shown = f"[{host}]" if ":" in host else host
+    scheme = "http" if config.tls_cert is None else "https"
     with contextlib.suppress(OSError):  # a full disk is no reason not to serve
-        print(f"percepnet serves on http://{shown}:{port}", file=sys.stderr, flush=True)
+        print(f"percepnet serves on {scheme}://{shown}:{port}", file=sys.stderr, flush=True)
 
 
 async def _engine(app: web.Application) -> AsyncIterator[None]:

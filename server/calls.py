@@ -1,10 +1,12 @@
 """A call's life in one place, from the offer until all it held is given back; and the registry of calls."""
 
 import asyncio
+import contextlib
 import logging
 import math
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -17,16 +19,20 @@ from aiortc import (
     RTCSessionDescription,
 )
 
+from . import iceservers
+from .advertise import advertised
 from .config import Config
 from .control import ControlChannel
 from .controls import Changes
 from .engine import Engine
 from .frames import Layout
-from .media import closing, opus, rebinding, receiver, sender
+from .media import association, closing, guard, opus, rebinding, receiver, sender
+from .media.ports import PortRange
 from .offer import Offer, OfferError
 from .track import EnhancedTrack
 
 FIGURES_INTERVAL: Final = 0.2  # s between live figures on the data channel
+MOST_CHANNELS: Final = 16  # data channels that a caller may open; one is of use
 CLOSING_TIME: Final = 5.0  # s that a connection may take to close before its call is given up
 FULL_TIME: Final = 5  # s after which a caller who found the server full may try again
 
@@ -54,10 +60,12 @@ class Call:
         self._reception: receiver.Reception | None = None
         self._rebinding: rebinding.Rebinding | None = None
         self._encoding: opus.OpusOptions | None = None  # None: aiortc's own
+        self._guard: guard.Guard | None = None
         self._channel: ControlChannel | None = None
+        self._channels = 0  # that the caller has opened
         self._connected = asyncio.Event()
         self._ended = asyncio.Event()
-        servers = [RTCIceServer(s.url, s.username, s.credential) for s in config.ice_servers]
+        servers = [RTCIceServer(s.url, s.username, s.credential) for s in iceservers.of(config)]
         # An empty list asks no server; without one, aiortc asks a public STUN server.
         self._connection = RTCPeerConnection(RTCConfiguration(iceServers=servers))
         self._connection.on("connectionstatechange", self._on_state)
@@ -73,18 +81,37 @@ class Call:
             await self._connection.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
             if self._track is None:
                 raise OfferError("sdp: the audio section offers no track")
-            # Gathering ends by itself after 5 s; a timeout here would cancel it, and it would lose its sockets.
-            await self._connection.setLocalDescription(await self._connection.createAnswer())
+            await self._gather()
         except BaseException:
             await self._free()
             raise
-        (transceiver,) = self._connection.getTransceivers()
-        self._rebinding = rebinding.install(transceiver.receiver.transport.transport)
         answer = self._connection.localDescription
         if self._encoding is not None:
             parameters = self._config.opus.fmtp(sent=self._encoding)
             answer = RTCSessionDescription(opus.described(answer.sdp, parameters), answer.type)
+        if self._config.advertise_address is not None:
+            sdp = advertised(answer.sdp, self._config.advertise_address)
+            answer = RTCSessionDescription(sdp, answer.type)
         self.answer = answer
+
+    async def _gather(self) -> None:
+        """Open the sockets of the call, and put its answer together."""
+        ports = PortRange(self._config.udp_ports) if self._config.udp_ports is not None else None
+        answer = await self._connection.createAnswer()
+        # Gathering ends by itself after 5 s; a timeout here would cancel it, and it would lose its sockets.
+        with ports.binding() if ports is not None else contextlib.nullcontext():
+            await self._connection.setLocalDescription(answer)
+        (transceiver,) = self._connection.getTransceivers()
+        dtls = transceiver.receiver.transport
+        if ports is not None and ports.exhausted and not dtls.transport.iceGatherer.getLocalCandidates():
+            raise TooManyCalls(f"no UDP port of {ports} is free")
+        self._rebinding = rebinding.install(dtls.transport)
+        self._guard = guard.install(dtls)
+        data = self._connection.sctp
+        if data is not None:
+            association.install(data)
+            if data.transport is not dtls:  # not bundled
+                guard.install(data.transport)
 
     async def live(self) -> None:
         """Wait for the end of the call, push its figures meanwhile, and free what it held."""
@@ -94,8 +121,8 @@ class Call:
                 return
             end = self._began + self._config.max_call_time
             while not await self._happens(self._ended, min(FIGURES_INTERVAL, end - time.monotonic())):
-                if time.monotonic() >= end:
-                    logger.info("call %s has reached the longest time of a call", self)
+                if (reason := self._overdue(end)) is not None:
+                    logger.info("call %s %s", self, reason)
                     return
                 if self._channel is not None:
                     self._channel.push(self.report())
@@ -135,6 +162,7 @@ class Call:
                 "shed": figures.shed_packets,
                 "passed": figures.passed,
                 **(reception.packets() if reception else {}),
+                "refused": self._guard.refused if self._guard else None,
             },
             "network": reception.network() if reception else None,
             "level": {
@@ -152,6 +180,17 @@ class Call:
                 "server_p99_ms": p99 and round(p99, 3),
             },
         }
+
+    def _overdue(self, end: float) -> str | None:
+        """Why the call has to end now, if it has; ``end`` is the longest time of a call."""
+        now = time.monotonic()
+        if now >= end:
+            return "has reached the longest time of a call"
+        if self._guard is not None and now - self._guard.heard > self._config.lost_time:
+            return f"is lost: nothing has come for {self._config.lost_time:g} s"
+        if self._guard is not None and now - self._guard.spoken > self._config.idle_time:
+            return f"is idle: no audio has come for {self._config.idle_time:g} s"
+        return None
 
     async def _happens(self, event: asyncio.Event, within: float) -> bool:
         try:
@@ -182,7 +221,11 @@ class Call:
         self._connection.addTrack(self._track)
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
-        if channel.label == ControlChannel.LABEL and self._channel is None:
+        self._channels += 1
+        if self._channels > MOST_CHANNELS:
+            logger.info("call %s opens data channels without end", self)
+            self.end()
+        elif channel.label == ControlChannel.LABEL and self._channel is None:
             self._channel = ControlChannel(channel, self.turn, self.report)
 
     async def _free(self) -> None:
@@ -207,6 +250,7 @@ class Calls:
     def __init__(self, config: Config, engine: Engine, rated_calls: int, worker: int = 0) -> None:
         self.worker = worker
         self.on_change: Callable[[int], object] = lambda calls: None  # told how many there are now
+        self.on_caller: Callable[[str, bool], object] = lambda caller, began: None  # told of each address
         self.draining = False  # set to take no more
         self._config = config
         self._engine = engine
@@ -214,6 +258,7 @@ class Calls:
         self._refused = 0  # offers, since start
         self._calls: dict[str, Call] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._callers: Counter[str] = Counter()
         self._opening = 0
         self._none = asyncio.Event()
         self._none.set()
@@ -225,26 +270,34 @@ class Calls:
         """The call of that id; raises ``KeyError``."""
         return self._calls[id]
 
-    async def open(self, offer: Offer) -> Call:
-        """Answer an offer. Raises :class:`OfferError` or :class:`TooManyCalls`, and holds nothing then."""
+    def of(self, caller: str) -> int:
+        """How many calls an address has."""
+        return self._callers[caller]
+
+    async def open(self, offer: Offer, caller: str = "") -> Call:
+        """Answer an offer of that address; on :class:`OfferError` or :class:`TooManyCalls` nothing is held."""
         try:
             self._admit()
+            return await self._opened(offer, caller)
         except TooManyCalls:
             self._refused += 1
             raise
+
+    async def _opened(self, offer: Offer, caller: str) -> Call:
         self._opening += 1
         self._none.clear()
         try:
             call = Call(self._config, self._engine, self.worker)
             try:
                 await call.open(offer)
-            except OfferError:
+            except (OfferError, TooManyCalls):
                 raise
             except Exception as error:  # what aiortc raises for an offer is not documented
                 logger.info("an offer cannot be answered", exc_info=True)
                 raise OfferError(f"the offer cannot be answered: {error}") from error
             self._calls[call.id] = call
-            self._tasks[call.id] = asyncio.create_task(self._live(call), name=f"call {call}")
+            self._tasks[call.id] = asyncio.create_task(self._live(call, caller), name=f"call {call}")
+            self._count(caller, True)
         finally:
             self._opening -= 1
             self._changed()
@@ -290,14 +343,21 @@ class Calls:
             call.end()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def _live(self, call: Call) -> None:
+    async def _live(self, call: Call, caller: str) -> None:
         try:
             await call.live()
         except Exception:
             logger.exception("call %s failed", call)
         finally:
             del self._calls[call.id], self._tasks[call.id]
+            self._count(caller, False)
             self._changed()
+
+    def _count(self, caller: str, began: bool) -> None:
+        self._callers[caller] += 1 if began else -1
+        if not self._callers[caller]:
+            del self._callers[caller]
+        self.on_caller(caller, began)
 
     def _changed(self) -> None:
         self.on_change(len(self._tasks))

@@ -1,87 +1,135 @@
 """The server's options: one frozen dataclass, from arguments, then the environment, then the defaults."""
 
+# ruff: noqa: RUF009 — _option() makes a dataclass field
+
 import argparse
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Self
-from urllib.parse import unquote
 
 from percepnet.cli.options import available_cores
 
 from .frames import BACKLOG_PACKETS
 from .media.opus import HIGHEST_BITRATE, LOWEST_BITRATE, OpusOptions
+from .values import IceServer, Network, address, network, number, one_of, origin, ports, switch
 
 ENVIRONMENT_PREFIX: Final = "PERCEPNET_"
+ACCESS: Final = ("auto", "token", "open")
+
+Parse = Callable[[str], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class IceServer:
-    """A STUN or TURN server. Written ``stun:host:port`` or ``turn:user:password@host:port``."""
-
-    url: str
-    username: str | None = None
-    credential: str | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        scheme, _, rest = text.partition(":")
-        account, at, host = rest.rpartition("@")
-        if scheme not in ("stun", "turn", "turns") or not host:
-            raise ValueError(f"ICE server must be stun:HOST or turn:USER:PASSWORD@HOST, not {text!r}")
-        if not at:
-            return cls(text)
-        username, _, credential = account.partition(":")
-        return cls(f"{scheme}:{host}", unquote(username), unquote(credential))
+def _option(default: Any, parse: Parse, help: str) -> Any:
+    """A field that is an argument and a variable; one whose default is a tuple may be given several times."""
+    return field(default=default, metadata={"parse": parse, "help": help})
 
 
-def _number(low: float, high: float, whole: bool = False) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = int(text) if whole else float(text)
-        except ValueError:
-            raise ValueError(f"must be a {'whole ' if whole else ''}number, not {text!r}") from None
-        if not low <= value <= high:
-            raise ValueError(f"must be {low:g}…{high:g}, not {text}")
-        return value
-
-    return parse
-
-
-def _switch(text: str) -> bool:
-    if text not in ("on", "off"):
-        raise ValueError(f"must be on or off, not {text!r}")
-    return text == "on"
-
-
-@dataclass(frozen=True, slots=True)
-class _Option:
-    """How the text of an option is read, and its line in ``--help``."""
-
-    parse: Callable[[str], Any]
-    help: str
+def _secret(default: Any) -> Any:
+    """A field that comes from the environment only: arguments can be read in the list of processes."""
+    return field(default=default, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """Options of the server: ``--some-name`` as an argument, ``PERCEPNET_SOME_NAME`` in the environment."""
 
-    host: str = "127.0.0.1"
-    port: int = 8080
-    model: Path | None = None
-    max_calls: int = 256
-    rated_calls: int | None = None
-    connect_timeout: float = 15.0  # s
-    max_call_time: float = 4 * 3600.0  # s
-    queue_packets: int = BACKLOG_PACKETS
-    ice_servers: tuple[IceServer, ...] = ()
-    workers: int = available_cores()
-    drain_time: float = 10.0  # s
-    opus_bitrate: int = 64_000  # bit/s
-    opus_stereo: bool = False
-    opus_fec: bool = False
-    opus_dtx: bool = False
+    host: str = _option("127.0.0.1", str, "address to listen on")
+    port: int = _option(8080, number(0, 65535, whole=True), "port to listen on; 0 takes any that is free")
+    tls_cert: Path | None = _option(None, Path, "certificate chain (PEM) to serve https with")
+    tls_key: Path | None = _option(None, Path, "its private key (PEM); none: in the file of the certificate")
+    access: str = _option(
+        "auto",
+        one_of(*ACCESS),
+        "token: calls need one of the tokens; open: they need none; auto: they do where tokens are given, and "
+        "without any only a loopback address is served",
+    )
+    token_file: Path | None = _option(
+        None,
+        Path,
+        "bearer tokens that open calls, one a line; PERCEPNET_TOKENS holds them with spaces between",
+    )
+    tokens: tuple[str, ...] = _secret(())
+    allow_origins: tuple[str, ...] = _option(
+        (), origin, "other origin whose pages may call, such as https://example.org; repeatable"
+    )
+    trust_forwarded: tuple[Network, ...] = _option(
+        (), network, "proxy, or network of them, whose X-Forwarded-For is believed; repeatable"
+    )
+    model: Path | None = _option(None, Path, "model file (.onnx) in place of the one in the package")
+    max_calls: int = _option(
+        256,
+        number(1, 1024, whole=True),
+        "calls at the same time, shared by all workers, whatever the machine carries",
+    )
+    rated_calls: int | None = _option(
+        None,
+        number(1, 1024, whole=True),
+        "calls of one worker that are enhanced in time; further ones are refused; none: measured at start",
+    )
+    max_calls_per_address: int = _option(
+        16,
+        number(1, 1024, whole=True),
+        "calls at the same time of one caller's address (IPv6: its /64); loopback has no limit",
+    )
+    offers_per_second: float = _option(
+        5.0,
+        number(0.01, 1000),
+        "offers that one address may make in the long run, four seconds' worth at once; loopback has no limit",
+    )
+    connect_timeout: float = _option(15.0, number(0.1, 300), "seconds that a call has to connect")
+    lost_time: float = _option(
+        8.0, number(1, 300), "seconds without any packet after which a caller is taken for lost"
+    )
+    idle_time: float = _option(
+        60.0, number(1, 7 * 86400), "seconds without audio after which a call is closed"
+    )
+    max_call_time: float = _option(4 * 3600.0, number(1, 7 * 86400), "seconds after which a call is closed")
+    queue_packets: int = _option(
+        BACKLOG_PACKETS,
+        number(7, 50, whole=True),
+        "20 ms packets of a call that may wait before the oldest is dropped",
+    )
+    ice_servers: tuple[IceServer, ...] = _option(
+        (),
+        IceServer.parse,
+        "STUN or TURN server, stun:HOST:PORT or turn:USER:PASSWORD@HOST:PORT; repeatable. Arguments can be seen "
+        "in the list of processes: passwords are better off in PERCEPNET_ICE_SERVERS or --turn-secret-file",
+    )
+    turn_secret_file: Path | None = _option(
+        None,
+        Path,
+        "secret shared with the TURN servers that are given without a user, for passwords of limited time "
+        "(coturn: use-auth-secret); or in PERCEPNET_TURN_SECRET",
+    )
+    turn_secret: str | None = _secret(None)
+    advertise_address: str | None = _option(
+        None, address, "address that callers reach, where this host has another (1:1 NAT)"
+    )
+    udp_ports: range | None = _option(None, ports, "UDP ports for calls, LOW-HIGH; none: any")
+    workers: int = _option(
+        available_cores(),
+        number(1, 256, whole=True),
+        "processes that share the calls; 1 serves without anything in front",
+    )
+    drain_time: float = _option(
+        10.0,
+        number(0, 86400),
+        "seconds that calls may go on after SIGTERM or SIGINT; a second one closes them at once",
+    )
+    opus_bitrate: int = _option(
+        64_000,
+        number(LOWEST_BITRATE, HIGHEST_BITRATE, whole=True),
+        "bits per second of Opus at most, both ways",
+    )
+    opus_stereo: bool = _option(
+        False, switch, "on or off: Opus in stereo, both channels the same, where asked for"
+    )
+    opus_fec: bool = _option(
+        False, switch, "on or off: Opus carries a copy of the packet before, at almost three times the cost"
+    )
+    opus_dtx: bool = _option(False, switch, "on or off: Opus sends no packets in pauses")
 
     @property
     def opus(self) -> OpusOptions:
@@ -91,20 +139,22 @@ class Config:
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """Add an argument for each option; those not given stay out of the namespace."""
+        """Add an argument for each option that is no secret; those not given stay out of the namespace."""
         for option in fields(cls):
-            name = "ice-server" if option.name == "ice_servers" else option.name.replace("_", "-")
+            if "parse" not in option.metadata:
+                continue
+            name = option.name.replace("_", "-").removesuffix("s" if _is_repeatable(option) else "")
             shown = "none" if option.default in (None, ()) else option.default
             if isinstance(shown, bool):
                 shown = "on" if shown else "off"
             parser.add_argument(
                 f"--{name}",
                 dest=option.name,
-                type=_for_argparse(_OPTIONS[option.name].parse),
-                action="append" if option.name == "ice_servers" else "store",
+                type=_for_argparse(option.metadata["parse"]),
+                action="append" if _is_repeatable(option) else "store",
                 default=argparse.SUPPRESS,
                 metavar=name.rpartition("-")[2].upper(),
-                help=f"{_OPTIONS[option.name].help} (default: {shown})",
+                help=f"{option.metadata['help']} (default: {shown})",
             )
 
     @classmethod
@@ -113,65 +163,32 @@ class Config:
     ) -> Self:
         """Options given as arguments, else in the environment, else the defaults.
 
-        Raises ``ValueError`` that names the variable and what is allowed. ``PERCEPNET_ICE_SERVERS`` holds
-        any number of servers with spaces between; passwords are safer there than in the list of processes.
+        Raises ``ValueError`` that names the variable and what is allowed. Variables of options that may be
+        given several times hold any number of values with spaces between.
         """
         values: dict[str, Any] = {}
         for option in fields(cls):
             variable = ENVIRONMENT_PREFIX + option.name.upper()
-            parse = _OPTIONS[option.name].parse
+            parse = option.metadata.get("parse", str)
             if hasattr(arguments, option.name):
                 given = getattr(arguments, option.name)
-                values[option.name] = tuple(given) if option.name == "ice_servers" else given
+                values[option.name] = tuple(given) if _is_repeatable(option) else given
             elif variable in environment:
                 text = environment[variable]
                 try:
-                    several = option.name == "ice_servers"
-                    values[option.name] = tuple(map(parse, text.split())) if several else parse(text)
+                    values[option.name] = (
+                        tuple(map(parse, text.split())) if _is_repeatable(option) else parse(text)
+                    )
                 except ValueError as error:
                     raise ValueError(f"{variable}: {error}") from None
         return cls(**values)
 
 
-_OPTIONS: Final[Mapping[str, _Option]] = {
-    "host": _Option(str, "address to listen on"),
-    "port": _Option(_number(0, 65535, whole=True), "port to listen on; 0 takes any that is free"),
-    "model": _Option(Path, "model file (.onnx) in place of the one in the package"),
-    "max_calls": _Option(
-        _number(1, 1024, whole=True),
-        "calls at the same time, shared by all workers, whatever the machine carries",
-    ),
-    "rated_calls": _Option(
-        _number(1, 1024, whole=True),
-        "calls of one worker that are enhanced in time; further ones are refused; none: measured at start",
-    ),
-    "connect_timeout": _Option(_number(0.1, 300), "seconds that a call has to connect"),
-    "max_call_time": _Option(_number(1, 7 * 86400), "seconds after which a call is closed"),
-    "queue_packets": _Option(
-        _number(7, 50, whole=True), "20 ms packets of a call that may wait before the oldest is dropped"
-    ),
-    "ice_servers": _Option(
-        IceServer.parse, "STUN or TURN server, stun:HOST:PORT or turn:USER:PASSWORD@HOST:PORT; repeatable"
-    ),
-    "workers": _Option(
-        _number(1, 256, whole=True), "processes that share the calls; 1 serves without anything in front"
-    ),
-    "drain_time": _Option(
-        _number(0, 86400),
-        "seconds that calls may go on after SIGTERM or SIGINT; a second one closes them at once",
-    ),
-    "opus_bitrate": _Option(
-        _number(LOWEST_BITRATE, HIGHEST_BITRATE, whole=True), "bits per second of Opus at most, both ways"
-    ),
-    "opus_stereo": _Option(_switch, "on or off: Opus in stereo, both channels the same, where asked for"),
-    "opus_fec": _Option(
-        _switch, "on or off: Opus carries a copy of the packet before, at almost three times the cost"
-    ),
-    "opus_dtx": _Option(_switch, "on or off: Opus sends no packets in pauses"),
-}
+def _is_repeatable(option: Field[Any]) -> bool:
+    return isinstance(option.default, tuple)
 
 
-def _for_argparse(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+def _for_argparse(parse: Parse) -> Parse:
     """argparse shows the text of its own error only."""
 
     def convert(text: str) -> Any:

@@ -7,34 +7,38 @@ here. What a worker answers is passed on as it is: status, headers and body.
 import asyncio
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from .api import LARGEST_BODY, PAGE, add_headers, errors_as_json, file, no_call, page, problem
+from .access import public
+from .api import CONFIG, PAGE, file, ice, no_call, page
 from .config import Config
+from .edge import CALLER_HEADER, admitted, application, body
 from .figures import process_figures
+from .problems import problem
 from .worker import Worker
 from .workers import Workers
 
 HOP_BY_HOP: Final = {"Connection", "Content-Length", "Date", "Keep-Alive", "Server", "Transfer-Encoding"}
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 GATHERING_TIME: Final = 2.0  # s that a worker has to tell of its state
 STARTING_TIME: Final = 2  # s after which a caller may find a worker that was not there
 
-CONFIG: Final = web.AppKey("config", Config)
 WORKERS: Final = web.AppKey("workers", Workers)
 routes = web.RouteTableDef()
 
 
 def create_front(config: Config, workers: Workers, folder: Path) -> web.Application:
     """The front of ``workers``; the page's files are in ``folder``."""
-    app = web.Application(client_max_size=LARGEST_BODY, middlewares=[errors_as_json])
+    app = application(config, workers.calls_of)
     app[CONFIG], app[WORKERS], app[PAGE] = config, workers, folder
-    app.on_response_prepare.append(add_headers)
-    app.add_routes([web.get("/", page), *routes, web.get("/{path:.+}", file)])
+    app.add_routes([web.get("/", page), web.get("/config", ice), *routes, web.get("/{path:.+}", file)])
     return app
 
 
@@ -44,14 +48,21 @@ async def offer(request: web.Request) -> web.Response:
     if workers.draining:
         after = math.ceil(request.app[CONFIG].drain_time)
         raise problem(web.HTTPServiceUnavailable, "the server is ending", retry_after=after)
-    body = await request.read()
+    with admitted(request) as caller:
+        return await _offered(request, caller)
+
+
+async def _offered(request: web.Request, caller: str) -> web.Response:
+    """The answer of the first worker, from the least loaded on, that takes the call; else the last refusal."""
+    workers = request.app[WORKERS]
+    content = await body(request)
     tried: list[Worker] = []
     refusal: web.Response | None = None
     while (worker := workers.least_loaded(without=tried)) is not None:
         tried.append(worker)
         worker.offers += 1
         try:
-            answer = await _passed_on(request, worker, body)
+            answer = await _passed_on(request, worker, content, {CALLER_HEADER: caller})
         except (aiohttp.ClientError, TimeoutError):
             continue  # if it had opened a call already, that died with it or ends unconnected
         finally:
@@ -73,9 +84,9 @@ async def call(request: web.Request) -> web.Response:
     worker = next((worker for worker in request.app[WORKERS].live if str(worker.number) == number), None)
     if worker is None:
         raise no_call(id)
-    body = await request.read()
+    content = await body(request)
     try:
-        return await _passed_on(request, worker, body)
+        return await _passed_on(request, worker, content)
     except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):  # it has just died
         raise no_call(id) from None
     except TimeoutError:
@@ -83,32 +94,37 @@ async def call(request: web.Request) -> web.Response:
 
 
 @routes.get("/healthz")
+@public
 async def health(request: web.Request) -> web.Response:
     """200 while a worker is fine and takes calls; how full they are, and how many of how many are fine."""
     workers = request.app[WORKERS]
-    fine = [body for status, body in await _gathered(workers, "/healthz") if status == 200]
+    fine = [each for status, each in await _gathered(workers, "/healthz") if status == 200]
     state = "draining" if workers.draining else "ok" if fine else "no worker is ready"
-    body = {
+    told = {
         "status": state,
-        "calls": sum(body["calls"] for body in fine),
-        "max_calls": sum(body["max_calls"] for body in fine),
+        "calls": sum(each["calls"] for each in fine),
+        "max_calls": sum(each["max_calls"] for each in fine),
         "workers": {"fine": len(fine), "of": workers.count},
     }
-    return web.json_response(body, status=200 if state == "ok" else 503)
+    return web.json_response(told, status=200 if state == "ok" else 503)
 
 
 @routes.get("/stats")
 async def stats(request: web.Request) -> web.Response:
     """The figures of all workers that answer, and of this process."""
     found = await _gathered(request.app[WORKERS], "/stats")
-    workers = [figures for status, body in found if status == 200 for figures in body["workers"]]
+    workers = [figures for status, each in found if status == 200 for figures in each["workers"]]
     return web.json_response({"workers": workers, "front": process_figures()})
 
 
-async def _passed_on(request: web.Request, worker: Worker, body: bytes) -> web.Response:
-    headers = {"Content-Type": request.headers["Content-Type"]} if "Content-Type" in request.headers else {}
+async def _passed_on(
+    request: web.Request, worker: Worker, content: bytes, more: Mapping[str, str] = NO_HEADERS
+) -> web.Response:
+    headers = dict(more)
+    if "Content-Type" in request.headers:
+        headers["Content-Type"] = request.headers["Content-Type"]
     url = URL(request.rel_url.raw_path, encoded=True)
-    async with worker.http.request(request.method, url, data=body or None, headers=headers) as answer:
+    async with worker.http.request(request.method, url, data=content or None, headers=headers) as answer:
         kept = [(name, value) for name, value in answer.headers.items() if name.title() not in HOP_BY_HOP]
         return web.Response(status=answer.status, body=await answer.read(), headers=dict(kept))
 

@@ -1,8 +1,9 @@
 """A worker process and its parent, each as the other sees it.
 
 They hold the ends of one socket pair, with a line of JSON for a message: a worker says that it is ready, every
-second that it still is, how many calls it has, or why it failed; the parent tells it to drain or to hurry. Each
-learns of the other's death at once, however it came, because the kernel then closes the pair.
+second that it still is, how many calls it has, whose call has begun or ended, or why it failed; the parent tells it
+to drain or to hurry. Each learns of the other's death at once, however it came, because the kernel then closes the
+pair.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import logging
 import multiprocessing
 import signal
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -24,6 +26,7 @@ from percepnet.cli.processes import one_thread_each
 from .config import Config
 from .ending import ENDING_TIME, Ending
 from .heartbeat import BEAT, PATIENCE, Heartbeat
+from .loglimit import LogLimit
 
 ANSWER_TIME: Final = 15.0  # s that a worker has for a request; gathering may take 5, closing a call likewise
 
@@ -39,6 +42,7 @@ class Worker:
     ) -> None:
         self.number = number
         self.calls = 0  # as it said last
+        self.callers: Counter[str] = Counter()  # calls by the address of their callers, likewise
         self.offers = 0  # that it is answering
         self.turn = 0  # when it was given its last offer
         self.ready = False
@@ -92,6 +96,8 @@ class Worker:
                     match json.loads(line):
                         case {"calls": int(calls)}:
                             self.calls = calls
+                        case {"caller": str(caller), "began": bool(began)}:
+                            self._count(caller, began)
                         case {"failed": str(failure)}:
                             self.failure = failure
                         case {"ready": True}:
@@ -111,6 +117,11 @@ class Worker:
         await self._heartbeat.stopped()
         self.failure = f"has said nothing for {self._heartbeat.patience * BEAT:g} s and was ended"
         self.process.kill()
+
+    def _count(self, caller: str, began: bool) -> None:
+        self.callers[caller] += 1 if began else -1
+        if not self.callers[caller]:
+            del self.callers[caller]
 
     def _reap(self) -> None:
         self.process.join(
@@ -132,7 +143,7 @@ class Parent:
         return cls(*await asyncio.open_connection(sock=channel))
 
     def tell(self, **message: object) -> None:
-        """``ready=True``, ``beat=True``, ``calls=3`` or ``failed="why"``."""
+        """``ready=True``, ``beat=True``, ``calls=3``, ``caller="192.0.2.1", began=True`` or ``failed="why"``."""
         self._writer.write(json.dumps(message).encode() + b"\n")
 
     async def obey(self, ending: Ending) -> None:
@@ -153,8 +164,10 @@ class Parent:
 
 
 def log_to_stderr(level: int, who: str = "") -> None:
-    """Log lines that say ``who`` wrote them."""
+    """Log lines that say ``who`` wrote them, and not more than anybody can read."""
     logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s {who}%(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(LogLimit())
 
 
 def _log_level() -> int | None:

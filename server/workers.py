@@ -64,6 +64,10 @@ class Workers:
         """Those that are ready."""
         return [worker for worker in self._workers.values() if worker.ready]
 
+    def calls_of(self, caller: str) -> int:
+        """Calls of an address, with all of them."""
+        return sum(worker.callers[caller] for worker in self.live)
+
     def least_loaded(self, without: Collection[Worker]) -> Worker | None:
         """The one with the fewest calls; among equals, the one whose turn is longest ago."""
         chosen = min(
@@ -129,9 +133,9 @@ class Workers:
         share = self._config.max_calls // self.count + (number < self._config.max_calls % self.count)
         path = self._folder / f"{number}.{generation}"
         try:
-            worker = Worker(
-                number, replace(self._config, max_calls=share), path, self._target, self._patience
-            )
+            # Whoever comes through the front has been let in; workers have no use for tokens.
+            config = replace(self._config, max_calls=share, tokens=(), token_file=None)
+            worker = Worker(number, config, path, self._target, self._patience)
         except OSError as error:
             return f"worker {number}: {error}"
         self._workers[number] = worker

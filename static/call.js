@@ -1,19 +1,25 @@
 // One call: a stream to the server, what comes back, and the controls and figures beside it.
 
+import { authorization } from "./token.js";
+
 const CONNECT_WITHIN = 12_000; // ms
 const GATHER_WITHIN = 2_000; // ms; candidates found later are not needed to reach a server
 const LOST_AFTER = 5_000; // ms of "disconnected", which often heals by itself
+const OPTIONS = { bundlePolicy: "max-bundle" };
 const SEND_BITRATE = 96_000; // bit/s; Chromium's own 32 kbit/s costs high frequencies
 
 /** Something that the user is to read. */
 export class CallError extends Error {}
+
+/** The server wants a token, or another one. */
+export class TokenError extends CallError {}
 
 /**
  * Events: "live" (connected), "remote" (detail: MediaStream that comes back), "figures" (detail: what the
  * server says of the call), "ended" (detail: CallError, or null when stop() was called).
  */
 export class Call extends EventTarget {
-  #pc = new RTCPeerConnection({ bundlePolicy: "max-bundle" });
+  #pc = new RTCPeerConnection(OPTIONS);
   #channel = this.#pc.createDataChannel("control");
   #id = null;
   #over = false;
@@ -29,12 +35,15 @@ export class Call extends EventTarget {
     const pc = this.#pc;
     this.#listen();
     try {
+      const { iceServers } = await this.#ask("config");
+      if (this.#over) return;
+      pc.setConfiguration({ ...OPTIONS, iceServers });
       const [track] = stream.getAudioTracks();
       const { sender } = pc.addTransceiver(track, { direction: "sendrecv", streams: [stream] });
       await pc.setLocalDescription(await pc.createOffer());
       await this.#gathered();
       const { type, sdp } = pc.localDescription;
-      const answer = await this.#offer({ type, sdp, ...controls });
+      const answer = await this.#ask("offer", { type, sdp, ...controls });
       this.#id = answer.id;
       if (this.#over) return this.#hangUp();
       this.#setTimer(CONNECT_WITHIN, "The call could not be connected. A firewall may be blocking UDP.");
@@ -98,14 +107,16 @@ export class Call extends EventTarget {
     await sender.setParameters(parameters);
   }
 
-  async #offer(body) {
+  async #ask(path, body) {
     let response;
     try {
-      const headers = { "Content-Type": "application/json" };
-      response = await fetch("offer", { method: "POST", headers, body: JSON.stringify(body) });
+      const json = body && { method: "POST", body: JSON.stringify(body) };
+      const headers = { ...authorization(), ...(body && { "Content-Type": "application/json" }) };
+      response = await fetch(path, { ...json, headers });
     } catch {
       throw new CallError("The server cannot be reached.");
     }
+    if (response.status === 401) throw new TokenError("This server needs a token.");
     if (response.status === 503) throw new CallError("The server is full. Try again in a moment.");
     const answer = await response.json().catch(() => ({}));
     if (!response.ok) throw new CallError(`The server said: ${answer.error ?? response.statusText}`);
@@ -129,7 +140,7 @@ export class Call extends EventTarget {
   #hangUp() {
     if (this.#id === null) return;
     // keepalive: it is also sent when the page is being closed
-    fetch(`calls/${this.#id}`, { method: "DELETE", keepalive: true }).catch(() => {});
+    fetch(`calls/${this.#id}`, { method: "DELETE", headers: authorization(), keepalive: true }).catch(() => {});
     this.#id = null;
   }
 

@@ -1,10 +1,11 @@
 // The page: its controls, one call at a time, and the two scopes.
 
-import { Call, CallError } from "./call.js";
+import { Call, CallError, TokenError } from "./call.js";
 import { Scope } from "./scope.js";
 import { openMicrophone, openSample } from "./sources.js";
 import { palette } from "./spectrogram.js";
 import { Stats } from "./stats.js";
+import { keep, takeFromAddress } from "./token.js";
 
 const STATS_EVERY = 500; // ms
 const SAMPLE_RATE = 48_000; // Hz, so that the spectrograms reach 24 kHz
@@ -32,6 +33,8 @@ $("enabled").addEventListener("change", () => {
 $("postfilter").addEventListener("change", () => turn({ postfilter: $("postfilter").checked }));
 limit.addEventListener("input", () => turn({ attenuation_limit_db: attenuationLimit() }));
 $("listen").addEventListener("change", () => (player.muted = !$("listen").checked));
+$("token").addEventListener("change", () => keep($("token").value));
+addEventListener("hashchange", takeFromAddress);
 $("alert-close").addEventListener("click", () => ($("alert").hidden = true));
 addEventListener("pagehide", () => session?.call.stop());
 
@@ -87,6 +90,13 @@ function end(ended, error) {
   back.rest();
   show(error ? "failed" : "idle");
   if (error) say(error.message);
+  if (error instanceof TokenError) askForToken();
+}
+
+function askForToken() {
+  $("token-field").hidden = false;
+  $("token").value = "";
+  $("token").focus();
 }
 
 function turn(changes) {
@@ -164,5 +174,6 @@ function frame(now) {
 }
 
 $("legend").getContext("2d").putImageData(new ImageData(palette(), 256, 1), 0, 0);
+takeFromAddress();
 describe();
 requestAnimationFrame(frame);

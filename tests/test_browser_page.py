@@ -114,6 +114,32 @@ def test_a_refused_microphone_is_explained(server: Server) -> None:
         expect(page.get_by_role("alert")).to_be_hidden()
 
 
+def test_a_token_is_asked_for_or_taken_from_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    token = "correct+horse/battery.staple=="
+    monkeypatch.setenv("PERCEPNET_TOKENS", token)
+    with serving() as server, browsing(server.url) as browser:
+        page = browser.page
+        expect(page.locator("#token")).to_be_hidden()
+        page.click("#start")
+        expect(page.get_by_role("alert")).to_contain_text("needs a token")
+        expect(page.locator("#token")).to_be_focused()
+        page.keyboard.type(token)
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("status")).to_have_text("Live")
+        assert calls(server) == 1
+        page.click("#start")
+        expect(page.get_by_role("status")).to_have_text("Ready")
+        other = browser.context.new_page()
+        other.goto(f"{server.url}/?a=b#token={token.replace('+', '%2B')}")
+        call(other, "sample")
+        assert other.url == f"{server.url}/?a=b"
+        assert other.evaluate("[localStorage.length, document.cookie]") == [0, ""]
+        assert not any(token in url for url in browser.requested)
+        with other.expect_response(lambda response: response.request.method == "DELETE") as gone:
+            other.click("#start")
+        assert gone.value.status == 204
+
+
 def test_a_full_and_then_an_ended_server_are_explained() -> None:
     with serving("--max-calls", "1", "--drain-time", "0") as server, browsing(server.url) as browser:
         page = browser.page

@@ -36,6 +36,25 @@ def test_ice_servers_from_both() -> None:
     assert parsed(environment={"PERCEPNET_ICE_SERVERS": " ".join(written)}).ice_servers == (stun, turn)
 
 
+def test_a_password_is_in_no_error_and_no_text_of_the_options() -> None:
+    with pytest.raises(ValueError, match="ICE server must be") as error:
+        IceServer.parse("http:ann:hunter2@example.org")
+    config = parsed(environment={"PERCEPNET_TURN_SECRET": "hunter2", "PERCEPNET_TOKENS": "hunter2 hunter22"})
+    assert (config.turn_secret, config.tokens) == ("hunter2", ("hunter2", "hunter22"))
+    shown = f"{error.value} {config!r} {IceServer('turn:example.org', 'ann', 'hunter2')!r}"
+    assert "hunter2" not in shown
+
+
+def test_options_of_public_hosts() -> None:
+    config = parsed(
+        *("--udp-ports", "40000-40099", "--advertise-address", "192.0.2.1", "--trust-forwarded", "::1"),
+        environment={"PERCEPNET_ALLOW_ORIGINS": "https://a.example http://localhost:3000"},
+    )
+    assert (len(config.udp_ports or ()), config.advertise_address) == (100, "192.0.2.1")
+    assert config.allow_origins == ("https://a.example", "http://localhost:3000")
+    assert [str(network) for network in config.trust_forwarded] == ["::1/128"]
+
+
 def test_options_of_opus() -> None:
     config = parsed("--opus-fec", "on", "--opus-bitrate", "32000", environment={"PERCEPNET_OPUS_DTX": "on"})
     assert config.opus == OpusOptions(bitrate=32_000, fec=True, dtx=True, stereo=False)
@@ -55,13 +74,24 @@ def test_options_of_opus() -> None:
         ("ice-server", "example.org"),
         ("opus-bitrate", "5999"),
         ("opus-fec", "yes"),
+        ("access", "closed"),
+        ("allow-origin", "https://example.org/page"),
+        ("trust-forwarded", "10.0.0.1/8"),
+        ("advertise-address", "example.org"),
+        ("udp-ports", "5000"),
+        ("udp-ports", "6000-5000"),
+        ("idle-time", "0"),
     ],
 )
 def test_a_bad_value_is_named(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parsed(f"--{option}", value)
     assert value in capsys.readouterr().err
-    variable = "PERCEPNET_" + option.upper().replace("-", "_") + ("S" if option == "ice-server" else "")
+    variable = (
+        "PERCEPNET_"
+        + option.upper().replace("-", "_")
+        + ("S" if option in ("ice-server", "allow-origin") else "")
+    )
     with pytest.raises(ValueError, match=variable):
         parsed(environment={variable: value})
 
@@ -71,6 +101,9 @@ def test_every_option_has_an_argument_with_help_and_cannot_change(capsys: pytest
         parsed("--help")
     shown = capsys.readouterr().out
     for option in fields(Config):
+        if option.name in ("tokens", "turn_secret"):  # secrets come from the environment or a file
+            assert "--" + option.name.replace("_", "-") + " " not in shown
+            continue
         assert "--" + option.name.replace("_", "-").removesuffix("s") in shown
     with pytest.raises(FrozenInstanceError):
         Config().port = 1  # type: ignore[misc]

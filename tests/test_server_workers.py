@@ -16,9 +16,11 @@ from typing import Any
 import aiohttp
 import numpy as np
 import pytest
+from aiohttp import web
 from aiortc import RTCConfiguration, RTCPeerConnection
 from calling import PACKET, TIMEOUT, packets, serving, until
 
+from server import app
 from server import heartbeat as heartbeat_module
 from server.config import Config
 from server.ending import Ending
@@ -285,6 +287,20 @@ async def test_no_worker_outlives_its_parent(tmp_path: Path) -> None:
         await until(lambda: not any(map(there, pids)), "the workers are gone")
         await until(lambda: caller.connection.connectionState == "closed", "the caller knows")
         await until(lambda: not sockets.exists(), "their sockets are gone")
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost: x\r\nX-"])
+async def test_a_connection_without_a_request_is_not_kept(
+    said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "IDLE_TIME", 0.5)
+    page = web.Application()
+    async with app._listening(page, Config(port=0)) as runner:
+        reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
+        writer.write(said)
+        async with asyncio.timeout(TIMEOUT):
+            assert await reader.read() == b""
+        writer.close()
 
 
 async def test_a_server_whose_workers_cannot_start_says_why(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ from percepnet.bench import machine
 from percepnet.cli import FAILURE, INTERRUPTED
 from percepnet.cli.options import within
 from percepnet.cli.progress import add_quiet, progress_bar
+from server import secretfile
 from server.app import static_folder
 from server.loadtest import summary
 from server.loadtest.callers import News
@@ -82,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     server = parser.add_argument_group("server")
+    add_token(server)
     server.add_argument("--pid", type=int, help="its process, to be looked at where it has no /stats")
     server.add_argument(
         "--compare",
@@ -122,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
         control_channel=args.control_channel,
         processes=args.processes,
         seed=args.seed,
+        token=token(args.token_file),
     )
 
     def measure(load: Load, watch: Watch | None) -> Run:
@@ -137,10 +141,11 @@ def run(args: argparse.Namespace) -> int:
         found["comparison"] = compare(servers, args.calls, one)
         found["steps"] = found["comparison"].pop("steps")
     else:
-        watch = watcher(args.url, args.pid)
+        watch = watcher(args.url, args.pid, load.token)
         if watch is None:
             print(
-                "percepnet: the server has no /stats; give --pid to see what calls cost it", file=sys.stderr
+                "percepnet: the server shows no /stats without a token; give one, or --pid, to see what calls cost it",
+                file=sys.stderr,
             )
         if load.repeat:
             load = replace(load, calls=args.calls[0])
@@ -172,6 +177,26 @@ def shown(load: Load, speech: Speech, watch: Watch | None, *, quiet: bool) -> Ru
             bar.update(min(seconds, bar.total or 0) - bar.n)
 
         return run_load(load, speech, watch, progress)
+
+
+def add_token(parser: argparse._ActionsContainer) -> None:
+    """``--token-file``."""
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="the first line has the token that the server asks for; or in PERCEPNET_TOKEN",
+    )
+
+
+def token(path: Path | None) -> str | None:
+    """The first of a file, else that of the environment, if there is one."""
+    if path is None:
+        return os.environ.get("PERCEPNET_TOKEN")
+    tokens = [token for _, token in secretfile.read(path)]
+    if not tokens:
+        raise ValueError(f"no token is in {path}")
+    return tokens[0]
 
 
 def _text(found: dict[str, Any]) -> str:

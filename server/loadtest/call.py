@@ -23,6 +23,7 @@ LEAST_HEARD: Final = (
     3 * SAMPLE_RATE
 )  # samples of what comes back, without which audio is too short to be recognised
 LEARNING: Final = SAMPLE_RATE  # at their beginning: the network has heard too little to judge it
+REFUSALS: Final = (429, 503)  # status
 CONNECT_TIME: Final = 15.0  # s from the offer to the first packet
 STEADY: Final = (
     4  # of so many callers (not of a single one) one never toggles: it shows whether calls are enhanced
@@ -31,7 +32,7 @@ STEADY: Final = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CallResult:
-    """What became of a call. ``outcome``: ok, refused (503), failed (never connected), broken (ended early)."""
+    """What became of a call. ``outcome``: ok, refused (429, 503), failed (never connected), broken (ended early)."""
 
     caller: int
     number: int  # of the caller's calls
@@ -128,7 +129,7 @@ class MeasuredCall:
             await self._talk(http, line, self._began + seconds, chance)
         except Refused as error:
             self.refusal, self._reason = error, str(error)
-            self.outcome = "refused" if error.status == 503 else "failed"
+            self.outcome = "refused" if error.status in REFUSALS else "failed"
         except TimeoutError:
             self._reason = f"no answer within {CONNECT_TIME:g} s"
             self.outcome = "broken" if self.live else "failed"

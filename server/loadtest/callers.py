@@ -12,6 +12,8 @@ from typing import Any, Final, TypeVar
 
 import aiohttp
 
+from server.access import headers
+
 from .call import CONNECT_TIME, MeasuredCall
 from .line import happens
 from .options import Load
@@ -52,8 +54,10 @@ class Callers:
 
     async def run(self, begin: float) -> None:
         """All their calls; the first caller of all begins at ``begin``, s of ``time.monotonic()``."""
+        connector = aiohttp.TCPConnector(limit=0)
+        token = headers(self._load.token)
         async with (
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=ANSWER_TIME) as http,
+            aiohttp.ClientSession(connector=connector, timeout=ANSWER_TIME, headers=token) as http,
             asyncio.TaskGroup() as group,
         ):
             for caller in self._numbers:

@@ -20,7 +20,7 @@ from server.weather.relay import Relay
 
 
 class Refused(ConnectionError):
-    """The server has answered an offer with an error; ``retry_after`` (s) as it said, for status 503."""
+    """The server has answered an offer with an error; ``retry_after`` (s) as it said, for 429 and 503."""
 
     def __init__(self, status: int, reason: str, retry_after: float | None) -> None:
         super().__init__(f"the server said {status}: {reason}")

@@ -1,6 +1,6 @@
 """What a load test shall do."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from server.weather.conditions import Weather
 
@@ -27,6 +27,7 @@ class Load:
     control_channel: bool = False  # callers open the data channel, as the page does, and get live figures
     processes: int = 1
     seed: int = 1
+    token: str | None = field(default=None, repr=False)  # that the server asks for
 
     @property
     def ramp_time(self) -> float:

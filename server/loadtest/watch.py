@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from server.access import headers
+
 ANSWER_TIME: Final = 2.0  # s that GET /stats may take
 HELD: Final = ("cpu_s", "rss_bytes", "fds", "threads", "tasks")  # by every process of the server
 CARRIED: Final = ("calls", "rated_calls", "shed", "refused")  # by its workers
@@ -46,19 +48,20 @@ class Sample:
 Watch = Callable[[], Sample | None]  # None where there is no answer at the moment
 
 
-def watcher(url: str, pid: int | None = None) -> Watch | None:
+def watcher(url: str, pid: int | None = None, token: str | None = None) -> Watch | None:
     """Through ``GET /stats`` of ``url``, else through /proc for the tree of ``pid``; None where neither works."""
-    if from_stats(url) is not None:
-        return lambda: from_stats(url)
+    if from_stats(url, token) is not None:
+        return lambda: from_stats(url, token)
     if pid is not None and from_proc([pid]) is not None:
         return lambda: from_proc([pid])
     return None
 
 
-def from_stats(url: str) -> Sample | None:
+def from_stats(url: str, token: str | None = None) -> Sample | None:
     """What ``GET /stats`` says, summed up over the workers and the process before them, where there is one."""
     try:
-        with urllib.request.urlopen(url.rstrip("/") + "/stats", timeout=ANSWER_TIME) as response:
+        request = urllib.request.Request(url.rstrip("/") + "/stats", headers=headers(token))
+        with urllib.request.urlopen(request, timeout=ANSWER_TIME) as response:
             body = json.load(response)
         workers: list[dict[str, Any]] = body["workers"]
         processes = [*workers, *([body["front"]] if body.get("front") else [])]

@@ -1,0 +1,95 @@
+"""What stands between the network and the routes: the same before one process and before several workers."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from aiohttp import web
+
+from .access import Tokens, needs_token
+from .addresses import FORWARDED, AddressLimits, TooMany, caller_of
+from .config import Config
+from .origins import headers_for, leave
+from .problems import errors_as_json, problem
+
+LARGEST_BODY: Final = 64 * 1024  # bytes
+BODY_TIME: Final = 10.0  # s that a body may take to come
+IDLE_TIME: Final = 30.0  # s that a TCP connection may go on without a whole request
+CALLER_HEADER: Final = "X-Percepnet-Caller"  # with which the front tells a worker the caller's address
+HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'self'; media-src 'self' blob: mediastream:; img-src 'self' data: blob:; "
+        "worker-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+logger = logging.getLogger(__name__)
+
+# Address that a request comes from
+CALLER: Final[web.AppKey[Callable[[web.Request], str]]] = web.AppKey("caller")
+LIMITS: Final[web.AppKey[AddressLimits | None]] = web.AppKey("limits")
+
+
+def application(config: Config, calls_of: Callable[[str], int]) -> web.Application:
+    """One that others reach: with access control, allowed origins and limits, and without routes.
+
+    ``calls_of`` tells how many calls an address has. Raises as :meth:`Tokens.of`.
+    """
+    app = web.Application(
+        client_max_size=LARGEST_BODY,
+        middlewares=[errors_as_json, leave(config.allow_origins), needs_token(Tokens.of(config))],
+    )
+    app[CALLER] = lambda request: caller_of(request, config.trust_forwarded)
+    app[LIMITS] = AddressLimits(config.max_calls_per_address, config.offers_per_second, calls_of)
+    app.on_response_prepare.append(_add_headers)
+    app.on_response_prepare.append(headers_for(config.allow_origins))
+    return app
+
+
+def application_behind_front() -> web.Application:
+    """One that only the front reaches, which has let in whoever comes here."""
+    app = web.Application(client_max_size=LARGEST_BODY, middlewares=[errors_as_json])
+    app[CALLER] = lambda request: request.headers.get(CALLER_HEADER, "")
+    app[LIMITS] = None
+    app.on_response_prepare.append(_add_headers)
+    return app
+
+
+@contextmanager
+def admitted(request: web.Request) -> Iterator[str]:
+    """Around the answering of an offer: gives the caller's address; 429 for one that has or asks too much."""
+    caller = request.app[CALLER](request)
+    limits = request.app[LIMITS]
+    if limits is None:
+        yield caller
+        return
+    try:
+        with limits.admitted(caller):
+            yield caller
+    except TooMany as error:
+        if FORWARDED in request.headers and caller == caller_of(request, ()):
+            logger.warning(
+                "%s forwards callers, but is not trusted with it: --trust-forwarded", request.remote
+            )
+        raise problem(web.HTTPTooManyRequests, str(error), retry_after=error.retry_after) from error
+
+
+async def body(request: web.Request) -> bytes:
+    """What came with a request; 408 for one that sends it drop by drop."""
+    try:
+        async with asyncio.timeout(BODY_TIME):
+            return await request.read()
+    except TimeoutError:
+        raise problem(web.HTTPRequestTimeout, f"the body has not come within {BODY_TIME:g} s") from None
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(HEADERS)
+    response.headers.setdefault("Cache-Control", "no-cache" if request.method == "GET" else "no-store")

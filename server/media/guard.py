@@ -1,0 +1,207 @@
+"""What comes from the network to a call's sockets, before aioice and aiortc see it.
+
+aioice hands on what anybody sends, into a queue without bound, and aiortc's reader ends, and with it the call,
+at an empty datagram. Here datagrams are told apart by their first byte (RFC 7983, 7). The caller's addresses are
+those of ICE: of the candidates in the offer, and those from which a check with the right password came. From
+elsewhere only STUN and SRTP are let in, which show by themselves whose they are, and few a second.
+"""
+
+import asyncio
+import inspect
+import logging
+import time
+from functools import partial
+from typing import Any, Final, Protocol
+
+import aioice
+import aiortc
+from aiortc import RTCDtlsTransport
+
+MADE_FOR: Final = "aiortc 1.14 to 1.16 with aioice 0.10 to 0.13"
+MOST_WAITING: Final = 512  # datagrams that aiortc has not fetched
+FROM_CALLER: Final = 600.0  # datagrams a second in the long run; audio has 50, or 400 in packets of 2.5 ms
+DTLS: Final = 100.0  # of them, DTLS: each may hold dozens of messages of a data channel, at 50 µs
+FROM_OTHERS: Final = 200.0
+BURST: Final = 2.0  # s worth of them at once, such as after the network stood still
+MOST_ADDRESSES: Final = 100  # of a caller; at each new one aioice makes checks of its own, whosever it is
+MOST_SOURCES: Final = 31  # SSRCs of a call; as many as a receiver report can name (RFC 3550, 6.4.2)
+MOST_FAULTS: Final = 1000  # of aiortc in a call; one that came without a datagram would come for ever
+SHORTEST_RTP: Final = 12  # bytes
+RTPFB: Final = 205  # packet type of feedback about RTP, and its format for what is to be sent again
+NACK: Final = 1
+_ICE: Final = {"_queue": asyncio.Queue, "_protocols": list, "_remote_candidates": list}
+_DTLS: Final = ("_recv_next", "_handle_rtp_data", "_handle_rtcp_data")
+
+Address = tuple[str, int]
+
+logger = logging.getLogger(__name__)
+
+
+class PassOn(Protocol):
+    def __call__(self, data: bytes, addr: Address) -> None: ...
+
+
+class Inbox(asyncio.Queue[Any]):
+    """A queue that never grows: when it is full what comes is dropped. The word of the end (None) always fits."""
+
+    def put_nowait(self, item: Any) -> None:
+        if item is None or self.qsize() < MOST_WAITING:
+            super().put_nowait(item)
+
+
+class Allowance:
+    """A token bucket: ``rate`` a second."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._left = rate * BURST
+        self._then = time.monotonic()
+
+    def take(self, now: float) -> bool:
+        self._left = min(self._rate * BURST, self._left + (now - self._then) * self._rate)
+        self._then = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class Guard:
+    """Stands before the sockets of ``ice``. Times are s of ``time.monotonic()``."""
+
+    def __init__(self, ice: aioice.Connection) -> None:
+        self.heard = self.spoken = time.monotonic()  # last datagram of the caller; last RTP packet
+        self.refused = 0  # datagrams
+        self.faults = 0  # datagrams that aiortc failed at
+        self.sources: set[bytes] = set()  # SSRCs of packets that were authentic
+        self._ice = ice
+        self._addresses: set[Address] = set()  # the caller's
+        self._caller = Allowance(FROM_CALLER)
+        self._dtls = Allowance(DTLS)
+        self._others = Allowance(FROM_OTHERS)
+
+    def came(self, pass_on: PassOn, data: bytes, addr: Address) -> None:
+        """Called for each datagram in place of ``pass_on``."""
+        now = time.monotonic()
+        if not self._is_let_in(data, (addr[0], addr[1]), now):
+            self.refused += 1
+            return
+        try:
+            pass_on(data, addr)
+        except Exception:  # one that the parser was not made for would close the socket
+            self.refused += 1
+
+    def _is_let_in(self, data: bytes, address: Address, now: float) -> bool:
+        kind = data[0] if data else 255
+        is_stun, is_rtp = kind < 4, 127 < kind < 192
+        known = address in self._addresses
+        if not (self._caller if known else self._others).take(now):
+            return False
+        if not known:
+            known = self._is_of_caller(address)
+        if is_rtp:
+            if len(data) < SHORTEST_RTP:
+                return False
+            is_rtcp = _is_rtcp(data)
+            if len(self.sources) >= MOST_SOURCES and _source(data, is_rtcp) not in self.sources:
+                return False
+            if known and not is_rtcp:
+                self.spoken = now
+        elif is_stun:
+            if not known and len(self._addresses) >= MOST_ADDRESSES:
+                return False
+        elif not (known and 19 < kind < 64 and self._dtls.take(now)):
+            return False
+        if known:
+            self.heard = now
+        return True
+
+    def _is_of_caller(self, address: Address) -> bool:
+        """Look among the candidates, which checks from new addresses add to."""
+        self._addresses = {(c._network_host, c.port) for c in self._ice._remote_candidates}
+        return address in self._addresses
+
+    def install(self, dtls: RTCDtlsTransport) -> None:
+        """Stand before the sockets that are open, and behind decryption, where sources are known to be real."""
+        self._ice._queue = Inbox()
+        for protocol in self._ice._protocols:
+            came = partial(self.came, protocol.datagram_received)
+            protocol.datagram_received = came  # type: ignore[method-assign]
+        receive, rtp, rtcp = dtls._recv_next, dtls._handle_rtp_data, dtls._handle_rtcp_data
+
+        async def guarded_receive() -> None:
+            try:
+                await receive()
+            except ConnectionError:
+                raise
+            except (
+                Exception
+            ) as error:  # nothing that comes from outside may end the reader, and with it the call
+                self.faults += 1
+                if self.faults > MOST_FAULTS:
+                    raise
+                if self.faults == 1:
+                    logger.warning("aiortc fails at a datagram, which is dropped: %r", error)
+
+        async def noted_rtp(data: bytes, arrival_time_ms: int) -> None:
+            self.sources.add(_source(data, is_rtcp=False))
+            await rtp(data, arrival_time_ms=arrival_time_ms)
+
+        async def noted_rtcp(data: bytes) -> None:
+            self.sources.add(_source(data, is_rtcp=True))
+            if _asks_again(data):
+                self.refused += 1
+            else:
+                await rtcp(data)
+
+        dtls._recv_next = guarded_receive  # type: ignore[method-assign]
+        dtls._handle_rtp_data = noted_rtp  # type: ignore[method-assign]
+        dtls._handle_rtcp_data = noted_rtcp  # type: ignore[method-assign]
+
+
+def install(dtls: RTCDtlsTransport) -> Guard | None:
+    """Put a :class:`Guard` before the transport of a connection that has gathered its candidates.
+
+    Returns None, with a warning, where aiortc or aioice is not built as it must be for that; a call is then as
+    open as aiortc leaves it.
+    """
+    ice = getattr(dtls.transport, "_connection", None)
+    missing = [name for name in _ICE if not isinstance(getattr(ice, name, None), _ICE[name])]
+    missing += [name for name in _DTLS if not inspect.iscoroutinefunction(getattr(dtls, name, None))]
+    protocols = getattr(ice, "_protocols", [])
+    if not all(callable(getattr(protocol, "datagram_received", None)) for protocol in protocols):
+        missing.append("datagram_received")
+    if missing:
+        logger.warning(
+            "aiortc %s with aioice %s is not built like %s, which our guard was made for (no %s): it does without",
+            aiortc.__version__,
+            aioice.__version__,
+            MADE_FOR,
+            ", ".join(missing),
+        )
+        return None
+    assert ice is not None
+    guard = Guard(ice)
+    guard.install(dtls)
+    return guard
+
+
+def _is_rtcp(data: bytes) -> bool:
+    return 192 <= data[1] <= 223  # RFC 5761, 4
+
+
+def _asks_again(data: bytes) -> bool:
+    """Whether a generic NACK is among RTCP packets (RFC 4585, 6.2.1), which no answer for audio agrees to.
+
+    aiortc would send again all that it names, which is 5000 packets for one.
+    """
+    at = 0
+    while at + 4 <= len(data):
+        if data[at + 1] == RTPFB and data[at] & 31 == NACK:
+            return True
+        at += 4 + 4 * int.from_bytes(data[at + 2 : at + 4], "big")
+    return False
+
+
+def _source(data: bytes, is_rtcp: bool) -> bytes:
+    return data[4:8] if is_rtcp else data[8:12]

@@ -1,0 +1,19 @@
+"""Secrets in files: unlike arguments they are seen by nobody else, and unlike variables by no child process."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Final
+
+OTHERS: Final = 0o077  # permissions that are none of the owner's
+
+logger = logging.getLogger(__name__)
+
+
+def read(path: Path) -> list[tuple[int, str]]:
+    """The secrets, one a line, and the numbers of their lines; blank lines and those that begin with # are none."""
+    with path.open(encoding="utf-8", errors="surrogateescape") as file:
+        if os.fstat(file.fileno()).st_mode & OTHERS:
+            logger.warning("%s can be read by others: chmod 600 would keep what is in it secret", path)
+        lines = [line.strip() for line in file]
+    return [(n, line) for n, line in enumerate(lines, 1) if line and not line.startswith("#")]

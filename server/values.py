@@ -1,0 +1,96 @@
+"""How the texts of the server's options are read; each error names the value and what is allowed."""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Self, TypeAlias
+from urllib.parse import unquote
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+ORIGIN: Final = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d{1,5})?")  # RFC 6454, 6.2
+
+
+@dataclass(frozen=True, slots=True)
+class IceServer:
+    """A STUN or TURN server. Written ``stun:host:port`` or ``turn:user:password@host:port``."""
+
+    url: str
+    username: str | None = None
+    credential: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        scheme, _, rest = text.partition(":")
+        account, at, host = rest.rpartition("@")
+        if scheme not in ("stun", "turn", "turns") or not host:
+            # Not the text, which may hold a password: errors are shown and logged.
+            shown = f"{scheme}:…" if at else repr(text)
+            raise ValueError(f"ICE server must be stun:HOST or turn:USER:PASSWORD@HOST, not {shown}")
+        if not at:
+            return cls(text)
+        username, _, credential = account.partition(":")
+        return cls(f"{scheme}:{host}", unquote(username), unquote(credential))
+
+
+def number(low: float, high: float, whole: bool = False) -> Callable[[str], float]:
+    """A converter that allows ``low`` to ``high``."""
+
+    def parse(text: str) -> float:
+        try:
+            value = int(text) if whole else float(text)
+        except ValueError:
+            raise ValueError(f"must be a {'whole ' if whole else ''}number, not {text!r}") from None
+        if not low <= value <= high:
+            raise ValueError(f"must be {low:g}…{high:g}, not {text}")
+        return value
+
+    return parse
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """A converter that allows ``words``."""
+
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"must be {', '.join(words[:-1])} or {words[-1]}, not {text!r}")
+        return text
+
+    return parse
+
+
+def switch(text: str) -> bool:
+    return one_of("on", "off")(text) == "on"
+
+
+def origin(text: str) -> str:
+    """As a browser writes it, without a path: ``https://example.org`` or ``http://localhost:3000``."""
+    if not ORIGIN.fullmatch(text):
+        raise ValueError(f"an origin must be like https://example.org or http://localhost:3000, not {text!r}")
+    return text
+
+
+def address(text: str) -> str:
+    """An IP address in its shortest form."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError(f"must be an IPv4 or IPv6 address, not {text!r}") from None
+
+
+def network(text: str) -> Network:
+    """An IP address, or a network such as ``10.0.0.0/8``."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        raise ValueError(f"must be an IP address or a network like 10.0.0.0/8, not {text!r}") from None
+
+
+def ports(text: str) -> range:
+    """``LOW-HIGH``, both included."""
+    match = re.fullmatch(r"(\d{1,5})-(\d{1,5})", text)
+    low, high = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 0 < low <= high < 65536:
+        raise ValueError(f"must be LOW-HIGH with ports 1…65535, such as 40000-40999, not {text!r}")
+    return range(low, high + 1)

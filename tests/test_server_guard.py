@@ -1,0 +1,210 @@
+"""What strangers and a broken caller send to a call's sockets, and callers that fall silent."""
+
+import asyncio
+import contextlib
+import random
+import secrets
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import aioice.ice
+import numpy as np
+import pytest
+from aiortc.rtp import RtcpRrPacket, RtcpRtpfbPacket
+from aiortc.sdp import SessionDescription
+from calling import Server, packets, serving, until
+from fuzz_datagrams import binding
+
+from server.calls import MOST_CHANNELS
+from server.loadtest.caller import Caller
+from server.loadtest.wire import Tape, Wire
+from server.media import guard
+
+SILENCE = np.zeros(960, np.int16)
+
+
+async def report(server: Server, caller: Caller) -> Any:
+    return await (await server.http.get(f"/calls/{caller.id}")).json()
+
+
+@contextlib.contextmanager
+def stranger(caller: Caller) -> Iterator[Any]:
+    """A function that sends to the server's port of the call from another address than the caller's."""
+    session = SessionDescription.parse(caller.connection.remoteDescription.sdp)
+    host = next(c for c in session.media[0].ice_candidates if ":" not in c.ip)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        yield lambda data: sock.sendto(data, (host.ip, host.port))
+
+
+async def test_no_datagram_of_a_stranger_ends_a_call() -> None:
+    rtp = bytes([128, 96]) + secrets.token_bytes(60)
+    goodbye = bytes.fromhex("15fefd00000000000000050002" + "0100")  # DTLS alert: close_notify, in the clear
+    hostile = [
+        b"",
+        b"\x80",
+        b"\x80\xc8",
+        rtp,
+        goodbye,
+        b"\x00",
+        b"\x00\x01\xff\xff" + bytes(16),
+        b"\xff" * 60,
+    ]
+    async with serving() as server, Caller(server.url, SILENCE) as caller:
+        with stranger(caller) as send:
+            for data in hostile:
+                send(data)
+                await packets(caller, 2)
+            before = await report(server, caller)
+            for _ in range(2000):
+                send(rtp)
+            await until(
+                lambda: caller_guard(server).refused > before["packets"]["refused"], "the flood is refused"
+            )
+        await packets(caller, 5)
+        after = await report(server, caller)
+        assert after["state"] == "connected"
+        assert after["packets"]["undecodable"] == 0
+        assert caller_guard(server).faults == 0
+
+
+def caller_guard(server: Server) -> guard.Guard:
+    (call,) = server.calls._calls.values()
+    assert call._guard is not None
+    return call._guard
+
+
+async def test_nothing_that_comes_makes_the_reader_of_a_call_end() -> None:
+    """Where aiortc fails at a datagram of its own peer."""
+    async with serving() as server, Caller(server.url, SILENCE) as caller:
+        dtls = caller.transceiver.sender.transport
+        await packets(caller, 2)
+        await dtls.transport._send(b"")
+        (call,) = server.calls._calls.values()
+        theirs = call._connection.getTransceivers()[0].receiver.transport
+        router, theirs._rtp_router = theirs._rtp_router, None  # whatever comes now is a fault
+        await until(lambda: caller_guard(server).faults > 3, "faults are counted")
+        assert (await report(server, caller))["state"] == "connected"
+        theirs._rtp_router = router
+
+
+async def test_a_caller_has_no_more_sources_than_a_report_can_name() -> None:
+    async with serving() as server, Caller(server.url, SILENCE) as caller:
+        dtls = caller.transceiver.sender.transport
+        await packets(caller, 2)
+        for number in range(300):
+            header = bytes([128, 96, 0, 1]) + bytes(4) + (number + 1).to_bytes(4, "big")
+            await dtls._send_rtp(header + b"\xf8\xff\xfe")
+        await until(lambda: caller_guard(server).refused > 200, "the others are refused")
+        assert len(caller_guard(server).sources) == guard.MOST_SOURCES
+        await packets(caller, 5)
+    # It gives back all it held: aiortc's reports would have failed at so many sources, and with them its end.
+    await until(lambda: not len(server.calls), "the call is freed")
+
+
+async def test_a_caller_cannot_have_packets_without_end_sent_again() -> None:
+    async with serving() as server, Caller(server.url, SILENCE) as caller:
+        dtls, tape = caller.transceiver.sender.transport, Tape()
+        Wire(caller.transceiver, tape)
+        await packets(caller, 20)
+        last = caller.transceiver.receiver.getSynchronizationSources()[0].source
+        nack = RtcpRtpfbPacket(fmt=1, ssrc=1, media_ssrc=last, lost=list(range(0, 65536, 17))[:250])
+        report = RtcpRrPacket(ssrc=1, reports=[])
+        for data in (bytes(nack), bytes(report) + bytes(nack)):
+            await dtls._send_rtp(data)
+        await until(lambda: caller_guard(server).refused >= 2, "they are refused")
+        await dtls._send_rtp(bytes(report))
+        await packets(caller, 5)
+        assert len(tape.came.times) == len(set(tape.came.times))  # each has come once
+        assert caller_guard(server).refused == 2
+
+
+async def test_a_caller_cannot_make_the_server_send_checks_to_addresses_without_end() -> None:
+    """Its checks may come, or seem to come, from anywhere."""
+    async with serving() as server, Caller(server.url, SILENCE) as caller:
+        ice = caller.transceiver.sender.transport.transport._connection
+        username = f"{ice.remote_username}:{ice.local_username}"
+        (call,) = server.calls._calls.values()
+        known = call._connection.getTransceivers()[0].receiver.transport.transport._connection
+        for number in range(5 * guard.MOST_ADDRESSES):  # half of them are no requests
+            with stranger(caller) as send:
+                send(binding(random.Random(number), username, ice.remote_password))
+            await asyncio.sleep(0)
+        await until(lambda: caller_guard(server).refused > guard.MOST_ADDRESSES, "others are refused")
+        assert 50 < len(known._remote_candidates) <= guard.MOST_ADDRESSES
+        assert (await report(server, caller))["state"] == "connected"
+
+
+async def test_a_caller_that_opens_data_channels_without_end_is_hung_up_on() -> None:
+    async with serving() as server, Caller(server.url, SILENCE) as caller:
+        for number in range(MOST_CHANNELS - 1):
+            caller.connection.createDataChannel(str(number))
+        await packets(caller, 10)
+        assert len(server.calls) == 1
+        caller.connection.createDataChannel("one more")
+        await until(lambda: not len(server.calls), "the call is freed")
+
+
+def test_what_waits_is_bounded_and_the_end_is_told() -> None:
+    inbox = guard.Inbox()
+    for number in range(guard.MOST_WAITING * 2):
+        inbox.put_nowait((bytes(number), 1))
+    inbox.put_nowait(None)
+    assert inbox.qsize() == guard.MOST_WAITING + 1
+    assert inbox.get_nowait() == (b"", 1)
+
+
+def test_an_allowance_is_had_again_in_time() -> None:
+    allowance = guard.Allowance(10)
+    now = allowance._then
+    assert sum(allowance.take(now) for _ in range(100)) == 10 * guard.BURST
+    assert [allowance.take(now + 0.15) for _ in range(2)] == [True, False]
+    assert sum(allowance.take(now + 1000) for _ in range(100)) == 10 * guard.BURST
+
+
+async def test_a_caller_whose_socket_falls_silent_is_noticed() -> None:
+    """Long before aioice's consent checks do, which take 30 s."""
+    async with serving(lost_time=1.0) as server:
+        caller = Caller(server.url, SILENCE)
+        async with caller:
+            await packets(caller, 5)
+            assert len(server.calls) == 1
+            for protocol in caller.transceiver.sender.transport.transport._connection._protocols:
+                protocol.transport.abort()
+            assert aioice.ice.CONSENT_FAILURES * aioice.ice.CONSENT_INTERVAL == 30
+            await until(lambda: not len(server.calls), "the call is freed")
+
+
+@pytest.mark.parametrize("silent", [True, False])
+async def test_a_call_without_audio_is_closed_and_one_with_pauses_is_not(
+    silent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DTX sends a packet in 400 ms."""
+    monkeypatch.setattr(aioice.ice, "CONSENT_INTERVAL", 0.2)  # the caller is there
+    async with serving(idle_time=1.0) as server, Caller(server.url, SILENCE) as caller:
+        transport = caller.transceiver.sender.transport
+        send, number = transport._send_rtp, 0
+
+        async def seldom(data: bytes) -> None:
+            nonlocal number
+            number += 1
+            if 192 <= data[1] <= 223 or (not silent and number % 20 == 0):
+                await send(data)
+
+        transport._send_rtp = seldom  # type: ignore[method-assign]
+        if silent:
+            await until(lambda: not len(server.calls), "the call is freed")
+            assert caller.connection.connectionState in ("connected", "closed")
+        else:
+            await until(lambda: number > 150, "3 s have passed")
+            assert len(server.calls) == 1
+
+
+async def test_where_aiortc_is_not_as_expected_calls_go_on_without_a_guard(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(guard, "_DTLS", ("elsewhere",))
+    async with serving() as server, Caller(server.url, SILENCE) as caller:
+        await packets(caller, 5)
+        assert (await report(server, caller))["packets"]["refused"] is None
+    assert "no elsewhere" in caplog.text
