@@ -94,8 +94,6 @@ class Call:
         except BaseException:
             await self._free()
             raise
-        (transceiver,) = self._connection.getTransceivers()
-        self._rebinding = rebinding.install(transceiver.receiver.transport.transport)
         answer = self._connection.localDescription
         if self._encoding is not None:
             parameters = self._config.opus.fmtp(sent=self._encoding)
@@ -116,6 +114,7 @@ class Call:
         dtls = transceiver.receiver.transport
         if ports is not None and ports.exhausted and not dtls.transport.iceGatherer.getLocalCandidates():
             raise TooManyCalls(f"no UDP port of {ports} is free")
+        self._rebinding = rebinding.install(dtls.transport)
         self._guard = guard.install(dtls)
         data = self._connection.sctp
         if data is not None:

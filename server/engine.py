@@ -18,11 +18,9 @@ import asyncio
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 import numpy as np
 
@@ -30,14 +28,11 @@ from percepnet import Enhancer
 from percepnet.framing import SAMPLE_RATE, Float
 
 from .controls import Changes, Controls
-from .dry import DryLine, continued
 from .fallback import Fallback
 from .figures import BatchFigures
 from .frames import BACKLOG_PACKETS, PACKET, cut
 from .overload import WINDOW, Overload
-
-Sink: TypeAlias = Callable[[int, Float], object]
-Enhancement: TypeAlias = Literal["on", "off", "shed", "failed"]
+from .port import SILENCE_DB, Port, Result, Sink, deliver, nobody
 
 STANDSTILL: Final = (
     0.15  # s that a batch may take: ten times what it does at the rated load, and no queue is full
@@ -46,90 +41,12 @@ LONGEST_STANDSTILL: Final = 20.0  # s after which there is little hope
 WATCH_INTERVAL: Final = 0.02  # s
 MOST_DEATHS: Final = 3  # of the thread; one that dies again and again has broken the process
 BURST_STEP: Final = 0.9 * PACKET / SAMPLE_RATE  # s between packets of a burst before they count as waiting
-SILENCE_DB: Final = -120.0  # floor of the level meters
 
 logger = logging.getLogger(__name__)
 
 
 class EngineFull(Exception):
     """All streams of the engine are taken."""
-
-
-@dataclass(slots=True)
-class Figures:
-    """What a call may know of its packets in the engine. Written by the engine's thread, read by any."""
-
-    packets_in: int = 0
-    packets_out: int = 0
-    dropped: int = 0  # packets that a full queue has pushed out
-    faults: int = 0
-    degraded: bool = False  # dry audio, because the last attempt to enhance it failed
-    shed: bool = False  # dry audio, because there was no time to enhance it
-    shed_packets: int = 0
-    passed: int = 0  # packets that went past an engine that stood still
-    level_in_db: float = SILENCE_DB  # dB relative to a full-scale square wave
-    level_out_db: float = SILENCE_DB
-    batch: int = 0  # calls in the last batch
-    wait_ms: float = 0.0  # from the queue to the batch
-    step_ms: float = 0.0  # time that the batch took
-
-
-class Port:
-    """A call's place at the engine, safe from any thread.
-
-    Results come in order to ``sink(time, samples)``, in ``loop`` if one is given, else in the engine's thread.
-    """
-
-    def __init__(
-        self,
-        engine: "Engine",
-        slot: int,
-        sink: Sink,
-        controls: Controls,
-        queue_packets: int,
-        loop: asyncio.AbstractEventLoop | None,
-    ) -> None:
-        self.controls = controls
-        self.figures = Figures()
-        self.slot = slot
-        self.sink = sink
-        self.loop = loop
-        self.waiting: deque[tuple[int, Float, float, float]] = deque()  # time, samples, when queued, when due
-        self.queue_packets = queue_packets
-        self.closed = False
-        self.last_packet = -np.inf  # when the engine ended its last, s
-        self.due = -np.inf  # from when on the packet queued last counts as waiting, s
-        self.dry = DryLine(engine.latency_samples)
-        self.at_work: tuple[int, Float] | None = None  # time and dry audio of its packet in the batch
-        self.last_sample = 0.0  # that was handed over
-        self.past = False  # and its packet went past
-        self._engine = engine
-
-    @property
-    def enhancement(self) -> Enhancement:
-        """What the call gets: enhanced, or dry audio and why."""
-        if not self.controls.enabled:
-            return "off"
-        if self.figures.degraded:
-            return "failed"
-        return "shed" if self.figures.shed else "on"
-
-    def submit(self, time: int, samples: Float) -> None:
-        """Queue a packet, float32 ``[960]`` at 48 kHz; ``time`` comes back with it.
-
-        Never blocks: in a full queue the oldest packet makes room, and is counted as dropped.
-        """
-        if samples.shape != (PACKET,) or samples.dtype != np.float32:
-            raise ValueError(f"a packet is float32 [{PACKET}], not {samples.dtype} {list(samples.shape)}")
-        self._engine.submit(self, time, samples)
-
-    def set(self, changes: Changes) -> None:
-        """Turn controls; they hold from the next batch."""
-        self._engine.set(self, changes)
-
-    def close(self) -> None:
-        """Give the place back. Packets that wait are forgotten, and no result comes after this."""
-        self._engine.close(self)
 
 
 class Engine:
@@ -159,7 +76,6 @@ class Engine:
         self._shed: list[Port] = []  # in the order in which they were
         self._opened: list[Port] = []  # since the last batch
         self._turned: dict[Port, Changes] = {}  # since the last batch
-        self._results: list[tuple[Port, int, Float]] = []  # to be handed over
         self._passed: set[Port] = set()  # those of whose packets some went past, since their last batch
         self._batch_since: float | None = None  # s
         self._stands_still = False
@@ -241,7 +157,7 @@ class Engine:
                 port.waiting[0] = (time_, cut(dropped, kept), times[0], times[1])
                 port.figures.dropped += 1
             if self._stands_still:
-                self._pass(port)
+                self._pass([port])
 
     def set(self, port: Port, changes: Changes) -> None:
         with self._wake:
@@ -253,7 +169,7 @@ class Engine:
         with self._wake:
             if not port.closed:
                 port.closed = True
-                port.sink = _nobody  # the thread may keep the port until its next batch, but not the call
+                port.sink = nobody  # the thread may keep the port until its next batch, but not the call
                 port.waiting.clear()
                 port.at_work = None
                 self._passed.discard(port)
@@ -303,9 +219,7 @@ class Engine:
         except Exception:  # the calls of this batch get dry audio, all calls go on
             logger.exception("the engine failed on a batch of %d", len(batch))
             with self._wake:
-                for port, *_ in batch:
-                    if port.at_work is not None:
-                        self._pass(port)
+                self._pass(port for port, *_ in batch if port.at_work is not None)
         finally:
             with self._wake:
                 self._batch_since = None
@@ -322,6 +236,7 @@ class Engine:
         ended = self._clock()
         step_ms = (ended - began) * 1e3
         self.batches.note(len(batch), step_ms)
+        results: list[Result] = []
         with self._wake:  # or packets that go past would overtake these
             for samples, (port, time_, _, queued, _), (level_in, level_out) in zip(
                 y, batch, levels, strict=True
@@ -339,44 +254,19 @@ class Engine:
                 figures.shed_packets += figures.shed
                 figures.batch = len(batch)
                 figures.wait_ms, figures.step_ms = (began - queued) * 1e3, step_ms
-                self._results.append((port, time_, samples))
-            self._deliver()
+                results.append((port, time_, samples))
+            deliver(results)
 
-    def _deliver(self) -> None:
-        """Hand over what is in ``_results``, in order; each event loop is woken up once."""
-        by_loop: dict[asyncio.AbstractEventLoop | None, list[tuple[Port, int, Float]]] = {}
-        for port, time_, samples in self._results:
-            port.figures.packets_out += 1
-            port.last_sample = float(samples[-1])
-            by_loop.setdefault(port.loop, []).append((port, time_, samples))
-        self._results.clear()
-        for loop, packets in by_loop.items():
-            if loop is None:
-                _hand_over(packets)
-                continue
-            try:
-                loop.call_soon_threadsafe(_hand_over, packets)
-            except RuntimeError:  # the loop is closed; its calls are ending
-                logger.warning("an event loop has closed before its calls", exc_info=True)
-
-    def _pass(self, port: Port) -> None:
-        """Hand over all packets of ``port`` as dry audio, the one at work first. Under the lock."""
-        packets = [port.at_work] if port.at_work is not None else []
-        port.at_work = None
-        packets += [(time_, port.dry.push(samples)) for time_, samples, *_ in port.waiting]
-        port.waiting.clear()
-        if port in self._ready:
-            self._ready.remove(port)
-        if not packets:
-            return
-        if not port.past:
-            packets[0] = packets[0][0], continued(packets[0][1], port.last_sample)
-        port.past = True
-        self._passed.add(port)
-        port.figures.passed += len(packets)
-        port.figures.degraded = True
-        self._results += [(port, time_, samples) for time_, samples in packets]
-        self._deliver()
+    def _pass(self, ports: Iterable[Port]) -> None:
+        """Hand over all packets of ``ports`` as dry audio. Under the lock."""
+        passed: list[Result] = []
+        for port in ports:
+            if port in self._ready:
+                self._ready.remove(port)
+            if packets := port.go_past():
+                self._passed.add(port)
+                passed += packets
+        deliver(passed)
 
     def _keep_watch(self) -> None:
         while not self._watched.wait(WATCH_INTERVAL):
@@ -392,8 +282,7 @@ class Engine:
         if not self._stands_still:
             self._stands_still = True
             logger.warning("the engine stands still: %d calls get dry audio", len(self._ports))
-        for port in list(self._ports.values()):
-            self._pass(port)
+        self._pass(self._ports.values())
         if not self._thread.is_alive() and self._deaths < MOST_DEATHS:
             logger.error("the engine's thread has died; the next one begins all calls as new")
             self._deaths += 1
@@ -428,18 +317,6 @@ class Engine:
             for port in list(islice(costly, calls)):
                 self._fallback.shed(port.slot)
                 self._shed.append(port)
-
-
-def _hand_over(packets: list[tuple[Port, int, Float]]) -> None:
-    for port, time_, samples in packets:
-        try:
-            port.sink(time_, samples)
-        except Exception:
-            logger.exception("a call did not take its packet")
-
-
-def _nobody(time: int, samples: Float) -> None:
-    """Takes the packets of a closed port."""
 
 
 def _level_db(x: Float) -> Float:

@@ -1,9 +1,9 @@
 """A worker process and its parent, each as the other sees it.
 
 They hold the ends of one socket pair, with a line of JSON for a message: a worker says that it is ready, every
-second that it still is, how many calls it has, whose call has begun or ended, or why it failed; the parent tells
-it to drain or to hurry. Each learns of the other's death at once, however it came, because the kernel then closes
-the pair.
+second that it still is, how many calls it has, whose call has begun or ended, or why it failed; the parent tells it
+to drain or to hurry. Each learns of the other's death at once, however it came, because the kernel then closes the
+pair.
 """
 
 import asyncio
@@ -113,15 +113,15 @@ class Worker:
             await self.http.close()
             await asyncio.get_running_loop().run_in_executor(None, self._reap)
 
-    def _count(self, caller: str, began: bool) -> None:
-        self.callers[caller] += 1 if began else -1
-        if not self.callers[caller]:
-            del self.callers[caller]
-
     async def _end_when_it_hangs(self) -> None:
         await self._heartbeat.stopped()
         self.failure = f"has said nothing for {self._heartbeat.patience * BEAT:g} s and was ended"
         self.process.kill()
+
+    def _count(self, caller: str, began: bool) -> None:
+        self.callers[caller] += 1 if began else -1
+        if not self.callers[caller]:
+            del self.callers[caller]
 
     def _reap(self) -> None:
         self.process.join(

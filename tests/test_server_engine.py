@@ -14,9 +14,10 @@ from percepnet import Enhancer
 from percepnet.framing import LATENCY
 from percepnet.network import Network
 from server.controls import Controls
-from server.engine import Engine, EngineFull, Port
+from server.engine import Engine, EngineFull
 from server.fallback import RETRY_PACKETS, WARM_UP_PACKETS
 from server.frames import PACKET
+from server.port import Port
 
 Float = NDArray[np.float32]
 TIMEOUT = 20  # s, far above what anything here takes

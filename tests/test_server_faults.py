@@ -15,17 +15,21 @@ import aiohttp
 import aiortc.clock
 import numpy as np
 import pytest
-from calling import PACKET, TIMEOUT, Server, packets, serving
+from calling import PACKET, TIMEOUT, Server, packets, serving, until
 from numpy.typing import NDArray
 from test_server_engine import Ear, Gate, alone, delayed
 
 from percepnet.cli import main
 from percepnet.network import Network
 from server import engine as engine_module
+from server.api import CALLS, ENGINE
+from server.app import _report_life
 from server.dry import SEAM
+from server.ending import Ending
 from server.engine import MOST_DEATHS, Engine
 from server.fallback import WARM_UP_PACKETS
 from server.loadtest.caller import Caller
+from server.worker import Parent
 
 Float = NDArray[np.float32]
 AT_ONCE = 0.1  # s: of a batch, in tests that wait for the engine to stand still
@@ -112,7 +116,9 @@ def test_packets_go_past_an_engine_that_stands_still_and_calls_come_back_by_them
         ear.wait(number + 1)
     assert ear.port.enhancement == "failed"
     assert not other.heard
-    assert engine._stands_still
+    assert engine.alive
+    monkeypatch.setattr(engine_module, "LONGEST_STANDSTILL", 0.0)
+    assert not engine.alive  # it is not expected to go on any more
     assert ear.port.figures.passed == through
     assert ear.port.figures.dropped == 0
     monkeypatch.setattr(engine_module, "STANDSTILL", NEVER)
@@ -235,6 +241,37 @@ async def test_calls_go_on_through_faults_and_say_so(noisy: NDArray[np.float32])
             track = server.calls.get(caller.id)._track
             assert track is not None
             assert track.port.figures.dropped == 0
+
+
+@deadly
+async def test_a_worker_without_an_engine_keeps_its_calls_and_ends_after_the_last(
+    noisy: NDArray[np.float32],
+) -> None:
+    class Deadly(Network):
+        def __call__(self, features: Float, state: Float) -> tuple[Float, Float, Float]:
+            raise SystemExit
+
+    ours, theirs = socket.socketpair()
+    with theirs, Ending(300) as ending:
+        async with serving() as server, Caller(server.url, (noisy * 32768).astype(np.int16)) as caller:
+            engine = server.calls._engine
+            parent = await Parent.connected(ours)
+            life = asyncio.create_task(
+                _report_life(parent, {ENGINE: engine, CALLS: server.calls}, ending)  # type: ignore[arg-type]
+            )
+            engine._enhancer.network = Deadly()
+            await until(lambda: not engine.alive, "its threads have died")
+            await packets(caller, 75)
+            report = await reported(server, caller, "failed")
+            assert report["state"] == "connected"
+            assert not ending.is_told
+            await caller.hang_up()
+            async with asyncio.timeout(TIMEOUT):
+                await ending.told()
+            life.cancel()
+            await asyncio.wait([life])
+            await parent.close()
+        assert b'{"failed": "has lost its engine"}' in theirs.recv(10_000)
 
 
 async def test_a_clock_that_jumps_is_nobodys_clock(

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from percepnet.framing import LATENCY
 from server.controls import Controls
 from server.dry import DryLine
-from server.engine import Engine, Port
+from server.engine import Engine
 from server.fallback import WARM_UP_PACKETS, Fallback
 from server.frames import PACKET
 from server.overload import BOUND, LATE, QUIET, RETURN_INTERVAL
+from server.port import Port
 from server.rating import MARGIN, MEDIA_TIME, measured, rated_calls
 
 Float = NDArray[np.float32]

@@ -21,6 +21,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection
 from calling import PACKET, TIMEOUT, packets, serving, until
 
 from server import app
+from server import heartbeat as heartbeat_module
 from server.config import Config
 from server.ending import Ending
 from server.heartbeat import BEAT, Heartbeat
@@ -346,26 +347,27 @@ def hangs(number: int, config: Config, path: Path, channel: socket.socket) -> No
 
 
 async def test_a_worker_that_hangs_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
-    async with Workers(Config(), 1, hangs, patience=3) as workers:
+    async with Workers(Config(), 1, hangs, patience=2) as workers:
         await workers.start()
         (first,) = workers.live
         await until(lambda: bool(workers.live) and workers.live[0] is not first, "another one is there")
         assert first.process.exitcode == -signal.SIGKILL
         (second,) = workers.live
         await until(
-            lambda: second._heartbeat._heard > 5, "it says that it lives"
+            lambda: second._heartbeat._heard > 4, "it says that it lives"
         )  # for longer than the patience
         assert workers.live == [second]
-    assert f"worker 0 (process {first.process.pid}) has said nothing for 3 s" in caplog.text
+    assert f"worker 0 (process {first.process.pid}) has said nothing for 2 s" in caplog.text
 
 
-async def test_who_stood_still_itself_does_not_count_that_as_silence() -> None:
+async def test_who_stood_still_itself_does_not_count_that_as_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat_module, "BEAT", 0.1)
     heartbeat = Heartbeat(patience=2)
     listening = asyncio.create_task(heartbeat.stopped())
     loop = asyncio.get_running_loop()
     for _ in range(3):
         await asyncio.sleep(0)
-        time.sleep(1.5 * BEAT)  # noqa: ASYNC251 — this is what is tested
+        time.sleep(0.25)  # noqa: ASYNC251 — this is what is tested
         loop.call_soon(heartbeat.hear)  # as when what has come meanwhile is read
     assert not listening.done()
     async with asyncio.timeout(TIMEOUT):

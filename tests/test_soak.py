@@ -51,12 +51,12 @@ def test_what_was_not_seen_has_no_verdict() -> None:
 
 def test_a_soak_is_run_judged_and_drawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     report = tmp_path / "soak.html"
-    options = ["--minutes", "0.15", "--calls", "2", "--churn", "3", "--toggle", "1", "--report", str(report)]
+    options = ["--minutes", "0.13", "--calls", "2", "--churn", "5", "--toggle", "1", "--report", str(report)]
     serve = ["--server-options", "--workers 1 --rated-calls 64"]
     status = main(["soak", *options, *serve, "--json", "--quiet"])
     found = json.loads(capsys.readouterr().out)
     calls = found["load"]["overall"]["calls"]
-    assert calls["ok"] >= 3
+    assert calls["ok"] >= 2
     assert calls["failed"] == calls["broken"] == 0
     assert found["load"]["overall"]["packets"]["lost_on_purpose"] > 0
     assert found["load"]["overall"]["toggles"] > 0

@@ -95,7 +95,7 @@ def way(connection: RTCPeerConnection) -> tuple[str, str]:
 
 
 async def assert_enhanced(caller: Caller, said: NDArray[np.int16]) -> None:
-    await packets(caller, 225)
+    await packets(caller, 175)
     heard = caller.heard()
     late = lag(np.resize(said, len(heard)), heard)
     assert late is not None

@@ -84,12 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     server = parser.add_argument_group("server")
-    server.add_argument(
-        "--token-file",
-        type=Path,
-        metavar="FILE",
-        help="the first line has the token that the server asks for; or in PERCEPNET_TOKEN",
-    )
+    add_token(server)
     server.add_argument("--pid", type=int, help="its process, to be looked at where it has no /stats")
     server.add_argument(
         "--compare",
@@ -130,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
         control_channel=args.control_channel,
         processes=args.processes,
         seed=args.seed,
-        token=_token(args.token_file),
+        token=token(args.token_file),
     )
 
     def measure(load: Load, watch: Watch | None) -> Run:
@@ -170,15 +165,6 @@ def run(args: argparse.Namespace) -> int:
     return 0 if any(step["overall"]["calls"]["ok"] for step in found["steps"]) else FAILURE
 
 
-def _token(path: Path | None) -> str | None:
-    if path is None:
-        return os.environ.get("PERCEPNET_TOKEN")
-    tokens = [token for _, token in secretfile.read(path)]
-    if not tokens:
-        raise ValueError(f"no token is in {path}")
-    return tokens[0]
-
-
 def shown(load: Load, speech: Speech, watch: Watch | None, *, quiet: bool) -> Run:
     """Run ``load``, with a progress bar."""
     with progress_bar(round(load.total, 1), "s", quiet=quiet) as bar:
@@ -191,6 +177,26 @@ def shown(load: Load, speech: Speech, watch: Watch | None, *, quiet: bool) -> Ru
             bar.update(min(seconds, bar.total or 0) - bar.n)
 
         return run_load(load, speech, watch, progress)
+
+
+def add_token(parser: argparse._ActionsContainer) -> None:
+    """``--token-file``."""
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="the first line has the token that the server asks for; or in PERCEPNET_TOKEN",
+    )
+
+
+def token(path: Path | None) -> str | None:
+    """The first of a file, else that of the environment, if there is one."""
+    if path is None:
+        return os.environ.get("PERCEPNET_TOKEN")
+    tokens = [token for _, token in secretfile.read(path)]
+    if not tokens:
+        raise ValueError(f"no token is in {path}")
+    return tokens[0]
 
 
 def _text(found: dict[str, Any]) -> str:

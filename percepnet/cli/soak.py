@@ -8,7 +8,7 @@ from typing import Any
 
 from percepnet.bench import machine
 from percepnet.cli import FAILURE, INTERRUPTED
-from percepnet.cli.load import shown
+from percepnet.cli.load import add_token, shown, token
 from percepnet.cli.options import within
 from percepnet.cli.progress import add_quiet
 from server.app import static_folder
@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--server-options", type=shlex.split, default=[], metavar="TEXT", help="of the server that is started"
     )
+    add_token(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--report", type=Path, metavar="FILE", help="a page of plots (.html)")
     add_quiet(parser)
@@ -72,9 +73,10 @@ def run(args: argparse.Namespace) -> int:
             retry=True,
             control_channel=True,
             processes=args.processes,
+            token=token(args.token_file),
             seed=args.seed,
         )
-        seen = shown(load, speech, watcher(url), quiet=args.quiet)
+        seen = shown(load, speech, watcher(url, token=load.token), quiet=args.quiet)
     found: dict[str, Any] = {"machine": machine(), **judge(seen)}
     print(json.dumps(found, indent=2) if args.json else summary(found))
     if args.report:  # after the figures: where it finds no room, they are told

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from percepnet.bench import machine
 from percepnet.cli import FAILURE
-from percepnet.cli.load import ECHO
+from percepnet.cli.load import ECHO, add_token, token
 from percepnet.cli.options import within
 from percepnet.cli.progress import add_quiet, progress_bar
 from server.app import static_folder
@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--server-options", type=shlex.split, default=[], metavar="TEXT", help="of the server that is started"
     )
+    add_token(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--report", type=Path, metavar="FILE", help="a page of plots (.html)")
     add_quiet(parser)
@@ -85,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
                 seed=args.seed,
                 both_ways=args.both_ways,
                 at_once=args.at_once,
+                token=token(args.token_file),
                 progress=lambda done: bar.update(done - bar.n),
             )
     options = {"seconds": args.seconds, "seed": args.seed, "both_ways": args.both_ways}

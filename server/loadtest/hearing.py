@@ -96,7 +96,8 @@ def delays(sent: Log, lost: set[int], came: Log, late: int | None) -> Delays:
 def course(
     sent: Log, came: Log, said: Callable[[int, int], Pcm], heard: Pcm, looked_ahead: int
 ) -> list[tuple[float, float | None]]:
-    """How late the audio is in the course of a call: s of what was heard, ms; None where it is not recognised.
+    """How late the audio is in the course of a call: s of what was heard, ms; None where it is not recognised
+    or most of it did not come.
 
     For windows of 2 s, each looked for anew: a server that makes the time between words shorter or longer, to
     follow a network, is late by another amount each time. ``said(start, samples)`` gives the speech on the
@@ -110,7 +111,7 @@ def course(
         inside = (times >= start) & (times < start + WINDOW)
         late = lag(said(start - REACH, WINDOW + 2 * REACH), heard[start : start + WINDOW])
         middle = (start + WINDOW / 2) / SAMPLE_RATE
-        if late is None or not inside.any():
+        if late is None or inside.sum() < WINDOW / PACKET / 2:
             found.append((middle, None))
             continue
         came_late = float(np.median(at[inside] - times[inside] / SAMPLE_RATE)) - left

@@ -22,8 +22,10 @@ OUTCOMES: Final = ("ok", "refused", "failed", "broken")
 def result(run: Run) -> dict[str, Any]:
     """Of a whole run: ``options``, ``overall``, ``server``, ``callers``, ``over_time`` and every one of ``calls``."""
     return {
-        "options": {name: value for name, value in asdict(run.load).items() if name != "token"}
-        | {"weather": str(run.load.weather)},
+        "options": {
+            **{name: value for name, value in asdict(run.load).items() if name != "token"},
+            "weather": str(run.load.weather),
+        },
         "seconds": round(run.end - run.begin, 1),
         "interrupted": run.interrupted,
         "overall": overall(run.calls),

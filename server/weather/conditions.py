@@ -25,7 +25,7 @@ class Weather:
 
     loss: float = 0.0  # % of them
     bursts: bool = False  # loss comes in runs: the model of Gilbert and Elliott
-    jitter: float = 0.0  # ms by which each is late at most
+    jitter: float = 0.0  # ms by which each is late at most, a quarter of it on average
     reorder: float = 0.0  # % that are overtaken by others
     duplicate: float = 0.0  # % that come twice
     blackout: float = 0.0  # s from ``begin`` in which none comes

@@ -51,8 +51,9 @@ class Fates:
             share = LOST_IN_BURST if self._bad else 0.0
         if at < weather.begin + weather.blackout or loss < share:
             return Fate(())
-        longest = weather.jitter / 1000
+        # Mostly a little, now and then all of it, and what is behind comes in one burst: as queues and WLANs have it.
+        late = weather.jitter / 1000 * jitter**3
         overtaken = reorder < weather.reorder / 100
-        delay = longest * jitter + OVERTAKEN * overtaken
+        delay = late + OVERTAKEN * overtaken
         copies = (delay, delay + 0.020 * again) if duplicate < weather.duplicate / 100 else (delay,)
         return Fate(copies, overtaken)

@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 
+from server.access import headers
 from server.loadtest.call import MeasuredCall
 from server.loadtest.callers import ANSWER_TIME, run_quickly
 from server.loadtest.compare import contestants, running
@@ -36,6 +37,7 @@ def run(
     seed: int,
     both_ways: bool,
     at_once: int,
+    token: str | None = None,
     progress: Callable[[int], object] = lambda calls: None,
 ) -> list[dict[str, Any]]:
     """A result for each condition and server; ``at_once`` conditions at a time, all servers in each."""
@@ -47,13 +49,13 @@ def run(
             for name, url in addresses.items()
         ]
         # Judged when all have hung up: it would keep the callers from being on time.
-        calls = run_quickly(_calls(trials, speech))
+        calls = run_quickly(_calls(trials, speech, token))
         for trial, call in zip(trials, calls, strict=True):
             found.append(trial.result(call))
             progress(len(found))
     return found
 
 
-async def _calls(trials: Sequence[Trial], speech: Speech) -> list[MeasuredCall]:
-    async with aiohttp.ClientSession(timeout=ANSWER_TIME) as http:
+async def _calls(trials: Sequence[Trial], speech: Speech, token: str | None) -> list[MeasuredCall]:
+    async with aiohttp.ClientSession(timeout=ANSWER_TIME, headers=headers(token)) as http:
         return await asyncio.gather(*(trial.call(speech, http) for trial in trials))

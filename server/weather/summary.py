@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from server.loadtest import charts
 from server.loadtest.page import figure, render
+from server.loadtest.result import MOST_TARDY
 from server.loadtest.summary import shown
 
 COLUMNS: Final = (  # head, width
@@ -35,7 +36,9 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         cells = zip(_cells(result), COLUMNS, strict=True)
         lines.append(f"{name:<{first}}" + "".join(f"{cell:>{width}}" for cell, (_, width) in cells))
     reasons = {f"{result['server_name']}: {result['reason']}" for result in results if result["reason"]}
-    return "\n".join([*lines, *sorted(reasons), "", LEGEND])
+    tardy = max(result["tardiness_ms"] for result in results)
+    late = [f"the callers were too busy to be on time: they sent up to {tardy:.0f} ms late (p99)"]
+    return "\n".join([*lines, *sorted(reasons), *(late if tardy > MOST_TARDY else []), "", LEGEND])
 
 
 def page(found: dict[str, Any]) -> str:
@@ -52,7 +55,7 @@ def page(found: dict[str, Any]) -> str:
     return render(
         title="Calls in bad weather",
         machine=found["machine"],
-        options=", ".join(f"{name} {value}" for name, value in found["options"].items()),
+        options=", ".join(f"{name} {value}" for name, value in found["options"].items() if value),
         text=[table(results)],
         figures=figures,
     )

@@ -78,6 +78,7 @@ class Trial:
             "delay_after_ms": _median(delays, self.seconds - LAST - UNDER_WAY, self.seconds),
             "delay_ms": [[round(at, 2), ms and round(ms, 1)] for at, ms in delays],
             "pesq_wb": _pesq(call, heard, first) if rated else None,
+            "tardiness_ms": round(found.tardiness_ms, 1),
             "report": call.report,
         }
 
@@ -112,6 +113,9 @@ def _at_score_rate(pcm: Pcm) -> Float:
 
 
 def _concealed(report: dict[str, Any]) -> float | None:
-    """% of the audio that the server made up, as it says itself; None for one that does not."""
-    share = report.get("network", {}).get("concealed_percent")
-    return None if share is None else round(float(share), 2)
+    """% of the audio in the weather that the server made up, as it says itself; None for one that does not."""
+    network: dict[str, float] = report.get("network") or {}
+    if "concealed_ms" not in network:
+        return None
+    whole = sum(network.get(f"{kind}_ms", 0.0) for kind in ("received", "recovered", "concealed", "missing"))
+    return round(100 * network["concealed_ms"] / max(1.0, whole - 1000 * CALM), 2)
