@@ -5,15 +5,19 @@ one row; it answers gains, strengths, and the state after each hop. Fixed, becau
 loop over them makes the run for a single call a fifth dearer.
 """
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import onnxruntime
 
 from percepnet.features import FEATURES
 from percepnet.framing import Float
+
+# Since 1.29 it tells Microsoft of each session, with an id of the machine, unless told not to before it is loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
 
 MODELS: Final = Path(__file__).parent / "models"
 DEFAULT_MODEL: Final = MODELS / "lite.onnx"

@@ -7,7 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
-from . import iceservers, whip
+from . import iceservers, metrics, whip
 from .access import public
 from .calls import Call, Calls, TooManyCalls
 from .config import Config
@@ -31,6 +31,13 @@ routes = web.RouteTableDef()
 @public
 async def page(request: web.Request) -> web.StreamResponse:
     return web.FileResponse(request.app[PAGE] / "index.html")
+
+
+@routes.get("/admin")
+@public
+async def admin(request: web.Request) -> web.StreamResponse:
+    """The page that draws the server's load; what it draws needs a token."""
+    return web.FileResponse(request.app[PAGE] / "admin.html")
 
 
 @routes.get("/healthz")
@@ -57,8 +64,19 @@ async def ice(request: web.Request) -> web.Response:
 @routes.get("/stats")
 async def stats(request: web.Request) -> web.Response:
     """What this process uses and carries, as the only entry of ``workers``."""
-    calls = request.app[CALLS]
-    return web.json_response({"workers": [{"worker": calls.worker, **process_figures(), **calls.figures()}]})
+    return web.json_response(_stats(request))
+
+
+@routes.get("/metrics")
+async def scrape(request: web.Request) -> web.Response:
+    """The same for Prometheus."""
+    return metrics.exposed(request, _stats(request))
+
+
+@routes.get("/calls")
+async def overview(request: web.Request) -> web.Response:
+    """A line about each call. Whole ids are not told: who knows one may turn and end the call."""
+    return web.json_response({"calls": [call.summary() for call in request.app[CALLS]]})
 
 
 @routes.post("/offer")
@@ -142,6 +160,11 @@ async def file(request: web.Request) -> web.StreamResponse:
     if not found:
         raise web.HTTPNotFound
     return web.FileResponse(path)
+
+
+def _stats(request: web.Request) -> dict[str, list[object]]:
+    calls = request.app[CALLS]
+    return {"workers": [{"worker": calls.worker, **process_figures(), **calls.figures()}]}
 
 
 def _call(request: web.Request) -> Call:

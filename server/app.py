@@ -35,6 +35,8 @@ from .workers import Workers
 REQUEST_TIME: Final = 2.0  # s that requests under way have to end
 WORKER: Final = web.AppKey("worker", int)  # its number
 
+logger = logging.getLogger(__name__)
+
 
 def create_app(config: Config, worker: int | None = None) -> web.Application:
     """The server, or worker number ``worker`` behind a front, as an application; its engine starts and ends with it.
@@ -167,8 +169,12 @@ def _announce(runner: web.AppRunner, config: Config) -> None:
     host, port = runner.addresses[0][:2]
     shown = f"[{host}]" if ":" in host else host
     scheme = "http" if config.tls_cert is None else "https"
+    said = f"percepnet serves on {scheme}://{shown}:{port}"
+    if config.log_format == "json":  # nothing else may be among the lines
+        logger.info(said)
+        return
     with contextlib.suppress(OSError):  # a full disk is no reason not to serve
-        print(f"percepnet serves on {scheme}://{shown}:{port}", file=sys.stderr, flush=True)
+        print(said, file=sys.stderr, flush=True)
 
 
 async def _engine(app: web.Application) -> AsyncIterator[None]:

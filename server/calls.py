@@ -8,7 +8,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Any, Final
 
 from aiortc import (
     MediaStreamTrack,
@@ -27,10 +27,12 @@ from .control import ControlChannel
 from .controls import Changes
 from .engine import Engine
 from .frames import Layout
+from .logs import about
 from .media import association, closing, guard, opus, rebinding, receiver, sender
 from .media.ports import PortRange
 from .offer import Offer, OfferError
 from .rooms import Alone, Rooms, Seat
+from .totals import Totals
 from .track import EnhancedTrack
 
 FIGURES_INTERVAL: Final = 0.2  # s between live figures on the data channel
@@ -126,18 +128,18 @@ class Call:
         """Wait for the end of the call, push its figures meanwhile, and free what it held."""
         try:
             if not await self._happens(self._connected, self._config.connect_timeout):
-                logger.info("call %s did not connect", self)
+                logger.info("did not connect")
                 return
             end = self._began + self._config.max_call_time
             while not await self._happens(self._ended, min(FIGURES_INTERVAL, end - time.monotonic())):
                 if (reason := self._overdue(end)) is not None:
-                    logger.info("call %s %s", self, reason)
+                    logger.info("ends: it %s", reason)
                     return
                 if self._channel is not None:
                     self._channel.push(self.report())
         finally:
             await self._free()
-            logger.info("call %s has ended after %.1f s", self, time.monotonic() - self._began)
+            logger.info("ended after %.1f s", time.monotonic() - self._began)
 
     def end(self) -> None:
         """Ask :meth:`live` to come to its end."""
@@ -159,7 +161,7 @@ class Call:
 
         A listener has no voice of its own, and so neither controls nor figures of it.
         """
-        about: dict[str, object] = {
+        known: dict[str, object] = {
             "id": self.id,
             "role": self.seat.role,
             "room": self.seat.room,
@@ -167,11 +169,11 @@ class Call:
             "age_s": round(time.monotonic() - self._began, 3),
         }
         if self._track is None:
-            return about
+            return known
         figures, port = self._track.port.figures, self._track.port
         reception = self._reception
         p50, p99 = self._track.delays_ms() or (None, None)
-        return about | {
+        return known | {
             "controls": port.controls.as_dict(),
             "degraded": figures.degraded,
             "enhancement": port.enhancement,
@@ -205,6 +207,26 @@ class Call:
             },
         }
 
+    def summary(self) -> dict[str, object]:
+        """A line about the call for those who watch the server, who may not know its whole id. Ready for JSON."""
+        report: dict[str, Any] = self.report()
+        packets, delay = report.get("packets", {}), report.get("delay", {})
+        received, lost = packets.get("received"), packets.get("lost")
+        waiting = delay.get("server_p50_ms")
+        return {
+            "id": str(self),
+            **{name: report[name] for name in ("role", "room", "state", "age_s")},
+            "enhancement": report.get("enhancement"),
+            "loss": round(lost / (received + lost), 4) if received else None,
+            "delay_ms": None if waiting is None else round(delay["algorithm_ms"] + waiting, 1),
+        }
+
+    def count(self, totals: Totals) -> None:
+        """Add what the call had so far."""
+        if self._track is not None:
+            packets: Any = self.report()["packets"]
+            totals.add(packets, self._track.delay_s)
+
     def _overdue(self, end: float) -> str | None:
         """Why the call has to end now, if it has; ``end`` is the longest time of a call."""
         now = time.monotonic()
@@ -229,7 +251,7 @@ class Call:
         match self._connection.connectionState:
             case "connected":
                 self._connected.set()
-                logger.info("call %s is connected", self)
+                logger.info("connected")
             case "failed" | "closed":
                 self.end()
 
@@ -271,7 +293,7 @@ class Call:
             async with asyncio.timeout(CLOSING_TIME):
                 await closing.close(self._connection)
         except Exception:
-            logger.exception("call %s did not close as it should", self)
+            logger.exception("did not close as it should")
         finally:
             if self._reception is not None:
                 self._reception.close()
@@ -292,7 +314,8 @@ class Calls:
         self._config = config
         self._engine = engine
         self._rated = min(rated_calls, config.max_calls)
-        self._refused = 0  # offers, since start
+        self._began = self._refused = 0  # offers, since start
+        self._over = Totals()  # of calls that are over
         self._calls: dict[str, Call] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._callers: Counter[str] = Counter()
@@ -338,16 +361,18 @@ class Calls:
         self._opening.add(call)
         self._none.clear()
         try:
-            try:
-                await call.open(offer)
-            except (OfferError, TooManyCalls):
-                raise
-            except Exception as error:  # what aiortc raises for an offer is not documented
-                logger.info("an offer cannot be answered", exc_info=True)
-                raise OfferError(f"the offer cannot be answered: {error}") from error
-            self._calls[call.id] = call
-            self._tasks[call.id] = asyncio.create_task(self._live(call, caller), name=f"call {call}")
+            with about(str(call)):
+                try:
+                    await call.open(offer)
+                except (OfferError, TooManyCalls):
+                    raise
+                except Exception as error:  # what aiortc raises for an offer is not documented
+                    logger.info("an offer cannot be answered", exc_info=True)
+                    raise OfferError(f"the offer cannot be answered: {error}") from error
+                self._calls[call.id] = call
+                self._tasks[call.id] = asyncio.create_task(self._live(call, caller), name=f"call {call}")
             self._count(caller, True)
+            self._began += 1
         finally:
             self._opening.discard(call)
             self._changed()
@@ -355,6 +380,9 @@ class Calls:
 
     def figures(self) -> dict[str, object]:
         """How loaded the process is with calls, ready for JSON."""
+        totals = self._over.copy()
+        for call in self:
+            call.count(totals)
         return {
             "calls": len(self) - self.listeners,
             "listeners": self.listeners,
@@ -362,8 +390,12 @@ class Calls:
             "max_calls": self._config.max_calls,
             "shed": self._engine.shed_calls,
             "refused": self._refused,
+            "began": self._began,
+            "sheds": self._engine.sheds,
+            **totals.as_dict(),
             "batches": self._engine.batches.counts(),
             "step_ms": self._engine.batches.step_ms(),
+            "step_s": self._engine.batches.step_s.as_dict(),
             "draining": self.draining,
         }
 
@@ -401,8 +433,9 @@ class Calls:
         try:
             await call.live()
         except Exception:
-            logger.exception("call %s failed", call)
+            logger.exception("failed")
         finally:
+            call.count(self._over)
             del self._calls[call.id], self._tasks[call.id]
             self._count(caller, False)
             self._changed()

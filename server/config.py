@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 from percepnet.cli.options import available_cores
 
 from .frames import BACKLOG_PACKETS
+from .logs import FORMATS, LEVELS
 from .media.opus import HIGHEST_BITRATE, LOWEST_BITRATE, OpusOptions
 from .values import IceServer, Network, address, network, number, one_of, origin, ports, switch, url
 
@@ -130,6 +131,10 @@ class Config:
         number(0, 86400),
         "seconds that calls may go on after SIGTERM or SIGINT; a second one closes them at once",
     )
+    log_format: str = _option(
+        "text", one_of(*FORMATS), "log lines as text, or as JSON with the call's short id in a field"
+    )
+    log_level: str = _option("info", one_of(*LEVELS), "least important lines that are logged")
     opus_bitrate: int = _option(
         64_000,
         number(LOWEST_BITRATE, HIGHEST_BITRATE, whole=True),

@@ -63,6 +63,7 @@ class Engine:
     ) -> None:
         """``lag`` (s) tells what packets wait for outside of the engine; it counts as lateness, too."""
         self.batches = BatchFigures(streams)
+        self.sheds = 0  # calls that were put on dry audio for lack of time, since start
         self._enhancer = enhancer
         self._queue_packets = queue_packets
         self._lag = lag
@@ -207,7 +208,7 @@ class Engine:
             self._batch_since = self._clock()
         try:
             for port in opened:
-                self._fallback.renew(port.slot, port.controls.as_changes())
+                self._fallback.renew(port.slot, port.controls.as_changes(), port.call)
             for port, changes in turned.items():
                 if not port.closed:  # else the stream may be another call's by now
                     self._fallback.turn(port.slot, changes)
@@ -317,6 +318,7 @@ class Engine:
             for port in list(islice(costly, calls)):
                 self._fallback.shed(port.slot)
                 self._shed.append(port)
+                self.sheds += 1
 
 
 def _level_db(x: Float) -> Float:

@@ -42,6 +42,7 @@ class Fallback:
         self._faults = np.zeros(streams, int)
         self._numberless = np.zeros(streams, bool)  # the last packet was dry for lack of numbers
         self._phase = np.full(streams, _HEARD)
+        self._calls = [""] * streams  # for logs
 
     def degraded(self, stream: int) -> bool:
         return bool(self._dry_for[stream] or self._numberless[stream])
@@ -66,11 +67,15 @@ class Fallback:
         """Whether the stream's last packet was dry, wholly or in part, because it is shed."""
         return bool(self._phase[stream] != _HEARD)
 
-    def renew(self, stream: int, controls: Changes) -> None:
-        """Make a stream as new for its next call. Controls first: a reset stream has them without a ramp."""
+    def renew(self, stream: int, controls: Changes, call: str = "") -> None:
+        """Make a stream as new for its next call, which logs know as ``call``.
+
+        Controls first: a reset stream has them without a ramp.
+        """
         self._dry_for[stream] = self._faults[stream] = 0
         self._numberless[stream] = False
         self._phase[stream] = _HEARD
+        self._calls[stream] = call
         self.turn(stream, controls)
         self._reset(stream)
 
@@ -161,4 +166,8 @@ class Fallback:
     def _count(self, stream: int, error: Exception) -> None:
         self._faults[stream] += 1
         if self._faults[stream] == 1:
-            logger.error("a call gets dry audio: its enhancement failed", exc_info=error)
+            logger.error(
+                "a call gets dry audio: its enhancement failed",
+                exc_info=error,
+                extra={"call": self._calls[stream]},
+            )

@@ -4,7 +4,8 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,32 @@ import numpy as np
 KEPT_STEPS: Final = 1000  # what the percentiles of the step time are taken over
 LAG_INTERVAL: Final = 0.05  # s between looks at the event loop
 KEPT_LAGS: Final = 11  # half a second; a median of so many ignores single stalls
+STEP_BOUNDS: Final = (0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1)  # s
+
+
+class Histogram:
+    """How many values were up to each of ``bounds``, how many above all, and their sum.
+
+    Unlike percentiles, those of several processes can be summed. One thread writes, any reads.
+    """
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def note(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def add(self, other: "Histogram") -> None:
+        """Count all that another one of the same bounds has."""
+        self._counts = [a + b for a, b in zip(self._counts, other._counts, strict=True)]
+        self._sum += other._sum
+
+    def as_dict(self) -> dict[str, object]:
+        """``counts[n]`` values are in ``(bounds[n - 1], bounds[n]]``, the last ones above all bounds."""
+        return {"bounds": list(self._bounds), "counts": self._counts.copy(), "sum": round(self._sum, 6)}
 
 
 class BatchFigures:
@@ -22,11 +49,13 @@ class BatchFigures:
         self._counts = np.zeros(largest + 1, np.int64)
         self._steps_ms = np.zeros(KEPT_STEPS)
         self._steps = 0
+        self.step_s = Histogram(STEP_BOUNDS)
 
     def note(self, size: int, step_ms: float) -> None:
         self._counts[size] += 1
         self._steps_ms[self._steps % KEPT_STEPS] = step_ms
         self._steps += 1
+        self.step_s.note(step_ms / 1e3)
 
     def counts(self) -> dict[str, int]:
         """Batches since start by size; sizes that never came are left out."""

@@ -17,8 +17,9 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from . import metrics
 from .access import public
-from .api import CONFIG, PAGE, endpoint, file, ice, no_call, page
+from .api import CONFIG, PAGE, admin, endpoint, file, ice, no_call, page
 from .config import Config
 from .edge import CALLER_HEADER, admitted, application, body
 from .figures import process_figures
@@ -40,7 +41,7 @@ def create_front(config: Config, workers: Workers, folder: Path) -> web.Applicat
     """The front of ``workers``; the page's files are in ``folder``."""
     app = application(config, workers.calls_of)
     app[CONFIG], app[WORKERS], app[PAGE] = config, workers, folder
-    here = [web.get("/", page), web.get("/config", ice)]
+    here = [web.get("/", page), web.get("/admin", admin), web.get("/config", ice)]
     for path in ("/whip/{room}", "/whep/{room}"):
         here += [web.get(path, endpoint, allow_head=False), web.options(path, endpoint)]
     app.add_routes([*here, *routes, web.get("/{path:.+}", file)])
@@ -126,9 +127,29 @@ async def health(request: web.Request) -> web.Response:
 @routes.get("/stats")
 async def stats(request: web.Request) -> web.Response:
     """The figures of all workers that answer, and of this process."""
-    found = await _gathered(request.app[WORKERS], "/stats")
-    workers = [figures for status, each in found if status == 200 for figures in each["workers"]]
-    return web.json_response({"workers": workers, "front": process_figures()})
+    return web.json_response(await _stats(request))
+
+
+@routes.get("/metrics")
+async def scrape(request: web.Request) -> web.Response:
+    """The same for Prometheus."""
+    return metrics.exposed(request, await _stats(request))
+
+
+@routes.get("/calls")
+async def overview(request: web.Request) -> web.Response:
+    """A line about each call of all workers that answer."""
+    return web.json_response({"calls": await _joined(request, "/calls", "calls")})
+
+
+async def _stats(request: web.Request) -> dict[str, object]:
+    return {"workers": await _joined(request, "/stats", "workers"), "front": process_figures()}
+
+
+async def _joined(request: web.Request, path: str, key: str) -> list[Any]:
+    """What the workers have in the list ``key``, in one."""
+    found = await _gathered(request.app[WORKERS], path)
+    return [entry for status, body in found if status == 200 for entry in body[key]]
 
 
 async def _at_home(request: web.Request, room: str, caller: str) -> web.Response:

@@ -14,6 +14,7 @@ from percepnet.framing import Float
 from .controls import Changes, Controls
 from .dry import DryLine, continued
 from .frames import PACKET
+from .logs import current_call
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -69,6 +70,7 @@ class Port:
         self.waiting: deque[tuple[int, Float, float, float]] = deque()  # time, samples, when queued, when due
         self.queue_packets = queue_packets
         self.closed = False
+        self.call = current_call()  # for logs
         self.last_packet = -np.inf  # when the engine ended its last, s
         self.dry = DryLine(engine.latency_samples)
         self.at_work: tuple[int, Float] | None = None  # time and dry audio of its packet in the batch
@@ -141,7 +143,7 @@ def _hand_over(packets: list[Result]) -> None:
         try:
             port.sink(time_, samples)
         except Exception:
-            logger.exception("a call did not take its packet")
+            logger.exception("a call did not take its packet", extra={"call": port.call})
 
 
 def nobody(time: int, samples: Float) -> None:

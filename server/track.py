@@ -15,6 +15,7 @@ from percepnet.framing import Float
 
 from .controls import Controls
 from .engine import Engine
+from .figures import Histogram
 from .frames import BACKLOG_PACKETS, FrameReader, FrameWriter, Layout, Packet, cut
 from .media.guard import Allowance
 
@@ -23,6 +24,7 @@ FASTEST: Final = (
 )
 RECENT_PACKETS: Final = 500  # 10 s: what the percentiles of the delay are taken over
 KEPT_ARRIVALS: Final = 64
+DELAY_BOUNDS: Final = (0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5)  # s
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class EnhancedTrack(MediaStreamTrack):
     ) -> None:
         super().__init__()
         self.skipped = 0  # packets that came faster than time, and enhanced ones that nobody fetched in time
+        self.delay_s = Histogram(DELAY_BOUNDS)  # from a packet in to its packet out, over the whole call
         self._event_loop = asyncio.get_running_loop()
         self._source = source
         self._arrived = arrived
@@ -73,7 +76,9 @@ class EnhancedTrack(MediaStreamTrack):
         """The next frame; raises ``MediaStreamError`` once the source or this track has ended."""
         # aiortc's sender fetches a frame as soon as the one before is on the wire.
         if self._sending is not None:
-            self._delays.append(clock.monotonic() - self._sending)
+            delay = clock.monotonic() - self._sending
+            self._delays.append(delay)
+            self.delay_s.note(delay)
             self._sending = None
         if self._pump is None and self.readyState == "live":
             self._pump = self._event_loop.create_task(self._feed(), name="feed of an enhanced track")

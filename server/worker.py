@@ -9,7 +9,6 @@ pair.
 import asyncio
 import contextlib
 import json
-import logging
 import multiprocessing
 import signal
 import socket
@@ -26,7 +25,7 @@ from percepnet.cli.processes import one_thread_each
 from .config import Config
 from .ending import ENDING_TIME, Ending
 from .heartbeat import BEAT, PATIENCE, Heartbeat
-from .loglimit import LogLimit
+from .logs import log_to_stderr
 
 ANSWER_TIME: Final = 15.0  # s that a worker has for a request; gathering may take 5, closing a call likewise
 
@@ -52,7 +51,7 @@ class Worker:
         self._writer: asyncio.StreamWriter | None = None
         # spawn: a fork would copy the locks of onnxruntime's and BLAS's threads in whatever state they are
         self.process = multiprocessing.get_context("spawn").Process(
-            target=_begin, args=(target, number, config, path, theirs, _log_level()), name=f"worker {number}"
+            target=_begin, args=(target, number, config, path, theirs), name=f"worker {number}"
         )
         try:
             with theirs, one_thread_each(), _interrupts_blocked():
@@ -163,26 +162,11 @@ class Parent:
             await self._writer.wait_closed()
 
 
-def log_to_stderr(level: int, who: str = "") -> None:
-    """Log lines that say ``who`` wrote them, and not more than anybody can read."""
-    logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s {who}%(name)s: %(message)s")
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(LogLimit())
-
-
-def _log_level() -> int | None:
-    root = logging.getLogger()
-    return root.level if root.handlers else None
-
-
-def _begin(
-    target: Target, number: int, config: Config, path: Path, channel: socket.socket, level: int | None
-) -> None:
+def _begin(target: Target, number: int, config: Config, path: Path, channel: socket.socket) -> None:
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # a terminal sends it to all; the parent decides what it means
-    if level is not None:
-        log_to_stderr(level, f"worker {number} ")
+    log_to_stderr(config.log_level, number, config.log_format)
     try:
         target(number, config, path, channel)
     finally:

@@ -1,5 +1,8 @@
 """PyTorch, the float graph and the eight-bit graph are one network; a call's answer depends on no other call."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +93,12 @@ def test_weights_survive_the_file_to_16_bits(tmp_path: Path) -> None:
     assert topology == TOPOLOGIES["toy"]
     for name, value in weights.items():
         torch.testing.assert_close(loaded[name], value, atol=1e-3, rtol=1e-3)
+
+
+def test_the_runtime_tells_nobody_of_its_use_and_keeps_no_id_of_the_machine(tmp_path: Path) -> None:
+    # CI would switch it off by itself.
+    kept = {k: v for k, v in os.environ.items() if k not in ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
+    environment = {**kept, "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    script = "from percepnet.network import Network; Network()"
+    subprocess.run([sys.executable, "-B", "-c", script], env=environment, check=True, timeout=60)
+    assert list(tmp_path.iterdir()) == []

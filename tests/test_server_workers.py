@@ -79,7 +79,8 @@ async def served(*options: str, folder: Path | None = None) -> AsyncIterator[Ser
     )
     server = Served(process)
     try:
-        server.url = (await server.read_until("serves on http") or " ").split(" ")[-1].strip()
+        found = re.search(r"https?://[^\s\"]+", await server.read_until("serves on http"))
+        server.url = found[0] if found else ""
         async with aiohttp.ClientSession(server.url or None) as server.http:
             yield server
     finally:
@@ -132,6 +133,14 @@ async def test_calls_are_shared_and_each_is_found_by_its_id() -> None:
         assert [figures[n]["max_calls"] for n in (0, 1)] == [2, 1]
         assert len({server.process.pid, figures[0]["pid"], figures[1]["pid"]}) == 3
         assert all(figures[n]["cpu_s"] > 0 and figures[n]["rss_bytes"] > 1e6 for n in (0, 1))
+        lines = (await server.get("/calls"))[1]["calls"]
+        assert {line["id"] for line in lines} == {one.id[:8], two.id[:8]}
+        async with server.http.get("/metrics") as answer:
+            text = await answer.text()
+        for n, pid in ((0, figures[0]["pid"]), (1, figures[1]["pid"])):
+            assert f'percepnet_calls{{process="{pid}",worker="{n}"}} 1.0' in text
+        assert f'percepnet_cpu_seconds_total{{process="{server.process.pid}",worker="front"}}' in text
+        assert text.count("# TYPE percepnet_calls gauge") == 1
 
         body = await offered()
         async with server.http.post("/offer", json=body) as answer:  # takes the last place
@@ -178,7 +187,7 @@ async def test_what_is_answered_is_the_same_as_without_a_front() -> None:
         ("PUT", "/healthz", {}),
         *(
             ("GET", path, {})
-            for path in ("/", "/call.js", "/nothing", "/offer", "/calls/", "/..%2fserver/app.py")
+            for path in ("/", "/admin", "/call.js", "/nothing", "/offer", "/calls/", "/..%2fserver/app.py")
         ),
     ]
 
@@ -229,7 +238,7 @@ async def test_a_worker_that_is_killed_takes_only_its_calls_and_is_replaced() ->
     assert re.search(
         rf"WARNING .*worker {dead} \(process {pid}\) ended by SIGKILL, and with it 1 calls", said
     )
-    assert f"INFO worker {1 - dead} server.calls: call {kept.id[:8]} is connected" in said
+    assert f"INFO worker {1 - dead} server.calls: call {kept.id[:8]}: connected" in said
     assert said.count("serves on http") == 1
     assert "Traceback" not in said
 

@@ -1,11 +1,10 @@
 """``percepnet serve``: the WebRTC server. The only place where this package meets ``server``."""
 
 import argparse
-import logging
 
 from server.app import serve
 from server.config import Config
-from server.worker import log_to_stderr
+from server.logs import log_to_stderr
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,5 +14,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Serves until a signal ends it."""
-    log_to_stderr(logging.INFO)
-    serve(Config.from_arguments(args))
+    config = Config.from_arguments(args)
+    log_to_stderr(config.log_level, form=config.log_format)
+    serve(config)
