@@ -99,7 +99,7 @@ class Config:
             parser.add_argument(
                 f"--{name}",
                 dest=option.name,
-                type=_for_argparse(_OPTIONS[option.name].parse),
+                type=for_argparse(_OPTIONS[option.name].parse),
                 action="append" if option.name == "ice_servers" else "store",
                 default=argparse.SUPPRESS,
                 metavar=name.rpartition("-")[2].upper(),
@@ -170,7 +170,7 @@ _OPTIONS: Final[Mapping[str, _Option]] = {
 }
 
 
-def _for_argparse(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+def for_argparse(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     """argparse shows the text of its own error only."""
 
     def convert(text: str) -> Any:
