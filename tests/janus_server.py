@@ -41,7 +41,7 @@ admin: {{ admin_ws = false admin_wss = false }}
 """
 VIDEOROOM = """
 general: {{ string_ids = false }}
-room-{room}: {{ description = "tests" publishers = 40 audiocodec = "opus" {pin} }}
+room-{room}: {{ description = "tests" publishers = 100 audiocodec = "opus" {pin} }}
 """
 
 

@@ -19,6 +19,7 @@ from .transport import Message, Transport
 
 KEEPALIVE: Final = 20.0  # s; a session without a request for 60 s (Janus's default) is over
 ANSWER_TIME: Final = 10.0  # s that Janus has for an answer
+NO_SUCH_SESSION: Final = 458
 BROKEN: Final = (OSError, aiohttp.ClientError, ValueError)  # what a transport raises
 
 Listener = Callable[[Message], object]
@@ -172,11 +173,14 @@ class Session:
         asked = self._asked.get(message.get("transaction", ""))
         if kind == "timeout":
             self._lose(TimeoutError("Janus has let it time out"))
+        elif kind == "error":
+            refusal = JanusError(message["error"]["code"], message["error"]["reason"])
+            if asked is None or refusal.code == NO_SUCH_SESSION:
+                self._lose(refusal)
+            elif not asked.answer.done():
+                asked.answer.set_exception(refusal)
         elif asked is not None and not asked.answer.done():
-            if kind == "error":
-                error = message["error"]
-                asked.answer.set_exception(JanusError(error["code"], error["reason"]))
-            elif kind != "ack" or asked.acknowledgement_is_all:
+            if kind != "ack" or asked.acknowledgement_is_all:
                 asked.answer.set_result(message)
         elif handle := self._handles.get(message.get("sender", 0)):
             try:

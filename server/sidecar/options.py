@@ -4,12 +4,13 @@ import argparse
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
-from percepnet.cli.options import within
+from percepnet.cli.options import add_enhancer_options, within
 from server.config import IceServer, for_argparse
+from server.controls import Controls
 
 from .transport import checked_url
 from .videoroom import Feed
@@ -27,6 +28,7 @@ class SidecarOptions:
     authorization: Mapping[str, str]  # what each request to Janus carries
     pin: str | None = None
     model: Path | None = None
+    controls: Controls = field(default_factory=Controls)
     publishers: int = 64  # enhanced at the same time, in all rooms
     ice_servers: tuple[IceServer, ...] = ()
     stats_host: str = "127.0.0.1"
@@ -55,9 +57,6 @@ class SidecarOptions:
             "--secret-file", type=Path, metavar="FILE", help=f"holds Janus's api_secret (or: {SECRET})"
         )
         parser.add_argument(
-            "--model", type=Path, metavar="FILE", help="an .onnx network (default: the one inside)"
-        )
-        parser.add_argument(
             "--publishers",
             type=within(int, 1, 1024),
             default=64,
@@ -82,6 +81,7 @@ class SidecarOptions:
             metavar="PORT",
             help="answer GET /stats and GET /healthz (default: do not)",
         )
+        add_enhancer_options(parser)
         parser.epilog = (
             f"{parser.epilog}\n\nenvironment:\n  {SECRET}, {TOKEN}: api_secret and token that Janus asks for"
             f"\n  {PIN}: of the rooms"
@@ -103,6 +103,9 @@ class SidecarOptions:
             authorization={name: value for name, value in given.items() if value},
             pin=environment.get(PIN) or None,
             model=arguments.model,
+            controls=Controls(
+                postfilter=arguments.postfilter, attenuation_limit_db=arguments.attenuation_limit_db
+            ),
             publishers=arguments.publishers,
             ice_servers=tuple(arguments.ice_servers),
             stats_host=arguments.stats_host,

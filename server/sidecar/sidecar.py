@@ -15,7 +15,6 @@ from server.ending import Ending, first
 from server.engine import Engine
 from server.figures import LoopLag, process_figures
 from server.media import audiolevel
-from server.media.opus import OpusOptions
 
 from .backoff import Backoff
 from .janus import BROKEN, JanusError, Session, SessionLost, session
@@ -78,10 +77,12 @@ class Sidecar:
                 await room.live(made)
             except JanusError as error:
                 logger.warning("room %s: %s", room.room, error)
+            except Exception:
+                logger.exception("room %s: left", room.room)
             await backoff.pause()
 
     def _twin(self, room: VideoRoom, publisher: Publisher) -> Twin:
-        return Twin(room, publisher, self._engine, self._options.ice_servers, OpusOptions())
+        return Twin(room, publisher, self._engine, self._options.controls, self._options.ice_servers)
 
 
 def serve(options: SidecarOptions) -> None:

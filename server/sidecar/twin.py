@@ -7,6 +7,7 @@ from typing import Final
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCIceServer, RTCPeerConnection
 
 from server.config import IceServer
+from server.controls import Controls
 from server.engine import Engine
 from server.media import closing, receiver, sender
 from server.media.opus import OpusOptions
@@ -86,14 +87,14 @@ class Twin:
         room: VideoRoom,
         publisher: Publisher,
         engine: Engine,
+        controls: Controls,
         ice_servers: tuple[IceServer, ...],
-        encoding: OpusOptions,
     ) -> None:
         self.id: Feed | None = None  # as a publisher
         self._room = room
         self._publisher = publisher
         self._engine = engine
-        self._encoding = encoding
+        self._controls = controls
         self._track: EnhancedTrack | None = None
         self._reception: receiver.Reception | None = None
         self._subscription = Peer("subscription", ice_servers)
@@ -156,12 +157,13 @@ class Twin:
         (transceiver,) = self._subscription.connection.getTransceivers()
         self._reception = receiver.install(transceiver.receiver)
         arrived = self._reception.arrived if self._reception is not None else lambda time: None
-        self._track = EnhancedTrack(source, self._engine, arrived=arrived, layout="mono")
+        self._track = EnhancedTrack(source, self._engine, self._controls, arrived, "mono")
+        self._track.on("ended", lambda: self._subscription.end("brings no more audio"))
 
     async def _publish(self, track: EnhancedTrack) -> None:
         connection, publisher = self._publication.connection, self._publisher
         transceiver = connection.addTransceiver(track, direction="sendonly")
-        sender.install(transceiver.sender, self._encoding)
+        sender.install(transceiver.sender, OpusOptions())
         handle = self._publication.handle = await self._room.attach(self._publication.hear)
         await finished(connection.setLocalDescription(await connection.createOffer()))
         assert transceiver.mid is not None  # there is one with the description
