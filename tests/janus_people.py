@@ -137,7 +137,7 @@ class Watcher:
             if (of := enhanced_feed(publisher.description)) is not None:
                 self.all_twins.add(publisher.id)
                 self.most_at_once = max(self.most_at_once, len(self.twins(of)))
-        for word in ("unpublished", "leaving"):
+        for word in ("unpublished", "leaving", "kicked"):
             self.publishers.pop(data.get(word), None)
 
     def twins(self, feed: Feed) -> list[Publisher]:
@@ -147,12 +147,16 @@ class Watcher:
 
 
 @asynccontextmanager
-async def watching(janus: JanusServer, way: str = "ws") -> AsyncIterator[tuple[VideoRoom, Watcher]]:
-    """The room, and somebody in it."""
+async def watching(
+    janus: JanusServer, way: str = "ws", create: int | None = None
+) -> AsyncIterator[tuple[VideoRoom, Watcher]]:
+    """The room, or another that is made first, and somebody in it."""
     async with in_session(janus, way) as made:
-        room, watcher = VideoRoom(made, ROOM, janus.pin), Watcher()
+        room, watcher = VideoRoom(made, create or ROOM, janus.pin), Watcher()
         async with AsyncExitStack() as stack:
             handle = await room.attach(watcher.hear)
             stack.push_async_callback(handle.detach)
+            if create:
+                await handle.ask({"request": "create", "room": create})
             watcher.hear({"plugindata": {"data": await room.join(handle, "watcher")}})
             yield room, watcher

@@ -11,10 +11,12 @@ from typing import Any, Self
 
 import aiohttp
 
-from server.sidecar.janus import Session, session
+from server.sidecar.janus import session
 from server.sidecar.transport import connected
+from server.sidecar.videoroom import PLUGIN
 
 ROOM = 1234
+ROOM_SECRET = "for those who may kick"
 START_TIME = 20.0  # s
 CORE = """
 general: {{
@@ -41,7 +43,7 @@ admin: {{ admin_ws = false admin_wss = false }}
 """
 VIDEOROOM = """
 general: {{ string_ids = false }}
-room-{room}: {{ description = "tests" publishers = 100 audiocodec = "opus" {pin} }}
+room-{room}: {{ description = "tests" secret = "{room_secret}" publishers = 100 audiocodec = "opus" {pin} }}
 """
 
 
@@ -62,6 +64,7 @@ class JanusServer:
         words = {
             "folder": folder,
             "room": ROOM,
+            "room_secret": ROOM_SECRET,
             "secret": f'api_secret = "{secret}"' if secret else "",
             "pin": f'pin = "{pin}"' if pin else "",
         }
@@ -110,17 +113,21 @@ class JanusServer:
 
     async def participants(self) -> list[dict[str, Any]]:
         """Of the room, as Janus lists them: those who publish and those who do not."""
+        data = await self.ask({"request": "listparticipants", "room": ROOM})
+        return list(data["participants"])
+
+    async def kick(self, participant: object) -> None:
+        """Out of the room."""
+        await self.ask({"request": "kick", "room": ROOM, "id": participant, "secret": ROOM_SECRET})
+
+    async def ask(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The VideoRoom plugin."""
         async with aiohttp.ClientSession() as http:
             transport = await connected(http, self.urls["ws"])
             async with session(transport, self.authorization) as asking:
-                return await listed(asking)
-
-
-async def listed(asking: Session) -> list[dict[str, Any]]:
-    handle = await asking.attach("janus.plugin.videoroom", lambda event: None)
-    data, _ = await handle.ask({"request": "listparticipants", "room": ROOM})
-    await handle.detach()
-    return list(data["participants"])
+                handle = await asking.attach(PLUGIN, lambda event: None)
+                answer, _ = await handle.ask(request)
+                return answer
 
 
 def _free_port() -> int:

@@ -1,28 +1,35 @@
 """The sidecar beside Debian's Janus: real rooms, real speech, crashes included."""
 
 import asyncio
+import re
+import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import numpy as np
 import pytest
-from calling import PACKET, given_back, holdings, unlikeness_db, until
-from janus_people import Listener, Pcm, Speaker, Watcher, watching
+from calling import PACKET, TIMEOUT, given_back, holdings, unlikeness_db, until
+from janus_people import Listener, Pcm, Speaker, Watcher, in_session, watching
 from janus_server import ROOM, JanusServer, installed
 from numpy.typing import NDArray
 
 from percepnet import Enhancer
 from server.loadtest.hearing import enhancement, is_enhanced, lag
+from server.media.opus import LOOKAHEAD, SPEECH_LOOKAHEAD
 from server.overload import Overload
-from server.sidecar import backoff, claims
+from server.sidecar import backoff
+from server.sidecar.janus import JanusError, SessionLost
 from server.sidecar.options import SidecarOptions
 from server.sidecar.sidecar import Sidecar, running_engine
-from server.sidecar.videoroom import Feed, Publisher, VideoRoom
+from server.sidecar.videoroom import PLUGIN, Feed, Publisher, VideoRoom
 
 pytestmark = pytest.mark.skipif(not installed(), reason="needs Debian's janus")
 
 LATENCY = 1440
+ENCODERS_LOOKAHEAD = SPEECH_LOOKAHEAD + LOOKAHEAD  # samples; the speaker's, which is aiortc's, and the twin's
 
 
 @pytest.fixture
@@ -37,14 +44,20 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def sidecar(janus: JanusServer, name: str = "one", way: str = "ws") -> AsyncIterator[Sidecar]:
+async def sidecar(
+    janus: JanusServer,
+    name: str = "one",
+    way: str = "ws",
+    rooms: tuple[Feed, ...] = (ROOM,),
+    publishers: int = 16,
+) -> AsyncIterator[Sidecar]:
     options = SidecarOptions(
         url=janus.urls[way],
-        rooms=(ROOM,),
+        rooms=rooms,
         name=name,
         authorization=janus.authorization,
         pin=janus.pin,
-        publishers=16,
+        publishers=publishers,
     )
     async with running_engine(options) as engine:
         made = Sidecar(options, engine)
@@ -96,7 +109,7 @@ async def test_the_twin_is_the_enhanced_voice_and_leaves_with_its_publisher(
         async with Speaker(room, "Alice", speech) as alice:
             twin = await twin_of(watcher, alice.id)
             assert twin.display == "Alice (enhanced)"
-            assert_enhanced(await heard_from(room, twin, 300), noisy)
+            assert_enhanced(await heard_from(room, twin, 250), noisy)
         await until(lambda: not watcher.publishers, "the twin leaves")
     assert watcher.most_at_once == 1
 
@@ -107,7 +120,7 @@ async def test_a_killed_janus_gets_its_twins_back_and_nothing_is_left_of_the_old
     monkeypatch.setattr(backoff, "LONGEST", 1.0)
     async with JanusServer(tmp_path) as janus, sidecar(janus) as made:
         before: dict[str, int] = {}
-        for _ in range(3):
+        for _ in range(2):
             async with watching(janus) as (room, watcher), Speaker(room, "Alice", speech) as alice:
                 twin = await twin_of(watcher, alice.id)
                 await heard_from(room, twin, 5)
@@ -118,11 +131,11 @@ async def test_a_killed_janus_gets_its_twins_back_and_nothing_is_left_of_the_old
             before = before or holdings()
             await janus.start()
         async with watching(janus) as (room, watcher), Speaker(room, "Alice", speech) as alice:
-            assert_enhanced(await heard_from(room, await twin_of(watcher, alice.id), 300), noisy)
+            assert_enhanced(await heard_from(room, await twin_of(watcher, alice.id), 200), noisy)
 
 
 async def test_two_sidecars_make_one_twin_of_each_and_the_other_takes_over(
-    tmp_path: Path, speech: Pcm, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, speech: Pcm
 ) -> None:
     async with JanusServer(tmp_path) as janus, watching(janus) as (room, watcher), AsyncExitStack() as stack:
         ends = AsyncExitStack()
@@ -144,7 +157,6 @@ async def test_of_two_twins_the_one_with_the_lower_id_stays(
     tmp_path: Path, speech: Pcm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after the race that :mod:`server.sidecar.claims` tells of: neither sidecar knows that the other is there."""
-    monkeypatch.setattr(claims, "place", lambda *_: 0)
     monkeypatch.setattr("server.sidecar.room.place", lambda *_: 0)
     async with (
         JanusServer(tmp_path) as janus,
@@ -172,3 +184,144 @@ async def test_ten_publishers_at_once(tmp_path: Path, speech: Pcm) -> None:
             await asyncio.gather(*(heard_from(room, twin, 25) for twin in twins))
         await until(lambda: not watcher.publishers, "all twins leave")
     assert watcher.most_at_once == 1
+
+
+async def test_a_twin_that_fails_comes_back_and_the_others_notice_nothing(
+    tmp_path: Path, speech: Pcm
+) -> None:
+    async with (
+        JanusServer(tmp_path) as janus,
+        sidecar(janus),
+        watching(janus) as (room, watcher),
+        Speaker(room, "Alice", speech) as alice,
+        Speaker(room, "Bob", speech) as bob,
+    ):
+        of_alice, of_bob = await twin_of(watcher, alice.id), await twin_of(watcher, bob.id)
+        async with Listener(room, of_bob) as listener:
+            await janus.kick(of_alice.id)
+            await until(lambda: of_alice.id not in watcher.publishers, "the twin is gone")
+            assert (await twin_of(watcher, alice.id)).id != of_alice.id
+            heard = len(listener.frames)
+            await until(lambda: len(listener.frames) > heard + 5, "the other goes on")
+        assert (await twin_of(watcher, bob.id)).id == of_bob.id
+
+
+async def test_where_enhancement_fails_the_twin_is_the_dry_voice_and_as_late(
+    tmp_path: Path, speech: Pcm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        JanusServer(tmp_path) as janus,
+        sidecar(janus),
+        watching(janus) as (room, watcher),
+        Speaker(room, "Alice", speech) as alice,
+    ):
+        twin = await twin_of(watcher, alice.id)
+
+        def broken(*_: object, **__: object) -> None:
+            raise RuntimeError("a test")
+
+        monkeypatch.setattr(Enhancer, "process", broken)
+        heard = await heard_from(room, twin, 150)
+    late = lag(np.resize(speech, len(heard)), heard)
+    assert late is not None
+    # Whole packets may be missing at the start, where one end sent before the other listened.
+    assert (late - LATENCY - ENCODERS_LOOKAHEAD + 480) % PACKET - 480 in range(-2, 3)
+    part = slice(24_000, len(heard))
+    assert unlikeness_db(heard[part], np.roll(np.resize(speech, 2 * len(speech)), late)[part]) < 2
+
+
+async def test_what_is_too_much_for_one_sidecar_is_anothers(tmp_path: Path, speech: Pcm) -> None:
+    async with (
+        JanusServer(tmp_path) as janus,
+        watching(janus) as (room, watcher),
+        Speaker(room, "Alice", speech) as alice,
+        Speaker(room, "Bob", speech) as bob,
+        sidecar(janus, "one", publishers=1),
+    ):
+        await until(lambda: bool(watcher.all_twins), "a twin")
+        async with sidecar(janus, "two", publishers=1):
+            assert {(await twin_of(watcher, person.id)).display for person in (alice, bob)} == {
+                "Alice (enhanced)",
+                "Bob (enhanced)",
+            }
+    assert watcher.most_at_once == 1
+
+
+async def test_a_room_that_is_not_there_yet_is_waited_for(
+    tmp_path: Path, speech: Pcm, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with JanusServer(tmp_path) as janus, sidecar(janus, rooms=(ROOM, 77)):
+        await until(lambda: "No such room" in caplog.text, "the missing room is told")
+        async with watching(janus) as (room, watcher), Speaker(room, "Alice", speech) as alice:
+            await twin_of(watcher, alice.id)
+        async with watching(janus, create=77) as (room, watcher), Speaker(room, "Bob", speech) as bob:
+            await twin_of(watcher, bob.id)
+
+
+async def test_a_process_that_is_told_to_end_leaves_the_rooms(tmp_path: Path, speech: Pcm) -> None:
+    async with (
+        JanusServer(tmp_path, secret="open sesame") as janus,
+        watching(janus) as (room, watcher),
+        Speaker(room, "Alice", speech) as alice,
+    ):
+        (tmp_path / "secret").write_text("open sesame\n")
+        options = [
+            "--url",
+            janus.urls["http"],
+            "--room",
+            str(ROOM),
+            "--secret-file",
+            str(tmp_path / "secret"),
+        ]
+        process = await asyncio.create_subprocess_exec(
+            *[sys.executable, "-m", "percepnet", "sidecar", "janus", *options, "--stats-port", "0"],
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            assert process.stderr is not None
+            async with asyncio.timeout(TIMEOUT):
+                while (
+                    found := re.search(rb"figures at (\S+)/stats", await process.stderr.readline())
+                ) is None:
+                    pass
+            await twin_of(watcher, alice.id)
+            async with aiohttp.ClientSession(found[1].decode()) as http:
+                assert (await http.get("/healthz")).status == 200
+                figures = await (await http.get("/stats")).json()
+            assert list(figures["rooms"][str(ROOM)]["twins"]) == [str(alice.id)]
+            assert len(await janus.participants()) == 4  # the watcher, Alice, her twin, the sidecar
+            process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(TIMEOUT):
+                said = await process.stderr.read()
+                assert await process.wait() == 0
+            assert b"Traceback" not in said
+            assert len(await janus.participants()) == 2
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+@pytest.mark.parametrize("way", ["ws", "http"])
+async def test_a_session_that_janus_ends_is_told_as_lost(
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.sidecar.janus.KEEPALIVE", 0.2)
+    async with JanusServer(tmp_path, secret="open sesame") as janus:
+        async with in_session(janus, way) as made:
+            handle = await made.attach(PLUGIN, lambda event: None)
+            with pytest.raises(JanusError, match="No such room"):
+                await handle.ask({"request": "listparticipants", "room": 5})
+            async with aiohttp.ClientSession() as http:
+                request = {"janus": "destroy", "transaction": "x", **janus.authorization}
+                async with http.post(f"{janus.urls['http']}/{made.id}", json=request) as answer:
+                    assert answer.status == 200
+            with pytest.raises(SessionLost):
+                async with asyncio.timeout(TIMEOUT):
+                    await made.lost()
+            with pytest.raises(SessionLost):
+                await handle.ask({"request": "listparticipants", "room": ROOM})
+        janus.authorization = {}
+        with pytest.raises(JanusError, match="Unauthorized"):
+            async with in_session(janus, way):
+                pass

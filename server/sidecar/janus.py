@@ -79,7 +79,7 @@ class Session:
     def __init__(self, transport: Transport, authorization: Mapping[str, str]) -> None:
         self._transport = transport
         self._authorization = authorization
-        self._id: int | None = None
+        self.id: int | None = None
         self._asked: dict[str, _Asked] = {}
         self._handles: dict[int, Handle] = {}
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -101,7 +101,7 @@ class Session:
             raise JanusError(
                 error.get("code", 0), error.get("reason", f"{message.get('janus')} for a session")
             )
-        self._id = message["data"]["id"]
+        self.id = message["data"]["id"]
 
     async def attach(self, plugin: str, listener: Listener) -> Handle:
         """A handle of ``plugin``. Cancelled meanwhile, it waits for the answer and gives the handle back."""
@@ -146,10 +146,10 @@ class Session:
 
     async def listen(self) -> None:
         """Take all that comes, until the session is over."""
-        assert self._id is not None
+        assert self.id is not None
         try:
             while True:
-                for message in await self._transport.receive(self._id, self._authorization):
+                for message in await self._transport.receive(self.id, self._authorization):
                     self._take(message)
         except Exception as error:  # whatever came cannot be understood
             self._lose(error)
@@ -164,7 +164,7 @@ class Session:
 
     def _request(self, message: Message, handle: int | None = None) -> tuple[str, Message]:
         transaction = secrets.token_hex(8)
-        ids = {"session_id": self._id, "handle_id": handle}
+        ids = {"session_id": self.id, "handle_id": handle}
         known = {name: id for name, id in ids.items() if id is not None}
         return transaction, {**message, **known, **self._authorization, "transaction": transaction}
 
