@@ -71,7 +71,8 @@ class Listener:
 
     def __init__(self, room: VideoRoom, publisher: Publisher) -> None:
         self.peer = Peer("listener", ())
-        self.frames: list[tuple[int, Pcm]] = []  # pts, mono samples
+        self.packets = 0
+        self.stretch: list[Pcm] = []  # what was heard since the last gap
         self._room = room
         self._publisher = publisher
         self._reception: receiver.Reception | None = None
@@ -97,27 +98,23 @@ class Listener:
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
 
-    def heard(self) -> Pcm:
-        """All that has come, on the timeline of its pts; silence where nothing came."""
-        start = self.frames[0][0]
-        pcm = np.zeros(self.frames[-1][0] + len(self.frames[-1][1]) - start, np.int16)
-        for pts, samples in self.frames:
-            pcm[pts - start : pts - start + len(samples)] = samples
-        return pcm
-
     def on_track(self, track: MediaStreamTrack) -> None:
         (transceiver,) = self.peer.connection.getTransceivers()
         self._reception = receiver.install(transceiver.receiver)
         self._reader = asyncio.create_task(self._read(track))
 
     async def _read(self, track: MediaStreamTrack) -> None:
+        expected = 0
         try:
             while True:
                 frame = await track.recv()
                 assert isinstance(frame, AudioFrame)
-                assert frame.pts is not None
+                if frame.pts != expected:
+                    self.stretch = []
+                expected = (frame.pts or 0) + frame.samples
                 samples = np.asarray(frame.to_ndarray(), np.int16).reshape(frame.samples, -1)[:, 0]
-                self.frames.append((frame.pts, samples.copy()))
+                self.stretch.append(samples.copy())
+                self.packets += 1
         except MediaStreamError:
             pass
 

@@ -20,7 +20,6 @@ from percepnet import Enhancer
 from server.loadtest.hearing import enhancement, is_enhanced, lag
 from server.media.opus import LOOKAHEAD, SPEECH_LOOKAHEAD
 from server.overload import Overload
-from server.sidecar import backoff
 from server.sidecar.janus import JanusError, SessionLost
 from server.sidecar.options import SidecarOptions
 from server.sidecar.sidecar import Sidecar, running_engine
@@ -29,6 +28,7 @@ from server.sidecar.videoroom import PLUGIN, Feed, Publisher, VideoRoom
 pytestmark = pytest.mark.skipif(not installed(), reason="needs Debian's janus")
 
 LATENCY = 1440
+HEARD = 20 * 48_000  # samples; longer than anybody listens
 ENCODERS_LOOKAHEAD = SPEECH_LOOKAHEAD + LOOKAHEAD  # samples; the speaker's, which is aiortc's, and the twin's
 
 
@@ -75,31 +75,44 @@ async def twin_of(watcher: Watcher, feed: Feed) -> Publisher:
 
 
 async def heard_from(room: VideoRoom, publisher: Publisher, packets: int) -> Pcm:
+    """So many on end: a busy machine may lose some."""
     async with Listener(room, publisher) as listener:
-        await until(lambda: len(listener.frames) >= packets, f"{packets} packets of {publisher.display}")
-        heard = listener.heard()
-    assert PACKET * len(listener.frames) > 0.9 * len(heard)  # a busy machine may be late with some
-    return heard
+        await until(lambda: len(listener.stretch) >= packets, f"{packets} packets of {publisher.display}")
+        return np.concatenate(listener.stretch)
 
 
-def assert_enhanced(heard: Pcm, noisy: NDArray[np.float32]) -> None:
+@pytest.fixture(scope="module")
+def enhanced(noisy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the library makes of the recording, as long as it takes; the recording goes on from its beginning."""
+    return Enhancer().process(np.resize(noisy, HEARD)[np.newaxis])[0]
+
+
+def is_the_enhanced(speech: Pcm, enhanced: NDArray[np.float32], heard: Pcm) -> bool:
     """Nearer to what the library makes of the recording than to the recording, and quieter in its pauses."""
-    sent = (noisy * 32768).astype(np.int16)
-    late = lag(np.resize(sent, len(heard)), heard)
-    assert late is not None
-    sent = np.roll(np.resize(sent, 2 * len(noisy)), late)[: len(heard)]
-    enhanced = Enhancer().process(np.resize(noisy, 2 * len(noisy) // PACKET * PACKET)[np.newaxis])[0]
-    enhanced = np.roll(enhanced, late - LATENCY)[: len(heard)]
-    part = slice(48_000, min(len(heard), 13 * 48_000))
-    assert unlikeness_db(heard[part], enhanced[part]) < unlikeness_db(heard[part], sent[part]) / 2
-    change = enhancement(sent[part], heard[part], np.ones(len(sent[part]), bool))
-    assert change is not None
-    assert is_enhanced(*change)
+    late = lag(np.resize(speech, len(heard)), heard)
+    if late is None:
+        return False
+    part = slice(PACKET * 50, len(heard))
+    sent = np.roll(np.resize(speech, HEARD), late)[part]
+    wanted = np.roll(enhanced, late - LATENCY)[part]
+    change = enhancement(sent, heard[part], np.ones(len(sent), bool))
+    nearer = unlikeness_db(heard[part], wanted) < unlikeness_db(heard[part], sent) / 2
+    return nearer and change is not None and is_enhanced(*change)
+
+
+async def assert_enhanced(
+    room: VideoRoom, publisher: Publisher, speech: Pcm, enhanced: NDArray[np.float32]
+) -> None:
+    """3 s on end are; on a busy machine not the first, as every hole is a difference."""
+    for _ in range(5):
+        if is_the_enhanced(speech, enhanced, await heard_from(room, publisher, 150)):
+            return
+    raise AssertionError(f"what {publisher.display} says is not the enhanced voice")
 
 
 @pytest.mark.parametrize("way", ["ws", "http"])
 async def test_the_twin_is_the_enhanced_voice_and_leaves_with_its_publisher(
-    tmp_path: Path, speech: Pcm, noisy: NDArray[np.float32], way: str
+    tmp_path: Path, speech: Pcm, enhanced: NDArray[np.float32], way: str
 ) -> None:
     async with (
         JanusServer(tmp_path, secret="open sesame", pin="4711") as janus,
@@ -109,15 +122,14 @@ async def test_the_twin_is_the_enhanced_voice_and_leaves_with_its_publisher(
         async with Speaker(room, "Alice", speech) as alice:
             twin = await twin_of(watcher, alice.id)
             assert twin.display == "Alice (enhanced)"
-            assert_enhanced(await heard_from(room, twin, 250), noisy)
+            await assert_enhanced(room, twin, speech, enhanced)
         await until(lambda: not watcher.publishers, "the twin leaves")
     assert watcher.most_at_once == 1
 
 
 async def test_a_killed_janus_gets_its_twins_back_and_nothing_is_left_of_the_old_ones(
-    tmp_path: Path, speech: Pcm, noisy: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, speech: Pcm, enhanced: NDArray[np.float32]
 ) -> None:
-    monkeypatch.setattr(backoff, "LONGEST", 1.0)
     async with JanusServer(tmp_path) as janus, sidecar(janus) as made:
         before: dict[str, int] = {}
         for _ in range(2):
@@ -131,7 +143,7 @@ async def test_a_killed_janus_gets_its_twins_back_and_nothing_is_left_of_the_old
             before = before or holdings()
             await janus.start()
         async with watching(janus) as (room, watcher), Speaker(room, "Alice", speech) as alice:
-            assert_enhanced(await heard_from(room, await twin_of(watcher, alice.id), 200), noisy)
+            await assert_enhanced(room, await twin_of(watcher, alice.id), speech, enhanced)
 
 
 async def test_two_sidecars_make_one_twin_of_each_and_the_other_takes_over(
@@ -201,8 +213,8 @@ async def test_a_twin_that_fails_comes_back_and_the_others_notice_nothing(
             await janus.kick(of_alice.id)
             await until(lambda: of_alice.id not in watcher.publishers, "the twin is gone")
             assert (await twin_of(watcher, alice.id)).id != of_alice.id
-            heard = len(listener.frames)
-            await until(lambda: len(listener.frames) > heard + 5, "the other goes on")
+            heard = listener.packets
+            await until(lambda: listener.packets > heard + 5, "the other goes on")
         assert (await twin_of(watcher, bob.id)).id == of_bob.id
 
 
