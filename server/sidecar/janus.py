@@ -6,6 +6,7 @@ both name the request's ``transaction``. All else that comes belongs to a handle
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -15,6 +16,7 @@ from typing import Any, Final
 
 import aiohttp
 
+from .owning import finished
 from .transport import Message, Transport
 
 KEEPALIVE: Final = 20.0  # s; a session without a request for 60 s (Janus's default) is over
@@ -80,6 +82,8 @@ class Session:
         self._transport = transport
         self._authorization = authorization
         self.id: int | None = None
+        self._ours = f"{secrets.token_hex(4)}."
+        self._numbers = itertools.count()
         self._asked: dict[str, _Asked] = {}
         self._handles: dict[int, Handle] = {}
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -163,21 +167,22 @@ class Session:
             self._lose(error)
 
     def _request(self, message: Message, handle: int | None = None) -> tuple[str, Message]:
-        transaction = secrets.token_hex(8)
+        transaction = f"{self._ours}{next(self._numbers)}"
         ids = {"session_id": self.id, "handle_id": handle}
         known = {name: id for name, id in ids.items() if id is not None}
         return transaction, {**message, **known, **self._authorization, "transaction": transaction}
 
     def _take(self, message: Message) -> None:
         kind = message.get("janus")
-        asked = self._asked.get(message.get("transaction", ""))
+        transaction = message.get("transaction")
+        asked = self._asked.get(transaction or "")
         if kind == "timeout":
             self._lose(TimeoutError("Janus has let it time out"))
         elif kind == "error":
             refusal = JanusError(message["error"]["code"], message["error"]["reason"])
-            if asked is None or refusal.code == NO_SUCH_SESSION:
-                self._lose(refusal)
-            elif not asked.answer.done():
+            if refusal.code == NO_SUCH_SESSION or not (transaction or "").startswith(self._ours):
+                self._lose(refusal)  # it is the session that is refused, not a request
+            elif asked is not None and not asked.answer.done():
                 asked.answer.set_exception(refusal)
         elif asked is not None and not asked.answer.done():
             if kind != "ack" or asked.acknowledgement_is_all:
@@ -211,7 +216,11 @@ async def session(transport: Transport, authorization: Mapping[str, str]) -> Asy
     try:
         yield made
     finally:
-        await made.destroy()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await finished(_end(made, tasks))
+
+
+async def _end(ending: Session, tasks: list[asyncio.Task[None]]) -> None:
+    await ending.destroy()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

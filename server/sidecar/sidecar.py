@@ -5,6 +5,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
 
 import aiohttp
 from aiohttp import web
@@ -23,6 +24,8 @@ from .room import Room
 from .transport import connected
 from .twin import Twin
 from .videoroom import Publisher, VideoRoom
+
+CONNECTING_TIME: Final = 10.0  # s
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +47,8 @@ class Sidecar:
                 await self._session()
             except (SessionLost, JanusError, *BROKEN) as error:
                 logger.warning("no session with %s: %s", self._options.url, error or type(error).__name__)
+            except Exception:
+                logger.exception("the session with %s failed", self._options.url)
             await backoff.pause()
 
     def report(self) -> dict[str, object]:
@@ -60,7 +65,8 @@ class Sidecar:
 
     async def _session(self) -> None:
         async with aiohttp.ClientSession() as http:
-            transport = await connected(http, self._options.url)
+            async with asyncio.timeout(CONNECTING_TIME):
+                transport = await connected(http, self._options.url)
             async with session(transport, self._options.authorization) as made:
                 logger.info("in session with %s", self._options.url)
                 self.connected = True
