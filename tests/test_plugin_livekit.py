@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from percepnet import StreamingEnhancer
-from server.loadtest.hearing import enhancement, is_enhanced, lag
+from server.loadtest.hearing import lag
 
 pytest.importorskip("livekit.rtc")
 
@@ -56,24 +56,34 @@ async def speaking(voice: Pcm) -> AsyncIterator[rtc.LocalAudioTrack]:
         await source.aclose()
 
 
+class Recording(PercepNetProcessor):
+    """Keeps what LiveKit gives it, which on a busy machine has holes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.came: list[rtc.AudioFrame] = []
+
+    def _process(self, frame: rtc.AudioFrame) -> rtc.AudioFrame:
+        self.came.append(frame)
+        return super()._process(frame)
+
+
 async def test_livekits_stream_brings_the_enhanced_voice(voice: Pcm) -> None:
-    processor = PercepNetProcessor()
+    processor = Recording()
     assert isinstance(processor, rtc.FrameProcessor)
     heard: list[rtc.AudioFrame] = []
     async with speaking(voice) as track, asyncio.timeout(TIMEOUT):
-        stream = rtc.AudioStream(track, sample_rate=48_000, num_channels=1, noise_cancellation=processor)
+        stream = rtc.AudioStream(
+            track, sample_rate=24_000, num_channels=1, frame_size_ms=20, noise_cancellation=processor
+        )
         async for event in stream:
             heard.append(event.frame)
-            if len(heard) == 250:
+            if len(heard) == 75:
                 break
         await stream.aclose()
-    out = pcm(heard)
-    late = lag(voice, out)
-    assert late is not None
-    part = slice(24_000, 250 * 480)
-    change = enhancement(np.roll(voice, late)[part], out[part], np.ones(part.stop - part.start, bool))
-    assert change is not None
-    assert is_enhanced(*change)
+    came, out = pcm(processor.came), pcm(heard)
+    assert lag(voice[::2], came) is not None  # it is the voice that came
+    np.testing.assert_allclose(out, StreamingEnhancer(24_000).process_pcm(came)[: len(out)], atol=1)
 
 
 @pytest.mark.parametrize(("rate", "size"), [(48_000, 480), (24_000, 1_200), (16_000, 333)])
