@@ -1,6 +1,7 @@
 """The sidecar beside Debian's Janus: real rooms, real speech, crashes included."""
 
 import asyncio
+import random
 import re
 import signal
 import sys
@@ -196,6 +197,28 @@ async def test_ten_publishers_at_once(tmp_path: Path, speech: Pcm) -> None:
             await asyncio.gather(*(heard_from(room, twin, 25) for twin in twins))
         await until(lambda: not watcher.publishers, "all twins leave")
     assert watcher.most_at_once == 1
+
+
+async def test_publishers_who_leave_in_the_middle_of_a_set_up_leave_nothing_behind(tmp_path: Path) -> None:
+    chance = random.Random(1)
+    silence = np.zeros(PACKET, np.int16)
+    async with JanusServer(tmp_path) as janus, sidecar(janus), watching(janus) as (room, watcher):
+
+        async def come_and_go(stay: float) -> None:
+            async with Speaker(room, "Alice", silence) as alice:
+                if stay:
+                    await asyncio.sleep(stay)
+                else:
+                    await twin_of(watcher, alice.id)
+
+        await come_and_go(0)  # what the first loads stays
+        await until(lambda: not watcher.publishers, "the first has gone")
+        before = holdings()
+        for _ in range(4):
+            await asyncio.gather(*(come_and_go(chance.uniform(0.001, 0.3)) for _ in range(4)))
+        await until(lambda: not watcher.publishers, "all have gone")
+        await given_back(before)
+        assert len(await janus.participants()) == 2  # the watcher and the sidecar
 
 
 async def test_a_twin_that_fails_comes_back_and_the_others_notice_nothing(
