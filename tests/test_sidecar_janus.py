@@ -293,48 +293,73 @@ async def test_a_room_that_is_not_there_yet_is_waited_for(
             await twin_of(watcher, bob.id)
 
 
+@asynccontextmanager
+async def process(*options: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A sidecar as users start it, and the address of its figures."""
+    command = [
+        sys.executable,
+        "-m",
+        "percepnet",
+        "sidecar",
+        "janus",
+        "--room",
+        str(ROOM),
+        "--stats-port",
+        "0",
+    ]
+    started = await asyncio.create_subprocess_exec(*command, *options, stderr=asyncio.subprocess.PIPE)
+    try:
+        assert started.stderr is not None
+        async with asyncio.timeout(TIMEOUT):
+            while (found := re.search(rb"figures at (\S+)/stats", await started.stderr.readline())) is None:
+                pass
+        yield started, found[1].decode()
+    finally:
+        if started.returncode is None:
+            started.kill()
+            await started.wait()
+
+
 async def test_a_process_that_is_told_to_end_leaves_the_rooms(tmp_path: Path, speech: Pcm) -> None:
+    (tmp_path / "secret").write_text("open sesame\n")
     async with (
         JanusServer(tmp_path, secret="open sesame") as janus,
         watching(janus) as (room, watcher),
         Speaker(room, "Alice", speech) as alice,
+        process("--url", janus.urls["http"], "--secret-file", str(tmp_path / "secret")) as (started, url),
     ):
-        (tmp_path / "secret").write_text("open sesame\n")
-        options = [
-            "--url",
-            janus.urls["http"],
-            "--room",
-            str(ROOM),
-            "--secret-file",
-            str(tmp_path / "secret"),
-        ]
-        process = await asyncio.create_subprocess_exec(
-            *[sys.executable, "-m", "percepnet", "sidecar", "janus", *options, "--stats-port", "0"],
-            stderr=asyncio.subprocess.PIPE,
-        )
-        try:
-            assert process.stderr is not None
-            async with asyncio.timeout(TIMEOUT):
-                while (
-                    found := re.search(rb"figures at (\S+)/stats", await process.stderr.readline())
-                ) is None:
-                    pass
-            await twin_of(watcher, alice.id)
-            async with aiohttp.ClientSession(found[1].decode()) as http:
-                assert (await http.get("/healthz")).status == 200
-                figures = await (await http.get("/stats")).json()
-            assert list(figures["rooms"][str(ROOM)]["twins"]) == [str(alice.id)]
-            assert len(await janus.participants()) == 4  # the watcher, Alice, her twin, the sidecar
-            process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(TIMEOUT):
-                said = await process.stderr.read()
-                assert await process.wait() == 0
-            assert b"Traceback" not in said
-            assert len(await janus.participants()) == 2
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+        await twin_of(watcher, alice.id)
+        async with aiohttp.ClientSession(url) as http:
+            async with http.get("/healthz") as answer:
+                assert answer.status == 200
+            async with http.get("/stats") as answer:
+                figures = await answer.json()
+        assert list(figures["rooms"][str(ROOM)]["twins"]) == [str(alice.id)]
+        assert len(await janus.participants()) == 4  # the watcher, Alice, her twin, the sidecar
+        started.send_signal(signal.SIGTERM)
+        assert started.stderr is not None
+        async with asyncio.timeout(TIMEOUT):
+            said = await started.stderr.read()
+            assert await started.wait() == 0
+        assert b"Traceback" not in said
+        assert len(await janus.participants()) == 2
+
+
+async def test_of_a_process_that_is_killed_another_takes_over_at_once(tmp_path: Path, speech: Pcm) -> None:
+    async with (
+        JanusServer(tmp_path) as janus,
+        watching(janus) as (room, watcher),
+        Speaker(room, "Alice", speech) as alice,
+        process("--url", janus.urls["ws"]) as (started, _),
+    ):
+        twin = await twin_of(watcher, alice.id)
+        async with sidecar(janus, "two") as two:
+            await until(lambda: two.connected, "both are there")
+            started.kill()
+            await until(
+                lambda: twin.id not in watcher.publishers, "the twin goes, without a word from its sidecar"
+            )
+            await heard_from(room, await twin_of(watcher, alice.id), 5)
 
 
 @pytest.mark.parametrize("way", ["ws", "http"])
