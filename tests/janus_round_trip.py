@@ -127,16 +127,22 @@ async def measure(publishers: int, seconds: float, core: int) -> dict[str, Any]:
         await asyncio.sleep(seconds)
         after = await stats(figures)
         found = [summary("direct", direct), summary("twin", twins)]
-    cpu = 100 * (after["cpu_s"] - before["cpu_s"]) / seconds
+    cpu = after["cpu_s"] - before["cpu_s"]
+    audio = (packets_out(after) - packets_out(before)) * PACKET / 48_000  # s, of all voices
     return {
         "publishers": publishers,
         "delay": found,
         "added_ms": round(found[1]["p50_ms"] - found[0]["p50_ms"], 1),
-        "core_percent": round(cpu, 1),
+        "core_percent": round(100 * cpu / seconds, 1),
+        "core_percent_per_voice": round(100 * cpu / audio, 1),  # also where there was no time for all of it
         "step_ms": after["step_ms"],
         "shed": after["shed"],
         "machine": machine(),
     }
+
+
+def packets_out(figures: dict[str, Any]) -> int:
+    return sum(twin["packets"]["out"] for twin in figures["rooms"][str(ROOM)]["twins"].values())
 
 
 async def listening(

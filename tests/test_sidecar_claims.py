@@ -6,9 +6,10 @@ import pytest
 
 from server.sidecar.backoff import Backoff
 from server.sidecar.claims import (
+    GRACE,
     beaten,
     enhanced_feed,
-    place,
+    patience,
     sidecar_display,
     twin_description,
     twin_display,
@@ -21,9 +22,9 @@ FEEDS = range(1_000, 2_000)
 def first_of(feed: int, names: list[str]) -> str:
     """The sidecar among ``names`` whose turn it is, as all of them find."""
     displays = ["Alice", "", *map(sidecar_display, names)]
-    places = {name: place(name, feed, displays) for name in names}
-    assert sorted(places.values()) == list(range(len(names)))
-    return min(places, key=lambda name: places[name])
+    waits = {name: patience(name, feed, displays, newcomer=False) for name in names}
+    assert sorted(waits.values()) == [GRACE * place for place in range(len(names))]
+    return min(waits, key=lambda name: waits[name])
 
 
 def test_all_agree_on_one_order_and_each_gets_its_share() -> None:
@@ -38,9 +39,15 @@ def test_who_leaves_takes_only_its_own_publishers_along() -> None:
     assert moved == {NAMES[0]}
 
 
-def test_a_sidecar_that_janus_does_not_list_yet_has_a_place_all_the_same() -> None:
-    assert place("new", 1, []) == 0
-    assert place("new", 1, [sidecar_display("old")]) + place("old", 1, [sidecar_display("new")]) == 1
+def test_who_comes_later_waits_longer_than_who_was_there_and_alone_not_at_all() -> None:
+    displays = [sidecar_display(name) for name in NAMES]
+    for feed in range(20):
+        waits = [patience(name, feed, displays, newcomer=n > 1) for n, name in enumerate(NAMES)]
+        assert len(set(waits)) == len(NAMES)  # whoever of them is new: never two at a time
+        assert min(waits[2:]) > 0
+        for newcomer in (False, True):
+            assert patience("one", feed, ["Alice", "", sidecar_display("one")], newcomer) == 0
+            assert patience("one", feed, [], newcomer) == 0  # not listed yet
 
 
 @pytest.mark.parametrize("twins", [(5, 77, 123), ("a", "b", "cc"), (9, 10, 11)])

@@ -21,6 +21,7 @@ from percepnet import Enhancer
 from server.loadtest.hearing import enhancement, is_enhanced, lag
 from server.media.opus import LOOKAHEAD, SPEECH_LOOKAHEAD
 from server.overload import Overload
+from server.sidecar import claims
 from server.sidecar.janus import JanusError, SessionLost
 from server.sidecar.options import SidecarOptions
 from server.sidecar.sidecar import Sidecar, running_engine
@@ -170,7 +171,7 @@ async def test_of_two_twins_the_one_with_the_lower_id_stays(
     tmp_path: Path, speech: Pcm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after the race that :mod:`server.sidecar.claims` tells of: neither sidecar knows that the other is there."""
-    monkeypatch.setattr("server.sidecar.room.place", lambda *_: 0)
+    monkeypatch.setattr("server.sidecar.room.patience", lambda *_: 0)
     async with (
         JanusServer(tmp_path) as janus,
         sidecar(janus, "one") as one,
@@ -265,7 +266,10 @@ async def test_where_enhancement_fails_the_twin_is_the_dry_voice_and_as_late(
     assert unlikeness_db(heard[part], np.roll(np.resize(speech, 2 * len(speech)), late)[part]) < 2
 
 
-async def test_what_is_too_much_for_one_sidecar_is_anothers(tmp_path: Path, speech: Pcm) -> None:
+async def test_what_is_too_much_for_one_sidecar_is_anothers(
+    tmp_path: Path, speech: Pcm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "GRACE", 0.5)
     async with (
         JanusServer(tmp_path) as janus,
         watching(janus) as (room, watcher),

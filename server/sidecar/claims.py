@@ -5,19 +5,20 @@ a description that names the publisher it is of. Three rules:
 
 1. *Turn.* For each publisher the sidecars present have an order (rendezvous hashing of their names with the
    publisher's id, so each is first for its share of publishers). The first begins at once, the next only if
-   there is no twin after ``GRACE`` seconds, and so on: when the first is stuck or full, the next takes over.
+   there is no twin after ``GRACE`` seconds, and so on: when the first is stuck or full, the next takes over. Who
+   finds a publisher and other sidecars on coming into a room waits for half of that longer: one of the others may be
+   at it, in whose order the newcomer was not.
 2. *One.* Who sees a twin of a publisher begins none, and begins anew with rule 1 once that twin has gone.
 3. *Tie.* Where there are two twins of a publisher nevertheless, the one with the lowest id stays; the sidecars
    of the others withdraw them.
 
 So publishers stay with who has them, and only what is new is shared with a sidecar that comes later.
 
-The race: two sidecars begin the same publisher when they see different sidecars in the room (one comes in the
-moment in which the publisher does) or when setting up a twin takes longer than ``GRACE``. Then a listener sees
-two twins until both are published and their events have come: as long as a set-up takes, some tenths of a second
-up to ``GRACE`` on a slow machine. Ids are unique and both see both, so exactly one stays. A sidecar that dies
-without a word leaves its twins until Janus notices: at once over a WebSocket, after its session timeout (60 s)
-over HTTP. Then rule 1 holds, without the dead.
+The race that is left: two sidecars begin the same publisher when the first takes longer than ``GRACE``, or half of it
+where the second is new, to set up a twin; that takes some tenths of a second unless its machine or Janus is overloaded.
+Then a listener sees two twins until both are published and their events have come, which is when the slower one is
+ready. Ids are unique and all see both, so exactly one stays. A sidecar that dies without a word leaves its twins until
+Janus notices: at once over a WebSocket, after its session timeout (60 s) over HTTP. Then rule 1 holds, without it.
 """
 
 import hashlib
@@ -53,11 +54,16 @@ def enhanced_feed(description: str) -> str | None:
     return found[1] if found else None
 
 
-def place(name: str, feed: Feed, displays: Iterable[str]) -> int:
-    """How many of the sidecars in the room, by all ``displays`` there, are before ``name`` for a publisher."""
+def patience(name: str, feed: Feed, displays: Iterable[str], newcomer: bool) -> float:
+    """Seconds that the sidecar ``name`` waits for others before it begins a twin (rule 1).
+
+    ``displays``: of all who are in the room. ``newcomer``: whether the publisher was there before the sidecar.
+    """
     present = {display.removeprefix(_SIDECAR) for display in displays if display.startswith(_SIDECAR)}
+    others = present - {name}
     own = _weight(name, feed)
-    return sum(_weight(other, feed) < own for other in present - {name})
+    place = sum(_weight(other, feed) < own for other in others)
+    return GRACE * (place + 0.5 * bool(newcomer and others))
 
 
 def beaten(own: Feed, twins: Iterable[Feed]) -> bool:

@@ -9,7 +9,7 @@ from server.ending import first
 from server.engine import EngineFull
 
 from .backoff import Backoff
-from .claims import GRACE, beaten, enhanced_feed, place, sidecar_display
+from .claims import beaten, enhanced_feed, patience, sidecar_display
 from .janus import Handle, JanusError, Session, SessionLost
 from .owning import finished
 from .transport import Message
@@ -51,7 +51,7 @@ class Room:
         try:
             joined = await room.join(handle, sidecar_display(self._name))
             logger.info("room %s: joined as %s", self.room, self._name)
-            self._take(room, handle, joined)
+            self._take(room, handle, joined, newcomer=True)
             await self._until(lambda: self._over is not None)
             raise JanusError(0, str(self._over))
         finally:
@@ -78,7 +78,7 @@ class Room:
             self._take(room, handle, data)
         self._changed()
 
-    def _take(self, room: VideoRoom, handle: Handle, data: Message) -> None:
+    def _take(self, room: VideoRoom, handle: Handle, data: Message, newcomer: bool = False) -> None:
         """What an event says of who publishes."""
         speaking, silent = Publisher.listed(data)
         for feed in silent:
@@ -90,7 +90,8 @@ class Room:
                 self._forget(publisher.id)
                 self._publishers[publisher.id] = publisher
                 self._tasks[publisher.id] = asyncio.create_task(
-                    self._follow(room, handle, publisher), name=f"room {self.room}: publisher {publisher.id}"
+                    self._follow(room, handle, publisher, newcomer),
+                    name=f"room {self.room}: publisher {publisher.id}",
                 )
 
     def _forget(self, feed: Feed) -> None:
@@ -100,12 +101,13 @@ class Room:
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
 
-    async def _follow(self, room: VideoRoom, handle: Handle, publisher: Publisher) -> None:
+    async def _follow(self, room: VideoRoom, handle: Handle, publisher: Publisher, newcomer: bool) -> None:
         """Enhance ``publisher`` whenever it is this sidecar's turn, until cancelled."""
         backoff = Backoff()
         while True:
             try:
-                await self._turn(room, handle, publisher.id)
+                await self._turn(room, handle, publisher.id, newcomer)
+                newcomer = False
                 await self._enhance(room, publisher)
             except SessionLost:
                 return  # all of the room is over
@@ -115,13 +117,14 @@ class Room:
                 logger.exception("room %s: the twin of publisher %s failed", self.room, publisher.id)
             await backoff.pause()
 
-    async def _turn(self, room: VideoRoom, handle: Handle, feed: Feed) -> None:
+    async def _turn(self, room: VideoRoom, handle: Handle, feed: Feed, newcomer: bool) -> None:
         """Wait until nobody enhances the publisher and it is this sidecar's turn to do so."""
         while True:
-            await self._until(lambda: not self._twins_of(feed))
-            patience = GRACE * place(self._name, feed, await room.names(handle))
+            while self._twins_of(feed):
+                newcomer = False
+                await self._until(lambda: not self._twins_of(feed))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(patience(self._name, feed, await room.names(handle), newcomer)):
                     await self._until(lambda: bool(self._twins_of(feed)))
             if not self._twins_of(feed):
                 return
