@@ -167,7 +167,7 @@ class Config:
             parser.add_argument(
                 f"--{name}",
                 dest=option.name,
-                type=_for_argparse(option.metadata["parse"]),
+                type=for_argparse(option.metadata["parse"]),
                 action="append" if _is_repeatable(option) else "store",
                 default=argparse.SUPPRESS,
                 metavar=name.rpartition("-")[2].upper(),
@@ -205,7 +205,7 @@ def _is_repeatable(option: Field[Any]) -> bool:
     return isinstance(option.default, tuple)
 
 
-def _for_argparse(parse: Parse) -> Parse:
+def for_argparse(parse: Parse) -> Parse:
     """argparse shows the text of its own error only."""
 
     def convert(text: str) -> Any:

@@ -46,6 +46,11 @@ COMMANDS: Final = MappingProxyType(
                 "percepnet serve --host 0.0.0.0 --token-file tokens.txt --tls-cert cert.pem --tls-key key.pem",
             ),
         ),
+        "sidecar": Command(
+            "percepnet.cli.sidecar",
+            "join the rooms of another server and publish an enhanced twin of each voice",
+            ("percepnet sidecar janus --url ws://127.0.0.1:8188 --room 1234 --room 5678 --stats-port 8081",),
+        ),
         "load": Command(
             "percepnet.cli.load",
             "put a server under load with synthetic callers, and measure what comes back",
