@@ -70,6 +70,11 @@ class Mixer:
         if rng.random() < 0.05:
             limit = np.float32(rng.uniform(0.3, 1)) * np.abs(noisy).max()
             noisy = np.clip(noisy, -limit, limit)
+        if rng.random() < 0.2:
+            muted = _muted(self.length, rng)
+            noisy, wanted = noisy * muted, wanted * muted
+            if rng.random() < 0.3:  # the converter's own noise goes on
+                noisy = noisy + 10 ** (rng.uniform(-100, -80) / 20) * rng.standard_normal(self.length)
         noisy = np.clip(noisy, -1, 1)
         return Mixture(noisy.astype(np.float32), wanted.astype(np.float32), bandwidth)
 
@@ -150,6 +155,15 @@ def _hum(length: int, rng: np.random.Generator) -> Float:
         (a * np.sin(k * phase + rng.uniform(0, 6.3)) for k, a in zip(harmonics, amplitude, strict=True)),
         np.zeros(length),
     ).astype(np.float32)
+
+
+def _muted(length: int, rng: np.random.Generator) -> Float:
+    """Gain of a microphone that is muted, for up to all but the last second: from the start on, or from anywhere."""
+    pause = int(rng.uniform(0.3, 1) * rng.uniform(0.03, 1) * (length - SAMPLE_RATE))
+    start = 0 if rng.random() < 0.5 else int(rng.integers(length - pause))
+    edge = int(rng.choice([1, 48, 480]))  # samples: cut off, or faded within 1 or 10 ms
+    distance = np.maximum(start - np.arange(length), np.arange(length) - (start + pause))
+    return np.clip(distance / edge, 0, 1).astype(np.float32)
 
 
 def _gain_steps(length: int, rng: np.random.Generator) -> Float:
