@@ -146,6 +146,8 @@ def test_toy_trains_resumes_and_exports_a_model_that_runs(data: Path, tmp_path: 
     reports = [json.loads(line) for line in log.read_text().splitlines()]
     assert reports[-1]["train"] < 0.7 * reports[0]["train"]
     assert reports[-1]["valid_gain"] < reports[0]["valid_gain"]
+    assert reports[-1]["noise_reduction"] > 1
+    assert reports[-1]["speech_loss"] < 20
 
     more = ["--topology", "toy", "--mixtures", "0.1", "--batch", "8", "--hops", "100", "--steps", "67"]
     assert main(["train", *folders, *more]) == 0

@@ -24,16 +24,25 @@ from tqdm import tqdm
 from percepnet.bands import BANDS
 from percepnet.features import FEATURES
 from percepnet.framing import HOP, SAMPLE_RATE
-from percepnet.training import shards
+from percepnet.training import listening, shards
+from percepnet.training.corpus import Corpus
 from percepnet.training.losses import Loss, band_loss
 from percepnet.training.model import TOPOLOGIES, PercepNet
 from percepnet.training.weights import load_weights
 
 _AVERAGED: Final = 20  # the weights that are validated and exported are averaged over this part of the run
-_WARM_UP: Final = 200  # steps
+_WARM_UP: Final = 0.03  # of the run: the learning rate rises to its highest
 _CLIP: Final = 1.0  # gradient norm
 _FINAL_RATE: Final = 0.03  # of the highest learning rate, at the end of the cosine
-_TOY: Final = {"topology": "toy", "mixtures": 0.1, "steps": 60, "save_every": 20, "batch": 8, "hops": 100}
+_TOY: Final = {
+    "topology": "toy",
+    "mixtures": 0.1,
+    "steps": 60,
+    "save_every": 20,
+    "listen_every": 60,
+    "batch": 8,
+    "hops": 100,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reuse",
         type=float,
         default=4,
-        help="with --fresh: how often a mixture is heard on average; its makers wait accordingly (default: %(default)s)",
+        help="with --fresh: how often a mixture is heard on average; their makers wait for that (default: %(default)s)",
     )
     parser.add_argument("--steps", type=int, default=6000, help="optimiser steps (default: %(default)s)")
     parser.add_argument(
@@ -78,6 +87,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--save-every", type=int, default=250, help="steps between checkpoints (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--listen-every",
+        type=int,
+        default=1000,
+        help="steps between scores of what the network makes of validation mixtures (default: %(default)s)",
     )
     parser.add_argument(
         "--rate", type=float, default=1.5e-3, help="highest learning rate (default: %(default)s)"
@@ -172,10 +187,12 @@ def _produce(args: argparse.Namespace, first: int, heard: Any) -> None:
     )
 
 
-def _split(batch: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _split(batch: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Features, and (ideal gains, ideal strengths, weights, speech), of shard rows ``[B, T, COLUMNS]``."""
-    features, *ideal = torch.split(batch.float(), [FEATURES, BANDS, BANDS, BANDS, 1], dim=-1)
-    return features, tuple(ideal)
+    features, gain, strength, weight, speaking = torch.split(
+        batch.float(), [FEATURES, BANDS, BANDS, BANDS, 1], dim=-1
+    )
+    return features, (gain, strength, weight, speaking)
 
 
 class _Training:
@@ -194,6 +211,7 @@ class _Training:
             self.model.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=0.01
         )
         self.loss = Loss(args.gamma, args.speech_weight, args.over_weight)
+        self.examples = listening.Examples(Corpus(args.data, args.cache, "valid"))
         self.step, self.seconds = 0, 0.0  # of training, until now
         self.checkpoint = args.run / "checkpoint.pt"
         if self.checkpoint.exists():
@@ -217,6 +235,8 @@ class _Training:
             bar.update()
             if self.step % self.args.save_every == 0 or self.progress >= 1:
                 report = {"step": self.step, "train": float(np.mean(losses)), **self.validate()}
+                if self.step % self.args.listen_every == 0 or self.progress >= 1:
+                    report |= self.examples.scores(self.model.topology, self.average)
                 report["seconds"] = round(self.seconds)
                 losses.clear()
                 self._save(report)
@@ -230,9 +250,9 @@ class _Training:
 
     def _update(self, batch: Tensor) -> float:
         cosine = _FINAL_RATE + (1 - _FINAL_RATE) * (0.5 + 0.5 * math.cos(math.pi * min(1, self.progress)))
-        warm_up = min(_WARM_UP, self.args.steps // 10 + 1)
+        warm_up = min(1, self.progress / _WARM_UP)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.args.rate * min(1, (self.step + 1) / warm_up) * cosine
+            group["lr"] = self.args.rate * warm_up * cosine
         features, ideal = _split(batch)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16):
             gain, strength = self.model(features)
