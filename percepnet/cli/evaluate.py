@@ -44,7 +44,7 @@ class Task:
     model: Path | None
     postfilter: bool
     attenuation_limit_db: float | None
-    picture: bool
+    picture: bool = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
