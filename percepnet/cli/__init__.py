@@ -93,6 +93,14 @@ COMMANDS: Final = MappingProxyType(
             "make a fixed test set for evaluate from a folder of speech and noise",
             ("percepnet mixtures recordings/ testset/ --count 60",),
         ),
+        "bars": Command(
+            "percepnet.cli.bars",
+            "measure what must not happen: to clean, quiet and narrow-band speech, to noise alone, to a recogniser",
+            (
+                "percepnet bars recordings/ --count 20",
+                "percepnet bars recordings/ --english english/ --model new.onnx",
+            ),
+        ),
         "oracle": Command(
             "percepnet.cli.oracle",
             "show what each stage of the signal processing can reach, as a page to see and hear",
