@@ -91,11 +91,12 @@ def enhanced(noisy: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def is_the_enhanced(speech: Pcm, enhanced: NDArray[np.float32], heard: Pcm) -> bool:
     """Nearer to what the library makes of the recording than to the recording, and quieter in its pauses."""
-    late = lag(np.resize(speech, len(heard)), heard)
+    said = np.resize(speech, HEARD)
+    late = lag(said, heard)  # below 0: the listener came when some of it had been said
     if late is None:
         return False
     part = slice(PACKET * 50, len(heard))
-    sent = np.roll(np.resize(speech, HEARD), late)[part]
+    sent = np.roll(said, late)[part]
     wanted = np.roll(enhanced, late - LATENCY)[part]
     change = enhancement(sent, heard[part], np.ones(len(sent), bool))
     nearer = unlikeness_db(heard[part], wanted) < unlikeness_db(heard[part], sent) / 2
@@ -258,12 +259,12 @@ async def test_where_enhancement_fails_the_twin_is_the_dry_voice_and_as_late(
 
         monkeypatch.setattr(Enhancer, "process", broken)
         heard = await heard_from(room, twin, 150)
-    late = lag(np.resize(speech, len(heard)), heard)
+    late = lag(np.resize(speech, HEARD), heard)
     assert late is not None
     # Whole packets may be missing at the start, where one end sent before the other listened.
     assert (late - LATENCY - ENCODERS_LOOKAHEAD + 480) % PACKET - 480 in range(-2, 3)
     part = slice(24_000, len(heard))
-    assert unlikeness_db(heard[part], np.roll(np.resize(speech, 2 * len(speech)), late)[part]) < 2
+    assert unlikeness_db(heard[part], np.roll(np.resize(speech, HEARD), late)[part]) < 2
 
 
 async def test_what_is_too_much_for_one_sidecar_is_anothers(

@@ -12,7 +12,8 @@ a description that names the publisher it is of. Three rules:
 3. *Tie.* Where there are two twins of a publisher nevertheless, the one with the lowest id stays; the sidecars
    of the others withdraw them.
 
-So publishers stay with who has them, and only what is new is shared with a sidecar that comes later.
+So publishers stay with who has them, and only what is new is shared with a sidecar that comes later. All of it is
+trust: whoever may publish in a room can call a stream the twin of somebody, who then has none.
 
 The race that is left: two sidecars begin the same publisher when the first takes longer than ``GRACE``, or half of it
 where the second is new, to set up a twin; that takes some tenths of a second unless its machine or Janus is overloaded.

@@ -30,10 +30,10 @@ logger = logging.getLogger(__name__)
 
 
 class JanusError(Exception):
-    """Janus or its plugin refuses a request."""
+    """Janus or its plugin refuses a request, or does not answer it: then with a ``code`` of 0."""
 
     def __init__(self, code: int, reason: str) -> None:
-        super().__init__(f"Janus says {code}: {reason}")
+        super().__init__(f"Janus says {code}: {reason}" if code else reason)
         self.code = code
 
 

@@ -45,7 +45,7 @@ class Room:
         }
 
     async def live(self, session: Session) -> None:
-        """Be in the room until cancelled; raises ``JanusError`` when the room is over, or cannot be joined."""
+        """Be in the room until cancelled; raises ``JanusError`` where it cannot be joined, or is over."""
         room = VideoRoom(session, self.room, self._pin)
         handle = await room.attach(lambda event: self._hear(room, handle, event))
         try:
