@@ -3,7 +3,7 @@
 The last pitch period goes on, as far as there is one, and noise with the spectrum of the last 10 ms where there
 is none; from 20 ms on both fade, and at 80 ms only comfort noise is left, which has the spectrum and the level
 of the quietest 10 ms of the last seconds. It needs nothing but the audio itself. A decoder of speech knows more
-of it: what libopus guesses for Opus scores higher (``tests/score_concealment.py``), so this is for the rest.
+of it: what libopus guesses where it codes speech scores higher (``tests/score_concealment.py``).
 """
 
 from typing import Final

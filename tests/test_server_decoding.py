@@ -169,6 +169,17 @@ def test_a_pause_of_the_sender_is_no_loss(gap: int) -> None:
     assert audio.received == 20 * PACKET
 
 
+def test_a_hole_in_audio_that_is_not_coded_as_speech_is_left_to_the_reader(clean: Float) -> None:
+    for bitrate, frames in ((32_000, 100), (64_000, 99)):
+        line = Line()
+        for n, payload in enumerate(packets(clean[48_000 : 48_000 + 100 * PACKET], bitrate=bitrate)):
+            if n != 50:
+                line.decode(n, n * PACKET, payload)
+        assert len(line.frames) == frames
+        assert line.decoding.audio.concealed == PACKET
+        assert len(line.heard()) == 100 * PACKET
+
+
 def test_a_packet_lost_in_a_pause_is_all_that_is_missing_of_it() -> None:
     line, payload = Line(), bytes([31 << 3]) + bytes(range(40))
     for n in range(10):
@@ -179,7 +190,7 @@ def test_a_packet_lost_in_a_pause_is_all_that_is_missing_of_it() -> None:
 
 def test_clocks_that_round_are_no_holes() -> None:
     """Timestamps that are a sample off now and then leave the decoder alone."""
-    rounding, even, payload = Line(), Line(), bytes([31 << 3]) + bytes(range(40))
+    rounding, even, payload = Line(), Line(), bytes([9 << 3]) + bytes(range(40))
     for n in range(20):
         rounding.decode(n, n * (PACKET + 1), payload)
         even.decode(n, n * PACKET, payload)

@@ -127,7 +127,7 @@ async def test_a_burst_of_the_shortest_packets_is_kept_as_long_as_one_of_the_lon
         assert (queue.qsize(), queue.dropped) == (count, 3 * count)
 
 
-OPUS = bytes([31 << 3, 0xFF, 0xFE])  # CELT, 20 ms, mono: any bytes after that can be decoded
+OPUS = bytes([9 << 3, 0, 0xFE])  # SILK, 20 ms, mono, without FEC: any bytes after that can be decoded
 
 
 class Arrivals:
@@ -178,7 +178,6 @@ async def test_a_hole_is_given_up_by_the_clock_without_another_packet(fresh: RTC
     assert arrivals.decoded() == [960, 1920]
     assert arrivals.reception.packets()["concealed"] == 1
     assert arrivals.reception.network()["concealed_ms"] == 20
-    assert arrivals.reception.network()["concealed_percent"] == pytest.approx(100 / 3, abs=0.001)
     arrivals.reception.close()
 
 

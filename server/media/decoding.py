@@ -1,12 +1,14 @@
 """From packets in order to frames of audio on one timeline, over changes of source, codec and packet length.
 
-Short holes in Opus are filled here, by what the next packet repeats or the decoder guesses. All others are left
-as gaps between the frames, which :class:`server.frames.FrameReader` conceals.
+Short holes in speech coded by Opus are filled here, by what the next packet repeats or the decoder guesses. All
+others are left as gaps between the frames, which :class:`server.frames.FrameReader` conceals: better than the
+decoder does it in Opus that is not coded as speech (``tests/score_concealment.py``).
 """
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import av
 from aiortc.codecs import get_decoder
@@ -20,6 +22,10 @@ from percepnet.framing import SAMPLE_RATE
 from ..frames import LONGEST_FILL, LONGEST_GAP, PACKET
 from .libopus import UNIT, LibopusDecoder, library
 from .opus import MIME_TYPE, OpusDecoder
+
+TRANSFORM: Final = (
+    0x80  # first byte of an Opus packet from which on its audio is not coded as speech (RFC 6716, 3.1)
+)
 
 logger = logging.getLogger(__name__)
 
@@ -69,10 +75,10 @@ class Decoding:
         if gap > LONGEST_FILL:
             self._decoder = None  # one that goes on from before may be 9 dB too loud at first
         decoder = self._decoder_of(codec)
-        short = self._sequence is not None and UNIT <= gap <= LONGEST_FILL
+        near = self._sequence is not None and UNIT <= gap <= LONGEST_FILL
         try:
             filled, recovered = [], 0
-            if short and isinstance(decoder, LibopusDecoder):
+            if near and payload[0] < TRANSFORM and isinstance(decoder, LibopusDecoder):
                 frame, recovered = decoder.fill(gap, payload if lost else b"", self._end)
                 filled = [frame]
             encoded = JitterFrame(payload, self.position * codec.clockRate // SAMPLE_RATE)

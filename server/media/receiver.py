@@ -119,9 +119,8 @@ class Reception:
         return self._decoding.audio
 
     def network(self) -> dict[str, float]:
-        """How the network is and what it did to the audio: ms, and how much of all of it in % is concealed."""
+        """How the network is and what it did to the audio, ms."""
         audio = self.audio
-        whole = audio.received + audio.recovered + audio.concealed + audio.missing
         return {
             "jitter_ms": round(self._jitter.value * 1e3, 3),
             "hole_wait_ms": round(self._hole_wait.wait(time.monotonic()) * 1e3, 3),
@@ -129,7 +128,6 @@ class Reception:
             "recovered_ms": audio.recovered * 1000 / SAMPLE_RATE,
             "concealed_ms": audio.concealed * 1000 / SAMPLE_RATE,
             "missing_ms": audio.missing * 1000 / SAMPLE_RATE,
-            "concealed_percent": round(100 * audio.concealed / max(1, whole), 3),
         }
 
     def packets(self) -> dict[str, int]:
