@@ -29,10 +29,11 @@ from calling import (
 from numpy.typing import NDArray
 
 from percepnet import Enhancer
+from server import calls
 from server.loadtest.caller import Caller
 from server.loadtest.hearing import lag
 from server.loadtest.wire import Tape, Wire
-from server.media import receiver, sender
+from server.media import closing, receiver, sender
 from server.media.opus import LOOKAHEAD, SPEECH_LOOKAHEAD
 
 Pcm = NDArray[np.int16]
@@ -347,6 +348,32 @@ async def test_a_call_may_not_last_for_ever(speech: Pcm) -> None:
     async with serving(max_call_time=1.0) as server, Caller(server.url, speech) as caller:
         await until(lambda: not len(server.calls), "the call is freed")
         await until(lambda: caller.connection.connectionState == "closed", "the caller knows")
+
+
+async def test_a_connection_that_closes_slowly_holds_up_nobody_and_still_gives_back_all(
+    speech: Pcm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    close, slow = closing.close, asyncio.Event()
+
+    async def slowly(connection: RTCPeerConnection) -> None:
+        if connection is not caller.connection:  # but the server's
+            await slow.wait()
+        await close(connection)
+
+    async with serving() as server:
+        async with Caller(server.url, speech) as caller:  # what the first call loads stays
+            await packets(caller, 2)
+        await until(lambda: not len(server.calls), "the first call is freed")
+        before = holdings()
+        monkeypatch.setattr(calls, "CLOSING_TIME", 0.1)
+        monkeypatch.setattr(closing, "close", slowly)
+        async with Caller(server.url, speech) as caller:
+            await packets(caller, 2)
+        await until(lambda: not len(server.calls), "the call is given up")
+        assert "takes more than 0.1 s to close" in caplog.text
+        del before["connections"]  # pytest keeps the line in the log, and that the call
+        slow.set()
+        await given_back(before)
 
 
 async def test_a_full_server_says_so_and_takes_calls_again(speech: Pcm) -> None:
