@@ -1,11 +1,13 @@
 """A long time under calls, in short: what grows is told from what does not, and the command runs."""
 
+import asyncio
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from calling import serving
 
 from percepnet.cli import main
 from server.weather.flat import Quantity, growth, judged
@@ -49,11 +51,11 @@ def test_what_was_not_seen_has_no_verdict() -> None:
     assert not is_flat({"quantities": {"memory": verdict, "tasks": {"flat": False}}})
 
 
-def test_a_soak_is_run_judged_and_drawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+async def test_a_soak_is_run_judged_and_drawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     report = tmp_path / "soak.html"
     options = ["--minutes", "0.13", "--calls", "2", "--churn", "5", "--toggle", "1", "--report", str(report)]
-    serve = ["--server-options", "--workers 1 --rated-calls 64"]
-    status = main(["soak", *options, *serve, "--json", "--quiet"])
+    async with serving() as server:  # which is never too busy for a call
+        status = await asyncio.to_thread(main, ["soak", server.url, *options, "--json", "--quiet"])
     found = json.loads(capsys.readouterr().out)
     calls = found["load"]["overall"]["calls"]
     assert calls["ok"] >= 2
