@@ -12,7 +12,7 @@ from .access import public
 from .calls import Call, Calls, TooManyCalls
 from .config import Config
 from .controls import checked
-from .edge import admitted, body
+from .edge import admitted, answers, body
 from .engine import Engine
 from .figures import process_figures
 from .offer import Offer
@@ -162,9 +162,10 @@ async def file(request: web.Request) -> web.StreamResponse:
     return web.FileResponse(path)
 
 
-def _stats(request: web.Request) -> dict[str, list[object]]:
+def _stats(request: web.Request) -> dict[str, object]:
     calls = request.app[CALLS]
-    return {"workers": [{"worker": calls.worker, **process_figures(), **calls.figures()}]}
+    worker = {"worker": calls.worker, **process_figures(), **calls.figures()}
+    return {"workers": [worker], "answers": answers(request.app)}
 
 
 def _call(request: web.Request) -> Call:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -17,6 +18,7 @@ from .problems import errors_as_json, problem
 LARGEST_BODY: Final = 64 * 1024  # bytes
 BODY_TIME: Final = 10.0  # s that a body may take to come
 IDLE_TIME: Final = 30.0  # s that a TCP connection may go on without a whole request
+OFFERS: Final = ("/offer", "/whip/{room}", "/whep/{room}")  # where calls begin, by POST
 CALLER_HEADER: Final = "X-Percepnet-Caller"  # with which the front tells a worker the caller's address
 HEADERS: Final = {
     "Content-Security-Policy": (
@@ -34,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 # Address that a request comes from
 CALLER: Final[web.AppKey[Callable[[web.Request], str]]] = web.AppKey("caller")
+ANSWERS: Final[web.AppKey[Counter[int]]] = web.AppKey("answers")  # to offers, by status, since start
 LIMITS: Final[web.AppKey[AddressLimits | None]] = web.AppKey("limits")
 
 
@@ -48,7 +51,9 @@ def application(config: Config, calls_of: Callable[[str], int]) -> web.Applicati
     )
     app[CALLER] = lambda request: caller_of(request, config.trust_forwarded)
     app[LIMITS] = AddressLimits(config.max_calls_per_address, config.offers_per_second, calls_of)
+    app[ANSWERS] = Counter()
     app.on_response_prepare.append(_add_headers)
+    app.on_response_prepare.append(_count_answer)
     app.on_response_prepare.append(headers_for(config.allow_origins))
     return app
 
@@ -88,6 +93,17 @@ async def body(request: web.Request) -> bytes:
             return await request.read()
     except TimeoutError:
         raise problem(web.HTTPRequestTimeout, f"the body has not come within {BODY_TIME:g} s") from None
+
+
+def answers(app: web.Application) -> dict[str, int]:
+    """How often offers were answered with each status, ready for JSON; empty behind a front, which knows it all."""
+    return {str(status): count for status, count in sorted(app.get(ANSWERS, Counter()).items())}
+
+
+async def _count_answer(request: web.Request, response: web.StreamResponse) -> None:
+    resource = request.match_info.route.resource
+    if request.method == "POST" and resource is not None and resource.canonical in OFFERS:
+        request.app[ANSWERS][response.status] += 1
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -21,7 +21,7 @@ from . import metrics
 from .access import public
 from .api import CONFIG, PAGE, admin, endpoint, file, ice, no_call, page
 from .config import Config
-from .edge import CALLER_HEADER, admitted, application, body
+from .edge import CALLER_HEADER, admitted, answers, application, body
 from .figures import process_figures
 from .problems import problem
 from .worker import Worker
@@ -143,7 +143,8 @@ async def overview(request: web.Request) -> web.Response:
 
 
 async def _stats(request: web.Request) -> dict[str, object]:
-    return {"workers": await _joined(request, "/stats", "workers"), "front": process_figures()}
+    workers = await _joined(request, "/stats", "workers")
+    return {"workers": workers, "front": process_figures(), "answers": answers(request.app)}
 
 
 async def _joined(request: web.Request, path: str, key: str) -> list[Any]:

@@ -31,8 +31,12 @@ GAUGES: Final = (
     ("percepnet_draining", "1 while no new calls are taken because the process ends.", "draining"),
 )
 COUNTERS: Final = (
-    ("percepnet_calls_began", "Calls that were answered.", "began"),
-    ("percepnet_calls_refused", "Offers refused for lack of room or time.", "refused"),
+    ("percepnet_calls_began", "Calls that began.", "began"),
+    (
+        "percepnet_calls_refused",
+        "Offers that a worker could not take; another may have.",
+        "refused",
+    ),
     ("percepnet_calls_shed", "Times that a call was put on dry audio for lack of time.", "sheds"),
 )
 PACKETS: Final = (
@@ -60,6 +64,7 @@ class Figures(Collector):
 
     def __init__(self, stats: Stats) -> None:
         self._workers: list[Stats] = stats["workers"]
+        self._answers: Mapping[str, int] = stats["answers"]
         self._processes = list(self._workers)
         if "front" in stats:
             self._processes.append({"worker": FRONT, **stats["front"]})
@@ -73,6 +78,11 @@ class Figures(Collector):
             yield _family(GaugeMetricFamily, name, about, key, self._processes)
         for name, about, key in PROCESS_COUNTERS:
             yield _family(CounterMetricFamily, name, about, key, self._processes)
+        about = "Offers answered with each status, by the process that callers reach."
+        family = CounterMetricFamily("percepnet_offers", about, labels=(*LABELS, "code"))
+        for code, count in self._answers.items():
+            family.add_metric((*_labels(self._processes[-1]), code), count)
+        yield family
         yield from self._packets()
         yield from self._histograms()
 

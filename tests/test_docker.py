@@ -190,7 +190,7 @@ def queries() -> list[tuple[str, str]]:
 
 
 def test_queries_name_only_series_that_the_server_has() -> None:
-    families = list(Figures({"workers": []}).collect())
+    families = list(Figures({"workers": [], "answers": {}}).collect())
     series = {family.name + suffix for family in families for suffix in SUFFIXES[family.type]}
     asked = queries()
     assert len(asked) > 25
@@ -215,10 +215,10 @@ def test_the_page_names_series_and_files_that_exist_and_counts_machines_right() 
     for link in re.findall(r"\]\(([^):]+)\)", text):
         assert (DOCKER / link).is_file(), link
     table = text.partition("| series | is |")[2].partition("\n\n")[0]
-    named = set(re.findall(r"`(percepnet_\w+)(?:`|\{direction)", table))
+    named = set(re.findall(r"`(percepnet_\w+)(?:`|\{\w+=)", table))
     for begin, middles, end in re.findall(r"`(percepnet_\w*)\{([\w,]+)\}(\w*)`", table):
         named |= {begin + middle + end for middle in middles.split(",")}
-    families = Figures({"workers": []}).collect()
+    families = Figures({"workers": [], "answers": {}}).collect()
     series = {family.name + "_total" * (family.type == "counter") for family in families}
     assert named == series
     rows = re.findall(r"\| within .* \| (\d+) \| (\d+) % \| (\d+) \| (\d+) \+ 1 \|", text)

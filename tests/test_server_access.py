@@ -27,7 +27,7 @@ from server.workers import Workers
 TOKEN = "correct.horse-battery_staple"
 OTHER = "another-token-of-the-same-server"
 PUBLIC = {
-    *{("GET", "/"), ("GET", "/healthz"), ("GET", "/{path}")},
+    *{("GET", "/"), ("GET", "/admin"), ("GET", "/healthz"), ("GET", "/{path}")},
     *{(method, f"/{kind}/{{room}}") for method in ("GET", "OPTIONS") for kind in ("whip", "whep")},
 }  # whatever else there is needs a token
 

@@ -5,6 +5,7 @@ import pytest
 from calling import Server, packets, serving, until
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
+from whip_peers import listening, publishing
 
 from server.figures import Histogram
 from server.loadtest.caller import Caller
@@ -42,6 +43,7 @@ async def test_a_scrape_has_what_calls_did_and_keeps_it_when_they_end() -> None:
     assert before["percepnet_packets_total:in"] == before["percepnet_calls"] == 0
     assert (during["percepnet_calls"], after["percepnet_calls"]) == (1, 0)
     assert during["percepnet_packets_received_total"] >= during["percepnet_packets_total:out"] >= 20
+    assert (after["percepnet_offers_total:201"], after["percepnet_offers_total:503"]) == (1, 1)
     assert after["percepnet_calls_began_total"] == after["percepnet_calls_refused_total"] == 1
     counters = [name for name in before if "_total" in name or "_bucket" in name or "_count" in name]
     assert len(counters) > 40
@@ -88,8 +90,28 @@ async def test_watching_needs_a_token(path: str) -> None:
     token = "correct-horse-battery-staple"
     async with serving(tokens=(token,)) as server:
         assert (await server.http.get(path)).status == 401
+        assert (await server.http.post("/whip/desk")).status == 401
         answer = await server.http.get(path, headers={"Authorization": f"Bearer {token}"})
         assert answer.status == 200
+        if path == "/metrics":
+            assert 'percepnet_offers_total{code="401"' in await answer.text()
+
+
+async def test_publishers_and_listeners_have_lines_with_their_room() -> None:
+    async with (
+        serving() as server,
+        publishing(server.http, "desk", SILENCE),
+        listening(server.http, "desk") as (ear, _),
+    ):
+        await ear.has(2)
+        async with server.http.get("/calls") as answer:
+            lines = {line["role"]: line for line in (await answer.json())["calls"]}
+        found = await scraped(server)
+    assert set(lines) == {"publisher", "listener"}
+    assert {line["room"] for line in lines.values()} == {"desk"}
+    assert lines["publisher"]["enhancement"] == "on"
+    assert all(lines["listener"][name] is None for name in ("enhancement", "loss", "delay_ms"))
+    assert (found["percepnet_calls"], found["percepnet_listeners"]) == (1, 1)
 
 
 def test_series_tell_workers_and_their_processes_apart() -> None:
@@ -107,10 +129,13 @@ def test_series_tell_workers_and_their_processes_apart() -> None:
     stats = {
         "workers": [{"worker": n, "pid": 10 + n, **worker} for n in (0, 1)],
         "front": {"pid": 9, **front},
+        "answers": {"201": 4, "503": 1},
     }
     found = {family.name: family.samples for family in Figures(stats).collect()}
     labels = [{"worker": str(n), "process": str(10 + n)} for n in (0, 1)]
     assert [sample.labels for sample in found["percepnet_calls"]] == labels
+    offers = [(s.labels["worker"], s.labels["code"], s.value) for s in found["percepnet_offers"]]
+    assert offers == [("front", "201", 4), ("front", "503", 1)]
     cpu = found["percepnet_cpu_seconds"]
     assert [sample.labels for sample in cpu] == [*labels, {"worker": "front", "process": "9"}]
     assert found["percepnet_resident_memory_bytes"] == []  # not known here
