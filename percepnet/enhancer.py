@@ -88,6 +88,9 @@ class Enhancer:
         # Was dry, at no cost: what the analysis and the network remember of it is stale.
         self._idle = np.zeros(self.streams, bool)
         self._quiet = np.zeros(self.streams, np.int64)  # hops of silence on end, until now
+        self.faults = np.zeros(
+            self.streams, np.int64
+        )  # blocks that are dry because the network gave no number
 
     def set(
         self,
@@ -125,7 +128,7 @@ class Enhancer:
         self._analysis.put(rows, AnalysisState.new(len(rows)))
         self._state[rows] = 0
         self._idle[rows] = False
-        self._quiet[rows] = 0
+        self._quiet[rows] = self.faults[rows] = 0
         self._wet[rows] = self._wanted(rows)
         self._post[rows] = self._postfilter[rows]
 
@@ -186,6 +189,7 @@ class Enhancer:
             gain[ill], strength[ill], wet = 1, 0, np.where(ill[:, None], 0, wet)
             self._wake(rows[ill], framing.frames(samples[ill], LOOKAHEAD))
             self._wet[rows[ill]] = 0
+            self.faults[rows[ill]] += 1
         post = self._ramp(self._post, self._postfilter[rows], rows, hops)[..., None]
         if post.any():
             gain += post * (envelope_postfilter(gain, np.sqrt(frames.energy)) - gain)

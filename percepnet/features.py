@@ -14,9 +14,9 @@ FEATURES: Final = 2 * BANDS + 2
 _FLOOR: Final = np.float32(1e-9)  # energy per bin of a frame at about −110 dBFS
 _ATTACK: Final = np.float32(0.1)  # per hop: the reference follows a louder signal within 100 ms,
 _RELEASE: Final = np.float32(0.003)  # and a quieter one within 3 s
-_SPEECH_BANDS: Final = slice(2, 28)  # 200 Hz … 11 kHz carry the level reference: no hum, no DC
+SPEECH_BANDS: Final = slice(2, 28)  # 200 Hz … 11 kHz carry the level reference: no hum, no DC
 
-_COUNT: Final = np.float32(_SPEECH_BANDS.stop - _SPEECH_BANDS.start)
+_COUNT: Final = np.float32(SPEECH_BANDS.stop - SPEECH_BANDS.start)
 # −1.5 … 1.5 octaves at each period that is allowed
 _OCTAVE: Final = np.log2(np.maximum(np.arange(MAX_PERIOD + 1), 1) / np.sqrt(MIN_PERIOD * MAX_PERIOD)).astype(
     np.float32
@@ -41,7 +41,7 @@ def features(
     out = np.empty((streams, hops, FEATURES), np.float32)
     levels = out[..., :BANDS]
     np.log10(energy / WIDTHS + _FLOOR, out=levels)
-    loudness = np.log10(np.add.reduce(energy[..., _SPEECH_BANDS], -1) / _COUNT + _FLOOR)
+    loudness = np.log10(np.add.reduce(energy[..., SPEECH_BANDS], -1) / _COUNT + _FLOOR)
     np.copyto(reference, loudness[:, 0], where=np.isnan(reference))
     for hop in range(hops):
         change = loudness[:, hop] - reference

@@ -1,10 +1,13 @@
-"""Sample-rate conversion of whole recordings, without delay, by FFmpeg's swresample through PyAV.
+"""Sample-rate conversion of whole recordings, without delay, and of streams, by FFmpeg's swresample through PyAV.
 
 ``av.AudioResampler`` has no access to the filter's settings, and its default of 32 taps loses 1 dB at 90 % of
 the band and lets images through at −27 dB. So the ``aresample`` filter is set up here with 128 taps: flat to
 0.05 dB up to 95 % of the lower rate's band, with images below −100 dB there.
 """
 
+import contextlib
+import math
+from fractions import Fraction
 from operator import index
 from typing import Final
 
@@ -52,41 +55,73 @@ def resample(samples: Float, source_rate: int, target_rate: int) -> Float:
     return out
 
 
+class Converter:
+    """From one rate to another as the samples come. The same samples give the same result, however they are cut.
+
+    Sample 0 of the result is at the time of sample 0 of the input. It is known half a filter later, ``TAPS / 2``
+    samples of the lower rate; the first result comes after a whole filter.
+    """
+
+    def __init__(self, source_rate: int, target_rate: int) -> None:
+        graph = av.filter.Graph()
+        self._source = graph.add(
+            "abuffer",
+            sample_rate=str(source_rate),
+            sample_fmt="fltp",
+            channel_layout="mono",
+            time_base=f"1/{source_rate}",
+        )
+        self._sink = graph.add("abuffersink")
+        resampling = graph.add("aresample", f"{target_rate}:{FILTER}")
+        graph.link_nodes(self._source, resampling, self._sink).configure()
+        self._graph = graph
+        self._rate = source_rate
+        self._pushed = 0
+
+    def push(self, samples: Float) -> Float:
+        """The next samples ``[n]``; returns those of the result that are known now and were not before."""
+        parts = []
+        if len(samples):
+            frame = av.AudioFrame.from_ndarray(samples[np.newaxis], format="fltp", layout="mono")
+            frame.sample_rate = self._rate
+            frame.pts = self._pushed
+            self._pushed += len(samples)
+            self._source.push(frame)
+            with contextlib.suppress(av.error.BlockingIOError):
+                while True:
+                    out = self._sink.pull()
+                    assert isinstance(out, av.AudioFrame)
+                    parts.append(out.to_ndarray()[0])
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+class StreamingResampler:
+    """A :class:`Converter` that is late by a constant ``delay`` and has answers from the first sample on.
+
+    After n samples there are at least ⌊n · target / source⌋ results.
+    """
+
+    def __init__(self, source_rate: int, target_rate: int) -> None:
+        self._converter = Converter(source_rate, target_rate)
+        # More than a whole filter of silence first, in steps that last a whole number of samples of the result, too.
+        step = source_rate // math.gcd(source_rate, target_rate)
+        taps = TAPS * max(1, source_rate // target_rate + 1)
+        silence = (taps // step + 1) * step
+        known = len(self._converter.push(np.zeros(silence, np.float32)))
+        self.delay = Fraction(silence, source_rate) - Fraction(known, target_rate)  # s
+
+    def push(self, samples: Float) -> Float:
+        """The next samples ``[n]``; returns what is known now."""
+        return self._converter.push(samples)
+
+
 def _convert(samples: Float, source_rate: int, target_rate: int, out: Float) -> None:
     """Fills ``out [m]`` with ``samples [n]`` at the other rate; what the filter leaves short stays zero."""
-    graph = av.filter.Graph()
-    source = graph.add(
-        "abuffer",
-        sample_rate=str(source_rate),
-        sample_fmt="fltp",
-        channel_layout="mono",
-        time_base=f"1/{source_rate}",
-    )
-    sink = graph.add("abuffersink")
-    graph.link_nodes(source, graph.add("aresample", f"{target_rate}:{FILTER}"), sink).configure()
-
-    filled = 0
-
-    def pull() -> None:
-        nonlocal filled
-        while True:
-            try:
-                frame = sink.pull()
-            except (av.error.BlockingIOError, av.error.EOFError):
-                return
-            assert isinstance(frame, av.AudioFrame)
-            part = frame.to_ndarray()[0][: len(out) - filled]
-            out[filled : filled + len(part)] = part
-            filled += len(part)
-
-    # swresample answers only after more than half a filter of samples, and guesses those after the end.
+    converter = Converter(source_rate, target_rate)
     taps = TAPS * max(1, source_rate // target_rate + 1)
-    samples = np.concatenate([samples, np.zeros(2 * taps, np.float32)])
+    samples = np.concatenate([samples, np.zeros(2 * taps, np.float32)])  # or the end would not be known
+    filled = 0
     for start in range(0, len(samples), BLOCK):
-        frame = av.AudioFrame.from_ndarray(samples[None, start : start + BLOCK], format="fltp", layout="mono")
-        frame.sample_rate = source_rate
-        frame.pts = start
-        source.push(frame)
-        pull()
-    source.push(None)
-    pull()
+        part = converter.push(samples[start : start + BLOCK])[: len(out) - filled]
+        out[filled : filled + len(part)] = part
+        filled += len(part)

@@ -12,7 +12,7 @@ from .access import public
 from .calls import Call, Calls, TooManyCalls
 from .config import Config
 from .controls import checked
-from .edge import admitted, answers
+from .edge import admitted, answers, body
 from .engine import Engine
 from .figures import process_figures
 from .offer import Offer
@@ -46,12 +46,12 @@ async def health(request: web.Request) -> web.Response:
     """200 while the engine runs and calls are taken, else 503; how many calls of how many."""
     calls = request.app[CALLS]
     state = "draining" if calls.draining else "ok" if request.app[ENGINE].alive else "engine has died"
-    body = {
+    told = {
         "status": state,
         "calls": len(calls),
         "max_calls": request.app[CONFIG].max_calls,
     }
-    return web.json_response(body, status=200 if state == "ok" else 503)
+    return web.json_response(told, status=200 if state == "ok" else 503)
 
 
 @routes.get("/config")
@@ -89,7 +89,7 @@ async def offer(request: web.Request) -> web.Response:
     room = request.query.get("room")
     try:
         with admitted(request) as caller:
-            checked_offer = Offer.checked(await _body(request), others_hear=room is not None)
+            checked_offer = Offer.checked(await _json(request), others_hear=room is not None)
             seated = Alone if room is None else partial(calls.rooms.join, checked_name(room))
             call = await calls.open(checked_offer, caller, seated)
     except RoomTaken as error:
@@ -115,7 +115,7 @@ async def turn(request: web.Request) -> web.Response:
     if request.content_type == whip.FRAGMENT:
         return await whip.trickle(request, call)
     try:
-        call.turn(checked(await _body(request)))
+        call.turn(checked(await _json(request)))
     except ValueError as error:
         raise problem(web.HTTPBadRequest, str(error)) from error
     return web.json_response(call.report())
@@ -175,16 +175,17 @@ def _call(request: web.Request) -> Call:
         raise no_call(request.match_info["id"]) from None
 
 
-async def _body(request: web.Request) -> object:
+async def _json(request: web.Request) -> object:
     # The type is asked for because a page of another origin cannot send it without a preflight.
     if request.content_type != "application/json":
         found = request.content_type
         raise problem(web.HTTPUnsupportedMediaType, f"the body must be application/json, not {found}")
+    await body(request)  # text() has it from there
     try:
-        body: object = json.loads(await request.text())
+        decoded: object = json.loads(await request.text())
     except (ValueError, LookupError, RecursionError) as error:
         raise problem(web.HTTPBadRequest, "the body is not valid JSON") from error
-    return body
+    return decoded
 
 
 def no_call(id: str) -> web.HTTPError:

@@ -1,6 +1,7 @@
 """The server as an aiohttp application, and running it until it is told to end."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -19,13 +20,14 @@ from . import eventloop, iceservers, tls
 from .api import CALLS, CONFIG, ENGINE, PAGE, routes
 from .calls import Calls
 from .config import Config
-from .edge import application, application_behind_front
+from .edge import IDLE_TIME, application, application_behind_front
 from .ending import ENDING_TIME, Ending, first
 from .engine import Engine
 from .figures import LoopLag
 from .forward import Forwarding
 from .front import create_front
-from .media import audiolevel
+from .heartbeat import BEAT
+from .media import audiolevel, libopus
 from .rating import measured
 from .worker import Parent
 from .workers import Workers
@@ -109,22 +111,34 @@ async def _serve_parent(
 ) -> int:
     ending.listen(signal.SIGTERM)
     parent = await Parent.connected(channel)
-    obeying = asyncio.create_task(parent.obey(ending))
+    tasks = [asyncio.create_task(parent.obey(ending))]
     try:
         app = create_app(config, number)
         async with _listening(app, path):
             app[CALLS].on_change = lambda calls: parent.tell(calls=calls)
             app[CALLS].on_caller = lambda caller, began: parent.tell(caller=caller, began=began)
             parent.tell(ready=True)
+            tasks.append(asyncio.create_task(_report_life(parent, app, ending)))
             await _drained(app, ending)
     except Exception as error:
         parent.tell(failed=describe(error))
         return 1
     finally:
-        obeying.cancel()
-        await asyncio.wait([obeying])
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
         await parent.close()
     return 0
+
+
+async def _report_life(parent: Parent, app: web.Application, ending: Ending) -> None:
+    """Tell every second that the event loop turns. Without its engine a worker ends, once its last call has."""
+    while True:
+        parent.tell(beat=True)
+        if not app[ENGINE].alive and not len(app[CALLS]):
+            parent.tell(failed="has lost its engine")
+            ending.drain()
+        await asyncio.sleep(BEAT)
 
 
 async def _drained(app: web.Application, ending: Ending) -> None:
@@ -137,7 +151,9 @@ async def _drained(app: web.Application, ending: Ending) -> None:
 async def _listening(app: web.Application, where: Config | Path) -> AsyncIterator[web.AppRunner]:
     """Answers requests inside, at the address of the options or at a unix socket."""
     logging.getLogger("aioice").setLevel(logging.WARNING)  # it tells every step of every pair of candidates
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=REQUEST_TIME)
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=REQUEST_TIME, keepalive_timeout=IDLE_TIME, lingering_time=0
+    )
     await runner.setup()
     try:
         if isinstance(where, Path):
@@ -156,7 +172,8 @@ def _announce(runner: web.AppRunner, config: Config) -> None:
     said = f"percepnet serves on {scheme}://{shown}:{port}"
     if config.log_format == "json":  # nothing else may be among the lines
         logger.info(said)
-    else:
+        return
+    with contextlib.suppress(OSError):  # a full disk is no reason not to serve
         print(said, file=sys.stderr, flush=True)
 
 
@@ -164,6 +181,7 @@ async def _engine(app: web.Application) -> AsyncIterator[None]:
     config = app[CONFIG]
     loop = asyncio.get_running_loop()
     audiolevel.install()
+    libopus.library()  # found now, not in the first call
     enhancer = await loop.run_in_executor(
         None, lambda: Enhancer(streams=config.max_calls, model=config.model)
     )

@@ -28,7 +28,7 @@ from .controls import Changes
 from .engine import Engine
 from .frames import Layout
 from .logs import about
-from .media import closing, guard, opus, receiver, sender
+from .media import association, closing, guard, opus, rebinding, receiver, sender
 from .media.ports import PortRange
 from .offer import Offer, OfferError
 from .rooms import Alone, Rooms, Seat
@@ -36,10 +36,12 @@ from .totals import Totals
 from .track import EnhancedTrack
 
 FIGURES_INTERVAL: Final = 0.2  # s between live figures on the data channel
-CLOSING_TIME: Final = 5.0  # s that a connection may take to close before its call is given up
+MOST_CHANNELS: Final = 16  # data channels that a caller may open; one is of use
+CLOSING_TIME: Final = 5.0  # s that the end of a call waits for its connection to close
 FULL_TIME: Final = 5  # s after which a caller who found the server full may try again
 
 logger = logging.getLogger(__name__)
+_closing: set[asyncio.Task[None]] = set()  # of calls that have ended
 
 
 class TooManyCalls(Exception):
@@ -64,9 +66,11 @@ class Call:
         self._began = time.monotonic()
         self._track: EnhancedTrack | None = None
         self._reception: receiver.Reception | None = None
+        self._rebinding: rebinding.Rebinding | None = None
         self._encoding: opus.OpusOptions | None = None  # None: aiortc's own
         self._guard: guard.Guard | None = None
         self._channel: ControlChannel | None = None
+        self._channels = 0  # that the caller has opened
         self._connected = asyncio.Event()
         self._ended = asyncio.Event()
         servers = [RTCIceServer(s.url, s.username, s.credential) for s in iceservers.of(config)]
@@ -113,10 +117,13 @@ class Call:
         dtls = transceiver.receiver.transport
         if ports is not None and ports.exhausted and not dtls.transport.iceGatherer.getLocalCandidates():
             raise TooManyCalls(f"no UDP port of {ports} is free")
+        self._rebinding = rebinding.install(dtls.transport)
         self._guard = guard.install(dtls)
         data = self._connection.sctp
-        if data is not None and data.transport is not dtls:  # not bundled
-            guard.install(data.transport)
+        if data is not None:
+            association.install(data)
+            if data.transport is not dtls:  # not bundled
+                guard.install(data.transport)
 
     async def live(self) -> None:
         """Wait for the end of the call, push its figures meanwhile, and free what it held."""
@@ -165,24 +172,26 @@ class Call:
         if self._track is None:
             return known
         figures, port = self._track.port.figures, self._track.port
-        network = self._reception.counts if self._reception is not None else None
+        reception = self._reception
         p50, p99 = self._track.delays_ms() or (None, None)
         return known | {
             "controls": port.controls.as_dict(),
             "degraded": figures.degraded,
             "enhancement": port.enhancement,
+            "datagrams": {"refused": self._guard.refused, "faults": self._guard.faults}
+            if self._guard
+            else None,
             "packets": {
                 "in": figures.packets_in,
                 "out": figures.packets_out,
-                "dropped": figures.dropped + self._track.skipped,
+                "dropped": figures.dropped
+                + self._track.skipped
+                + (reception.frames.dropped if reception else 0),
                 "shed": figures.shed_packets,
-                "received": network.received if network else None,
-                "lost": network.lost if network else None,
-                "late": network.late if network else None,
-                "duplicate": network.duplicate if network else None,
-                "refused": self._guard.refused if self._guard else None,
-                "undecodable": self._reception.undecodable if self._reception else None,
+                "passed": figures.passed,
+                **(reception.packets() if reception else {}),
             },
+            "network": reception.network() if reception else None,
             "level": {
                 "in_dbfs": round(figures.level_in_db, 1),
                 "out_dbfs": round(figures.level_out_db, 1),
@@ -256,16 +265,26 @@ class Call:
             self._connection.addTrack(voice)
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
-        if channel.label == ControlChannel.LABEL and self._channel is None:
+        self._channels += 1
+        if self._channels > MOST_CHANNELS:
+            logger.info("call %s opens data channels without end", self)
+            self.end()
+        elif channel.label == ControlChannel.LABEL and self._channel is None:
             self._channel = ControlChannel(channel, self.turn, self.report)
 
     async def _free(self) -> None:
         self.end()
+        if self._rebinding is not None:
+            await self._rebinding.close()
+        closed = asyncio.create_task(closing.close(self._connection), name=f"end of call {self}")
+        _closing.add(closed)  # it is not cut off where it takes long, or sockets would stay open
+        closed.add_done_callback(_closing.discard)
         try:
-            async with asyncio.timeout(CLOSING_TIME):
-                await closing.close(self._connection)
-        except Exception:
-            logger.exception("did not close as it should")
+            await asyncio.wait([closed], timeout=CLOSING_TIME)
+            if not closed.done():
+                logger.error("takes more than %g s to close", CLOSING_TIME)
+            elif not closed.cancelled() and (error := closed.exception()) is not None:
+                logger.error("did not close as it should", exc_info=error)
         finally:
             if self._reception is not None:
                 self._reception.close()

@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 
 from percepnet.cli.options import available_cores
 
+from .frames import BACKLOG_PACKETS
 from .logs import FORMATS, LEVELS
 from .media.opus import HIGHEST_BITRATE, LOWEST_BITRATE, OpusOptions
 from .values import IceServer, Network, address, network, number, one_of, origin, ports, switch, url
@@ -99,7 +100,9 @@ class Config:
     )
     max_call_time: float = _option(4 * 3600.0, number(1, 7 * 86400), "seconds after which a call is closed")
     queue_packets: int = _option(
-        10, number(7, 50, whole=True), "20 ms packets of a call that may wait before the oldest is dropped"
+        BACKLOG_PACKETS,
+        number(7, 50, whole=True),
+        "20 ms packets of a call that may wait before the oldest is dropped",
     )
     ice_servers: tuple[IceServer, ...] = _option(
         (),
@@ -164,7 +167,7 @@ class Config:
             parser.add_argument(
                 f"--{name}",
                 dest=option.name,
-                type=_for_argparse(option.metadata["parse"]),
+                type=for_argparse(option.metadata["parse"]),
                 action="append" if _is_repeatable(option) else "store",
                 default=argparse.SUPPRESS,
                 metavar=name.rpartition("-")[2].upper(),
@@ -202,7 +205,7 @@ def _is_repeatable(option: Field[Any]) -> bool:
     return isinstance(option.default, tuple)
 
 
-def _for_argparse(parse: Parse) -> Parse:
+def for_argparse(parse: Parse) -> Parse:
     """argparse shows the text of its own error only."""
 
     def convert(text: str) -> Any:

@@ -7,13 +7,16 @@ bad message; five times a second ``{"type": "figures", …}`` with what ``GET /c
 
 import json
 import logging
+import time
 from collections.abc import Callable
 from typing import ClassVar, Final
 
 from aiortc import RTCDataChannel
 
 from .controls import Changes, checked
+from .media.guard import Allowance
 
+MOST_ANSWERS: Final = 100.0  # a second in the long run; a slider in motion asks for 60
 LONGEST_MESSAGE: Final = 4096  # characters or bytes
 MOST_BUFFERED: Final = 64 * 1024  # bytes; what is said while a slow caller has not fetched these is skipped
 
@@ -34,11 +37,17 @@ class ControlChannel:
         self._channel = channel
         self._turn = turn
         self._report = report
+        self._allowance = Allowance(MOST_ANSWERS)
         channel.on("message", self._on_message)
 
     def push(self, figures: dict[str, object]) -> None:
         """Send live figures, unless the channel is closed or its caller does not keep up."""
         self._send({"type": "figures", **figures})
+
+    def _answer(self, message: dict[str, object]) -> None:
+        """Unless there are so many questions that it would cost others their time."""
+        if self._allowance.take(time.monotonic()):
+            self._send(message)
 
     def _on_message(self, message: str | bytes) -> None:
         try:
@@ -46,9 +55,9 @@ class ControlChannel:
                 raise ValueError(f"a message may have {LONGEST_MESSAGE} characters, not {len(message)}")
             self._turn(checked(json.loads(message)))
         except (ValueError, RecursionError) as error:
-            self._send({"type": "error", "error": str(error)})
+            self._answer({"type": "error", "error": str(error)})
             return
-        self._send({"type": "controls", "controls": self._report()["controls"]})
+        self._answer({"type": "controls", "controls": self._report()["controls"]})
 
     def _send(self, message: dict[str, object]) -> None:
         # Answers, too: a caller that sends without fetching them would fill the memory.

@@ -1,5 +1,7 @@
 """What stands between the network and the routes: the same before one process and before several workers."""
 
+import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,12 +10,14 @@ from typing import Final
 from aiohttp import web
 
 from .access import Tokens, needs_token
-from .addresses import AddressLimits, TooMany, caller_of
+from .addresses import FORWARDED, AddressLimits, TooMany, caller_of
 from .config import Config
 from .origins import headers_for, leave
 from .problems import errors_as_json, problem
 
 LARGEST_BODY: Final = 64 * 1024  # bytes
+BODY_TIME: Final = 10.0  # s that a body may take to come
+IDLE_TIME: Final = 30.0  # s that a TCP connection may go on without a whole request
 OFFERS: Final = ("/offer", "/whip/{room}", "/whep/{room}")  # where calls begin, by POST
 CALLER_HEADER: Final = "X-Percepnet-Caller"  # with which the front tells a worker the caller's address
 HEADERS: Final = {
@@ -27,6 +31,8 @@ HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+
+logger = logging.getLogger(__name__)
 
 # Address that a request comes from
 CALLER: Final[web.AppKey[Callable[[web.Request], str]]] = web.AppKey("caller")
@@ -73,7 +79,20 @@ def admitted(request: web.Request) -> Iterator[str]:
         with limits.admitted(caller):
             yield caller
     except TooMany as error:
+        if FORWARDED in request.headers and caller == caller_of(request, ()):
+            logger.warning(
+                "%s forwards callers, but is not trusted with it: --trust-forwarded", request.remote
+            )
         raise problem(web.HTTPTooManyRequests, str(error), retry_after=error.retry_after) from error
+
+
+async def body(request: web.Request) -> bytes:
+    """What came with a request; 408 for one that sends it drop by drop."""
+    try:
+        async with asyncio.timeout(BODY_TIME):
+            return await request.read()
+    except TimeoutError:
+        raise problem(web.HTTPRequestTimeout, f"the body has not come within {BODY_TIME:g} s") from None
 
 
 def answers(app: web.Application) -> dict[str, int]:

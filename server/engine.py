@@ -7,111 +7,46 @@ computed, and the next is larger and cheaper per call. Only this thread touches 
 So a packet waits for one batch at most and is computed in the next; up to the rated load both together take
 10 ms (``server.rating``). Beyond it calls are shed, the newest first: who was there keeps what they have, and
 the calls that change are always the same few. They come back in the reverse order (``server.overload``).
+A burst of one call's packets, which its network had held up, is no overload: each counts as waiting only from
+when it would have been due had they come one by one.
+
+A second thread watches the first. While a batch does not end, or the thread has died, each packet goes past it as
+dry audio, and calls come back with the usual warm-up. A thread that has died is replaced.
 """
 
 import asyncio
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 import numpy as np
 
 from percepnet import Enhancer
-from percepnet.framing import Float
+from percepnet.framing import SAMPLE_RATE, Float
 
 from .controls import Changes, Controls
 from .fallback import Fallback
 from .figures import BatchFigures
-from .frames import PACKET
-from .logs import current_call
+from .frames import BACKLOG_PACKETS, PACKET, cut
 from .overload import WINDOW, Overload
+from .port import SILENCE_DB, Port, Result, Sink, deliver, nobody
 
-Sink: TypeAlias = Callable[[int, Float], object]
-Enhancement: TypeAlias = Literal["on", "off", "shed", "failed"]
-
-SILENCE_DB: Final = -120.0  # floor of the level meters
+STANDSTILL: Final = (
+    0.15  # s that a batch may take: ten times what it does at the rated load, and no queue is full
+)
+LONGEST_STANDSTILL: Final = 20.0  # s after which there is little hope
+WATCH_INTERVAL: Final = 0.02  # s
+MOST_DEATHS: Final = 3  # of the thread; one that dies again and again has broken the process
+BURST_STEP: Final = 0.9 * PACKET / SAMPLE_RATE  # s between packets of a burst before they count as waiting
 
 logger = logging.getLogger(__name__)
 
 
 class EngineFull(Exception):
     """All streams of the engine are taken."""
-
-
-@dataclass(slots=True)
-class Figures:
-    """What a call may know of its packets in the engine. Written by the engine's thread, read by any."""
-
-    packets_in: int = 0
-    packets_out: int = 0
-    dropped: int = 0  # packets that a full queue has pushed out
-    faults: int = 0
-    degraded: bool = False  # dry audio, because the last attempt to enhance it failed
-    shed: bool = False  # dry audio, because there was no time to enhance it
-    shed_packets: int = 0
-    level_in_db: float = SILENCE_DB  # dB relative to a full-scale square wave
-    level_out_db: float = SILENCE_DB
-    batch: int = 0  # calls in the last batch
-    wait_ms: float = 0.0  # from the queue to the batch
-    step_ms: float = 0.0  # time that the batch took
-
-
-class Port:
-    """A call's place at the engine, safe from any thread.
-
-    Results come in order to ``sink(time, samples)``, in ``loop`` if one is given, else in the engine's thread.
-    """
-
-    def __init__(
-        self,
-        engine: "Engine",
-        slot: int,
-        sink: Sink,
-        controls: Controls,
-        queue_packets: int,
-        loop: asyncio.AbstractEventLoop | None,
-    ) -> None:
-        self.controls = controls
-        self.figures = Figures()
-        self.slot = slot
-        self.sink = sink
-        self.loop = loop
-        self.waiting: deque[tuple[int, Float, float]] = deque(maxlen=queue_packets)
-        self.closed = False
-        self.call = current_call()  # for logs
-        self.last_packet = -np.inf  # when the engine ended its last, s
-        self._engine = engine
-
-    @property
-    def enhancement(self) -> Enhancement:
-        """What the call gets: enhanced, or dry audio and why."""
-        if not self.controls.enabled:
-            return "off"
-        if self.figures.degraded:
-            return "failed"
-        return "shed" if self.figures.shed else "on"
-
-    def submit(self, time: int, samples: Float) -> None:
-        """Queue a packet, float32 ``[960]`` at 48 kHz; ``time`` comes back with it.
-
-        Never blocks: in a full queue the oldest packet makes room, and is counted as dropped.
-        """
-        if samples.shape != (PACKET,) or samples.dtype != np.float32:
-            raise ValueError(f"a packet is float32 [{PACKET}], not {samples.dtype} {list(samples.shape)}")
-        self._engine.submit(self, time, samples)
-
-    def set(self, changes: Changes) -> None:
-        """Turn controls; they hold from the next batch."""
-        self._engine.set(self, changes)
-
-    def close(self) -> None:
-        """Give the place back. Packets that wait are forgotten, and no result comes after this."""
-        self._engine.close(self)
 
 
 class Engine:
@@ -122,7 +57,7 @@ class Engine:
         enhancer: Enhancer,
         *,
         streams: int,
-        queue_packets: int = 10,
+        queue_packets: int = BACKLOG_PACKETS,
         lag: Callable[[], float] = lambda: 0.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -142,12 +77,20 @@ class Engine:
         self._shed: list[Port] = []  # in the order in which they were
         self._opened: list[Port] = []  # since the last batch
         self._turned: dict[Port, Changes] = {}  # since the last batch
+        self._passed: set[Port] = set()  # those of whose packets some went past, since their last batch
+        self._batch_since: float | None = None  # s
+        self._stands_still = False
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._deaths = 0
+        self._thread = self._new_thread()
+        self._watched = threading.Event()  # set when there is no more to watch
+        self._watch = threading.Thread(target=self._keep_watch, name="engine's watch", daemon=True)
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        """Whether calls are enhanced, or may still be."""
+        since = self._batch_since
+        return self._thread.is_alive() and (since is None or self._clock() - since < LONGEST_STANDSTILL)
 
     @property
     def latency_samples(self) -> int:
@@ -166,9 +109,13 @@ class Engine:
     def start(self) -> None:
         self._enhancer.process(np.zeros((1, PACKET), np.float32), streams=[0])  # the first step allocates
         self._thread.start()
+        self._watch.start()
 
     def stop(self) -> None:
-        """End the thread after its current batch."""
+        """End the threads, after the current batch."""
+        self._watched.set()
+        if self._watch.is_alive():
+            self._watch.join()
         with self._wake:
             self._stopping = True
             self._wake.notify()
@@ -198,12 +145,20 @@ class Engine:
             if port.closed:
                 return
             port.figures.packets_in += 1
-            port.figures.dropped += len(port.waiting) == port.waiting.maxlen
             if not port.waiting:
                 self._ready.append(port)
                 if len(self._ready) == 1:
                     self._wake.notify()
-            port.waiting.append((time_, samples, self._clock()))
+            queued = self._clock()
+            port.due = max(queued, port.due + BURST_STEP)
+            port.waiting.append((time_, samples, queued, port.due))
+            if len(port.waiting) > port.queue_packets:
+                _, dropped, *_ = port.waiting.popleft()
+                time_, kept, *times = port.waiting[0]
+                port.waiting[0] = (time_, cut(dropped, kept), times[0], times[1])
+                port.figures.dropped += 1
+            if self._stands_still:
+                self._pass([port])
 
     def set(self, port: Port, changes: Changes) -> None:
         with self._wake:
@@ -215,8 +170,10 @@ class Engine:
         with self._wake:
             if not port.closed:
                 port.closed = True
-                port.sink = _nobody  # the thread may keep the port until its next batch, but not the call
+                port.sink = nobody  # the thread may keep the port until its next batch, but not the call
                 port.waiting.clear()
+                port.at_work = None
+                self._passed.discard(port)
                 for ports in (self._opened, self._ready, self._shed):
                     if port in ports:
                         ports.remove(port)
@@ -243,58 +200,107 @@ class Engine:
             ports = sorted(self._ready, key=lambda port: port.slot)
             batch = [(port, *port.waiting.popleft()) for port in ports]
             self._ready = [port for port in self._ready if port.waiting]
+            resuming = [port for port in ports if port in self._passed]
+            self._passed.difference_update(resuming)
+            dry = [port.dry.push(samples) for port, _, samples, *_ in batch]
+            for (port, time_, *_), delayed in zip(batch, dry, strict=True):
+                port.at_work = time_, delayed
+            self._batch_since = self._clock()
         try:
             for port in opened:
                 self._fallback.renew(port.slot, port.controls.as_changes(), port.call)
             for port, changes in turned.items():
                 if not port.closed:  # else the stream may be another call's by now
                     self._fallback.turn(port.slot, changes)
+            for port in resuming:
+                self._fallback.resume(port.slot)
             if batch:
-                self._step(batch)
-            self._balance([queued for *_, queued in batch])
-        except Exception:  # the calls of this batch miss a packet, all calls go on
+                self._step(batch, np.stack(dry))
+            self._balance([due for *_, due in batch])
+        except Exception:  # the calls of this batch get dry audio, all calls go on
             logger.exception("the engine failed on a batch of %d", len(batch))
-            for port, *_ in batch:
-                port.figures.dropped += 1
+            with self._wake:
+                self._pass(port for port, *_ in batch if port.at_work is not None)
+        finally:
+            with self._wake:
+                self._batch_since = None
+                if self._stands_still:
+                    self._stands_still = False
+                    logger.warning("the engine goes on")
         return True
 
-    def _step(self, batch: list[tuple[Port, int, Float, float]]) -> None:
+    def _step(self, batch: list[tuple[Port, int, Float, float, float]], dry: Float) -> None:
         began = self._clock()
-        x = np.stack([samples for _, _, samples, _ in batch])  # [calls, 960]
-        y = self._fallback.process([port.slot for port, *_ in batch], x)
+        x = np.stack([samples for _, _, samples, *_ in batch])  # [calls, 960]
+        y = self._fallback.process([port.slot for port, *_ in batch], x, dry)
         levels = zip(_level_db(x).tolist(), _level_db(y).tolist(), strict=True)
         ended = self._clock()
         step_ms = (ended - began) * 1e3
         self.batches.note(len(batch), step_ms)
-        results: dict[asyncio.AbstractEventLoop, list[tuple[Port, int, Float]]] = {}
-        for samples, (port, time_, _, queued), (level_in, level_out) in zip(y, batch, levels, strict=True):
-            port.last_packet = ended
-            figures = port.figures
-            figures.level_in_db, figures.level_out_db = level_in, level_out
-            figures.degraded = self._fallback.degraded(port.slot)
-            figures.faults = self._fallback.faults(port.slot)
-            figures.shed = self._fallback.is_shed(port.slot)
-            figures.shed_packets += figures.shed
-            figures.batch = len(batch)
-            figures.wait_ms, figures.step_ms = (began - queued) * 1e3, step_ms
-            if port.closed:
-                continue
-            figures.packets_out += 1
-            if port.loop is None:
-                _hand_over([(port, time_, samples)])
-            else:
-                results.setdefault(port.loop, []).append((port, time_, samples))
-        for loop, packets in results.items():
-            try:
-                loop.call_soon_threadsafe(_hand_over, packets)
-            except RuntimeError:  # the loop is closed; its calls are ending
-                logger.warning("an event loop has closed before its calls", exc_info=True)
+        results: list[Result] = []
+        with self._wake:  # or packets that go past would overtake these
+            for samples, (port, time_, _, queued, _), (level_in, level_out) in zip(
+                y, batch, levels, strict=True
+            ):
+                if port.at_work is None:
+                    continue  # it went past, or the call is over
+                port.at_work = None
+                port.past = False
+                port.last_packet = ended
+                figures = port.figures
+                figures.level_in_db, figures.level_out_db = level_in, level_out
+                figures.degraded = self._fallback.degraded(port.slot)
+                figures.faults = self._fallback.faults(port.slot)
+                figures.shed = self._fallback.is_shed(port.slot)
+                figures.shed_packets += figures.shed
+                figures.batch = len(batch)
+                figures.wait_ms, figures.step_ms = (began - queued) * 1e3, step_ms
+                results.append((port, time_, samples))
+            deliver(results)
 
-    def _balance(self, queued: list[float]) -> None:
-        """Shed calls, or bring one back, after a batch of packets that were queued at those times."""
+    def _pass(self, ports: Iterable[Port]) -> None:
+        """Hand over all packets of ``ports`` as dry audio. Under the lock."""
+        passed: list[Result] = []
+        for port in ports:
+            if port in self._ready:
+                self._ready.remove(port)
+            if packets := port.go_past():
+                self._passed.add(port)
+                passed += packets
+        deliver(passed)
+
+    def _keep_watch(self) -> None:
+        while not self._watched.wait(WATCH_INTERVAL):
+            with self._wake:
+                if self._thread.is_alive():
+                    since = self._batch_since
+                    if since is None or self._clock() - since < STANDSTILL:
+                        continue
+                self._stand_still()
+
+    def _stand_still(self) -> None:
+        """Let packets go past, and see to it that there is a thread. Under the lock."""
+        if not self._stands_still:
+            self._stands_still = True
+            logger.warning("the engine stands still: %d calls get dry audio", len(self._ports))
+        self._pass(self._ports.values())
+        if not self._thread.is_alive() and self._deaths < MOST_DEATHS:
+            logger.error("the engine's thread has died; the next one begins all calls as new")
+            self._deaths += 1
+            self._opened = list(self._ports.values())
+            self._passed.update(self._opened)
+            self._thread = self._new_thread()
+            self._thread.start()
+            self._stands_still = False
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def _balance(self, due: list[float]) -> None:
+        """Shed calls, or bring one back, after a batch of packets that were due at those times."""
         now = self._clock()
         lag = self._lag()
-        calls = self._overload.note(now, [now - time_ + lag for time_ in queued])
+        calls = self._overload.note(now, [max(0.0, now - time_) + lag for time_ in due])
         if not calls:
             return
         with self._wake:
@@ -313,18 +319,6 @@ class Engine:
                 self._fallback.shed(port.slot)
                 self._shed.append(port)
                 self.sheds += 1
-
-
-def _hand_over(packets: list[tuple[Port, int, Float]]) -> None:
-    for port, time_, samples in packets:
-        try:
-            port.sink(time_, samples)
-        except Exception:
-            logger.exception("a call did not take its packet", extra={"call": port.call})
-
-
-def _nobody(time: int, samples: Float) -> None:
-    """Takes the packets of a closed port."""
 
 
 def _level_db(x: Float) -> Float:

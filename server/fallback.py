@@ -29,20 +29,23 @@ class Fallback:
     Such a stream is tried again after some seconds, alone and as new, and fades in when that goes well. Its
     first fault is logged, further ones are counted.
 
+    One whose network gives no numbers the Enhancer itself leaves dry, and brings back as soon as it does; here that
+    is only told and counted. Dry audio comes with each packet, see :class:`server.dry.DryLine`.
+
     A stream that is shed fades to its dry audio within one packet and costs nothing from then on. Restored, it
     begins as new, unheard for the warm-up, and fades in. Its controls can be turned meanwhile.
     """
 
     def __init__(self, enhancer: Enhancer, streams: int) -> None:
         self._enhancer = enhancer
-        self._delayed = np.zeros((streams, enhancer.latency_samples), np.float32)  # of the dry signal
         self._dry_for = np.zeros(streams, int)  # packets until a stream that failed is enhanced again
         self._faults = np.zeros(streams, int)
+        self._numberless = np.zeros(streams, bool)  # the last packet was dry for lack of numbers
         self._phase = np.full(streams, _HEARD)
         self._calls = [""] * streams  # for logs
 
     def degraded(self, stream: int) -> bool:
-        return bool(self._dry_for[stream])
+        return bool(self._dry_for[stream] or self._numberless[stream])
 
     def faults(self, stream: int) -> int:
         return int(self._faults[stream])
@@ -69,12 +72,18 @@ class Fallback:
 
         Controls first: a reset stream has them without a ramp.
         """
-        self._delayed[stream] = 0
         self._dry_for[stream] = self._faults[stream] = 0
+        self._numberless[stream] = False
         self._phase[stream] = _HEARD
         self._calls[stream] = call
         self.turn(stream, controls)
         self._reset(stream)
+
+    def resume(self, stream: int) -> None:
+        """Go on after packets that went past: as new and unheard for the warm-up, which fades in as ever."""
+        if not self._dry_for[stream] and self._phase[stream] != _SHED:
+            self._phase[stream] = _SHED
+            self.restore(stream)
 
     def turn(self, stream: int, changes: Changes) -> None:
         """Turn controls of a stream."""
@@ -83,17 +92,15 @@ class Fallback:
         except Exception as error:
             self._fail(stream, error)
 
-    def process(self, streams: Sequence[int], x: Float) -> Float:
-        """Enhance ``x [streams, 960]``, a packet for each of the streams named."""
-        joined = np.concatenate([self._delayed[streams], x], axis=1)
-        self._delayed[streams] = joined[:, PACKET:]
-        y = joined[:, :PACKET].copy()  # dry, and what a stream gets that fails
+    def process(self, streams: Sequence[int], x: Float, dry: Float) -> Float:
+        """Enhance ``x [streams, 960]``, a packet for each of the streams named; ``dry`` is what one gets that fails."""
+        y = dry.copy()
         ill = [row for row, stream in enumerate(streams) if self._dry_for[stream]]
-        fading = [(row, y[row].copy()) for row, stream in enumerate(streams) if self._phase[stream] != _HEARD]
+        fading = [row for row, stream in enumerate(streams) if self._phase[stream] != _HEARD]
         well = (self._dry_for[streams] == 0) & (self._phase[streams] != _SHED)
         self._enhance(streams, np.flatnonzero(well).tolist(), x, y)
-        for row, dry in fading:
-            self._fade(streams[row], dry, y[row])
+        for row in fading:
+            self._fade(streams[row], dry[row], y[row])
         for row in ill:
             self._retry(streams[row], x[row], y[row])
         return y
@@ -112,8 +119,10 @@ class Fallback:
         """Enhance some rows of ``x`` into ``y``; one that fails stays dry and leaves the others alone."""
         if not rows:
             return
+        chosen = [streams[row] for row in rows]
+        before = self._enhancer.faults[chosen]
         try:
-            enhanced = self._enhancer.process(x[rows], streams=[streams[row] for row in rows])
+            enhanced = self._enhancer.process(x[rows], streams=chosen)
         except Exception as error:
             if len(rows) == 1:
                 self._fail(streams[rows[0]], error)
@@ -121,6 +130,10 @@ class Fallback:
                 for row in rows:
                     self._enhance(streams, [row], x, y)
             return
+        numberless = self._enhancer.faults[chosen] > before
+        for stream in np.array(chosen)[numberless & ~self._numberless[chosen]]:
+            self._count(stream, FloatingPointError("the network gives no numbers"))
+        self._numberless[chosen] = numberless
         for row, samples in zip(rows, enhanced, strict=True):
             if np.isfinite(samples).all():
                 y[row] = samples
@@ -148,6 +161,9 @@ class Fallback:
     def _fail(self, stream: int, error: Exception) -> None:
         self._dry_for[stream] = RETRY_PACKETS
         self._phase[stream] = _HEARD
+        self._count(stream, error)
+
+    def _count(self, stream: int, error: Exception) -> None:
         self._faults[stream] += 1
         if self._faults[stream] == 1:
             logger.error(

@@ -8,12 +8,18 @@ import numpy as np
 from av import AudioFrame, AudioResampler
 from numpy.typing import NDArray
 
+from percepnet.concealment import FADED, SEAM, Concealer
 from percepnet.framing import HOP, SAMPLE_RATE, Float
 
 PACKET: Final = 2 * HOP  # samples, 20 ms
 FULL_SCALE: Final = 32768
 TIME_BASE: Final = Fraction(1, SAMPLE_RATE)
-LONGEST_FILL: Final = 6 * PACKET  # 120 ms: longer gaps are not filled with silence but skipped
+LONGEST_FILL: Final = 6 * PACKET  # 120 ms: longer gaps are not filled but skipped
+FADE: Final = round(FADED * SAMPLE_RATE)
+CUT: Final = round(SEAM * SAMPLE_RATE)
+LONGEST_BACKLOG: Final = 0.5  # s of audio that may wait: a burst passes, 3 s of the past do not
+BACKLOG_PACKETS: Final = round(LONGEST_BACKLOG * SAMPLE_RATE) // PACKET
+RESAMPLER_SETTLING: Final = 2 * SAMPLE_RATE // 1000  # samples in which both sides of a gap mix, at 8 kHz
 ROUNDING: Final = 1  # sample: frames of some rates are no whole number of samples of 48 kHz long
 LONGEST_GAP: Final = 60 * SAMPLE_RATE  # beyond this the sender has started a new timeline
 
@@ -36,19 +42,28 @@ def is_native(frame: AudioFrame) -> bool:
     return known and frame.sample_rate == SAMPLE_RATE
 
 
+def cut(dropped: Float, kept: Float) -> Float:
+    """``kept`` beginning as the packet ``dropped`` before it did: what was heard before that goes on in it."""
+    fall = np.linspace(1, 0, CUT, dtype=np.float32)
+    head = kept[:CUT] + (dropped[:CUT] - kept[:CUT]) * fall
+    return np.concatenate([head, kept[CUT:]])
+
+
 class FrameReader:
-    """Turns frames into packets: mixes to mono, resamples, re-blocks, and fills short gaps with silence.
+    """Turns frames into packets: mixes to mono, resamples, re-blocks, and conceals gaps.
 
     A gap (lost packets) of up to ``LONGEST_FILL`` is filled, so that what follows is neither early nor late.
-    At a longer one (a sender that pauses) the timeline skips: silence flushes what is under way, and one
-    silent packet goes ahead of the audio that resumes, because libopus's wrapper in libavcodec stamps the
-    first packet after a gap as if there were none.
+    At a longer one (a sender that pauses, a network that is gone) the timeline skips, for nobody wants to hear
+    later what comes then: the audio fades, which flushes what is under way, and one packet of comfort noise goes
+    ahead of the audio that resumes, because libopus's wrapper in libavcodec stamps the first packet after a gap
+    as if there were none.
     """
 
     def __init__(self) -> None:
         self._format: AudioFrame | None = None  # any frame of the current format
         self._resampler: AudioResampler | None = None
         self._primed = False
+        self._concealer = Concealer(SAMPLE_RATE)
         self._pending = np.zeros(0, np.float32)
         self._time = 0  # of the first pending sample
         self._expected: int | None = None  # time of the next frame
@@ -63,14 +78,14 @@ class FrameReader:
         assert self._expected is not None
         gap = time - self._expected
         if ROUNDING < gap <= LONGEST_FILL:
-            self._append(_silence(frame, gap))
+            self._append(self._concealer.conceal(gap))
         elif gap > LONGEST_FILL:
-            self._append(_silence(frame, LONGEST_FILL - 2 * PACKET))
-            self._pending = np.pad(self._pending, (0, -len(self._pending) % PACKET))
+            self._append(self._concealer.conceal(FADE + -(len(self._pending) + FADE) % PACKET))
             packets = self._complete()
             self._time = time - PACKET
-            self._pending = np.zeros(PACKET, np.float32)
-        self._append(frame)
+            self._append(self._concealer.conceal(PACKET))
+        settling = 0 if self._resampler is None else RESAMPLER_SETTLING
+        self._append(self._concealer.heard(self._samples(frame), settling))
         self._expected = time + frame.samples * SAMPLE_RATE // frame.sample_rate
         return packets + self._complete()
 
@@ -95,18 +110,21 @@ class FrameReader:
             self._offset = self._expected - time
         return time + self._offset
 
-    def _append(self, frame: AudioFrame) -> None:
+    def _samples(self, frame: AudioFrame) -> Float:
+        """Of a frame, mono at 48 kHz."""
         if self._resampler is None:
-            samples = _mono(frame)
-        else:
-            parts = [part.to_ndarray()[0] for part in self._resampler.resample(frame)]
-            samples = np.concatenate([np.zeros(0, np.float32), *parts])
-            if not self._primed:
-                # A resampler keeps back half its filter's length once. Silence in its place, so that a frame
-                # in is a packet out, instead of a whole packet more of delay.
-                self._primed = True
-                whole = frame.samples * SAMPLE_RATE // frame.sample_rate
-                samples = np.pad(samples, (max(0, whole - len(samples)), 0))
+            return _mono(frame)
+        parts = [part.to_ndarray()[0] for part in self._resampler.resample(frame)]
+        samples = np.concatenate([np.zeros(0, np.float32), *parts])
+        if not self._primed:
+            # A resampler keeps back half its filter's length once. Silence in its place, so that a frame
+            # in is a packet out, instead of a whole packet more of delay.
+            self._primed = True
+            whole = frame.samples * SAMPLE_RATE // frame.sample_rate
+            samples = np.pad(samples, (max(0, whole - len(samples)), 0))
+        return samples
+
+    def _append(self, samples: Float) -> None:
         self._pending = np.concatenate([self._pending, samples]) if self._pending.size else samples
 
     def _complete(self) -> list[Packet]:
@@ -177,13 +195,3 @@ def _mono(frame: AudioFrame) -> Float:
     else:
         mono = (pcm[:, 0].astype(np.float32) + pcm[:, 1]) * np.float32(0.5 / FULL_SCALE)
     return mono
-
-
-def _silence(like: AudioFrame, duration: int) -> AudioFrame:
-    """A silent frame in the format of another; ``duration`` in samples of 48 kHz."""
-    samples = max(1, duration * like.sample_rate // SAMPLE_RATE)  # a frame of none cannot be made
-    frame = AudioFrame(format=like.format.name, layout=like.layout.name, samples=samples)
-    for plane in frame.planes:
-        plane.update(bytes(plane.buffer_size))
-    frame.sample_rate = like.sample_rate
-    return frame

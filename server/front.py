@@ -21,7 +21,7 @@ from . import metrics
 from .access import public
 from .api import CONFIG, PAGE, admin, endpoint, file, ice, no_call, page
 from .config import Config
-from .edge import CALLER_HEADER, admitted, answers, application
+from .edge import CALLER_HEADER, admitted, answers, application, body
 from .figures import process_figures
 from .problems import problem
 from .worker import Worker
@@ -63,14 +63,14 @@ async def offer(request: web.Request) -> web.Response:
 async def _offered(request: web.Request, caller: str) -> web.Response:
     """The answer of the first worker, from the least loaded on, that takes the call; else the last refusal."""
     workers = request.app[WORKERS]
-    body = await request.read()
+    content = await body(request)
     tried: list[Worker] = []
     refusal: web.Response | None = None
     while (worker := workers.least_loaded(without=tried)) is not None:
         tried.append(worker)
         worker.offers += 1
         try:
-            answer = await _passed_on(request, worker, body, {CALLER_HEADER: caller})
+            answer = await _passed_on(request, worker, content, {CALLER_HEADER: caller})
         except (aiohttp.ClientError, TimeoutError):
             continue  # if it had opened a call already, that died with it or ends unconnected
         finally:
@@ -99,9 +99,9 @@ async def call(request: web.Request) -> web.Response:
     worker = next((worker for worker in request.app[WORKERS].live if str(worker.number) == number), None)
     if worker is None:
         raise no_call(id)
-    body = await request.read()
+    content = await body(request)
     try:
-        return await _passed_on(request, worker, body)
+        return await _passed_on(request, worker, content)
     except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):  # it has just died
         raise no_call(id) from None
     except TimeoutError:
@@ -113,15 +113,15 @@ async def call(request: web.Request) -> web.Response:
 async def health(request: web.Request) -> web.Response:
     """200 while a worker is fine and takes calls; how full they are, and how many of how many are fine."""
     workers = request.app[WORKERS]
-    fine = [body for status, body in await _gathered(workers, "/healthz") if status == 200]
+    fine = [each for status, each in await _gathered(workers, "/healthz") if status == 200]
     state = "draining" if workers.draining else "ok" if fine else "no worker is ready"
-    body = {
+    told = {
         "status": state,
-        "calls": sum(body["calls"] for body in fine),
-        "max_calls": sum(body["max_calls"] for body in fine),
+        "calls": sum(each["calls"] for each in fine),
+        "max_calls": sum(each["max_calls"] for each in fine),
         "workers": {"fine": len(fine), "of": workers.count},
     }
-    return web.json_response(body, status=200 if state == "ok" else 503)
+    return web.json_response(told, status=200 if state == "ok" else 503)
 
 
 @routes.get("/stats")
@@ -158,7 +158,7 @@ async def _at_home(request: web.Request, room: str, caller: str) -> web.Response
     worker = request.app[WORKERS].home(room)
     if worker is not None:
         try:
-            return await _passed_on(request, worker, await request.read(), {CALLER_HEADER: caller})
+            return await _passed_on(request, worker, await body(request), {CALLER_HEADER: caller})
         except (aiohttp.ClientError, TimeoutError):
             pass
     raise problem(
@@ -167,11 +167,11 @@ async def _at_home(request: web.Request, room: str, caller: str) -> web.Response
 
 
 async def _passed_on(
-    request: web.Request, worker: Worker, body: bytes, more: Mapping[str, str] = NO_HEADERS
+    request: web.Request, worker: Worker, content: bytes, more: Mapping[str, str] = NO_HEADERS
 ) -> web.Response:
     headers = dict(more) | {name: request.headers[name] for name in PASSED_ON if name in request.headers}
     url = URL(request.rel_url.raw_path_qs, encoded=True)
-    async with worker.http.request(request.method, url, data=body or None, headers=headers) as answer:
+    async with worker.http.request(request.method, url, data=content or None, headers=headers) as answer:
         kept = [(name, value) for name, value in answer.headers.items() if name.title() not in HOP_BY_HOP]
         return web.Response(status=answer.status, body=await answer.read(), headers=dict(kept))
 

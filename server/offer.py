@@ -4,17 +4,24 @@ aiortc answers garbage, or fails in a background task with the connection left o
 become a call is turned away here.
 """
 
+import ipaddress
+import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, Self, TypeAlias
 
+import aioice
+from aiortc import RTCIceCandidate
 from aiortc.sdp import MediaDescription, SessionDescription
 
 from .controls import Controls, checked
 from .media import opus
 
 LONGEST_SDP: Final = 32 * 1024  # characters; a browser's offer of audio and data takes 3 to 6 thousand
-MOST_CANDIDATES: Final = 64
+MOST_ALIKE: Final = 64  # lines that say the same of an SDP, candidates for example
+LINE: Final = re.compile(r"[a-z]=[A-Za-z0-9-]*")  # what a line says
+WAITS_FOR_CANDIDATES: Final = hasattr(aioice.Connection, "_remote_candidates_expected")  # from 0.11 or so on
 CODECS: Final = ("audio/opus", "audio/g722", "audio/pcmu", "audio/pcma")
 DIGESTS: Final = ("sha-256", "sha-384", "sha-512")
 Direction: TypeAlias = Literal["sendrecv", "sendonly", "recvonly"]
@@ -74,6 +81,11 @@ def _check_session(sdp: str, direction: Direction, codecs: Collection[str]) -> S
         raise OfferError("sdp must be a text that is not empty")
     if len(sdp) > LONGEST_SDP:
         raise OfferError(f"sdp must be at most {LONGEST_SDP} characters, not {len(sdp)}")
+    # aiortc's parser takes each line of codecs with each of their feedback: 32 thousand characters made 3 s.
+    said = (found[0] for line in sdp.splitlines() if (found := LINE.match(line)))
+    for kind, lines in Counter(said).items():
+        if lines > MOST_ALIKE:
+            raise OfferError(f"sdp: at most {MOST_ALIKE} lines {kind}, not {lines}")
     try:
         session = SessionDescription.parse(sdp)
     except Exception as error:  # the parser raises whatever its line of code happens to
@@ -107,11 +119,40 @@ def _check_transport(media: MediaDescription) -> None:
     if not any(fingerprint.algorithm.lower() in DIGESTS for fingerprint in fingerprints):
         needed = f"a=setup and an a=fingerprint of {', '.join(DIGESTS)}"
         raise OfferError(f"sdp: {needed} must be in the {media.kind} section")
-    if len(media.ice_candidates) > MOST_CANDIDATES:
-        raise OfferError(f"sdp: at most {MOST_CANDIDATES} candidates, not {len(media.ice_candidates)}")
     for candidate in media.ice_candidates:
-        if not 0 < candidate.port < 65536:
-            raise OfferError(f"sdp: the port of a candidate must be 1…65535, not {candidate.port}")
+        check_candidate(candidate)
+    if WAITS_FOR_CANDIDATES:
+        _drop_names(media)
+
+
+def check_candidate(candidate: RTCIceCandidate) -> None:
+    """Raises :class:`OfferError` for an address that no caller can have."""
+    if not 0 < candidate.port < 65536:
+        raise OfferError(f"sdp: the port of a candidate must be 1…65535, not {candidate.port}")
+    if is_name(candidate):
+        return
+    try:
+        address = ipaddress.ip_address(candidate.ip)
+    except ValueError:
+        raise OfferError(f"sdp: a candidate needs an IP address, not {candidate.ip[:64]!r}") from None
+    if address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255":
+        raise OfferError(f"sdp: no caller can have the address {address} of a candidate")
+
+
+def _drop_names(media: MediaDescription) -> None:
+    """Leave out candidates with names of multicast DNS, and with them the word that there will be no others.
+
+    aioice would ask the network for them, and a caller wait a second for its answer where it is not the caller's.
+    Whoever hides its address so is found by its own checks.
+    """
+    known = [candidate for candidate in media.ice_candidates if not is_name(candidate)]
+    if len(known) < len(media.ice_candidates):
+        media.ice_candidates, media.ice_candidates_complete = known, False
+
+
+def is_name(candidate: RTCIceCandidate) -> bool:
+    """Whether it hides its address behind a name of multicast DNS."""
+    return candidate.ip.endswith(".local")
 
 
 def _check_audio(media: MediaDescription, direction: Direction, codecs: Collection[str]) -> None:

@@ -4,9 +4,9 @@ Packets are late when they leave the engine later than ``LATE`` after they came:
 load, since a voice that is a little late is better than one with its noise. Time goes in windows of
 ``WINDOW``; one is late when more than a tenth of its packets are. A stall that passes sheds nobody: lateness
 must last, and not be falling already. Then one call is shed per window. Once packets are ``DEEP`` behind and
-fall back further, one is shed after each batch, two at twice that age, and so on: a queue of ten packets must
-not overflow before enough are shed. Each return needs some time without lateness,
-and one that fails makes the next wait longer, so that a call at the border does not flap.
+fall back further, one is shed after each batch, two at twice that age, and so on: a call's queue must
+not overflow before enough are shed. Each return needs some time without lateness, and one that fails makes
+the next wait longer, so that a call at the border does not flap.
 """
 
 from collections.abc import Sequence

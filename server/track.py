@@ -16,10 +16,13 @@ from percepnet.framing import Float
 from .controls import Controls
 from .engine import Engine
 from .figures import Histogram
-from .frames import FrameReader, FrameWriter, Layout, Packet
+from .frames import BACKLOG_PACKETS, FrameReader, FrameWriter, Layout, Packet, cut
+from .media.guard import Allowance
 
+FASTEST: Final = (
+    75.0  # packets a second of a caller in the long run, half as fast again as time; two seconds' at once
+)
 RECENT_PACKETS: Final = 500  # 10 s: what the percentiles of the delay are taken over
-READY_PACKETS: Final = 16  # enhanced packets that may wait for a slow sender before the oldest is dropped
 KEPT_ARRIVALS: Final = 64
 DELAY_BOUNDS: Final = (0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5)  # s
 
@@ -50,7 +53,7 @@ class EnhancedTrack(MediaStreamTrack):
         layout: Layout | None = None,
     ) -> None:
         super().__init__()
-        self.skipped = 0  # enhanced packets dropped because nobody fetched them
+        self.skipped = 0  # packets that came faster than time, and enhanced ones that nobody fetched in time
         self.delay_s = Histogram(DELAY_BOUNDS)  # from a packet in to its packet out, over the whole call
         self._event_loop = asyncio.get_running_loop()
         self._source = source
@@ -61,6 +64,7 @@ class EnhancedTrack(MediaStreamTrack):
         self._ready: deque[Packet] = deque()
         self._submitted = self._returned = 0
         self._source_ended = False
+        self._pace = Allowance(FASTEST)
         self._news = asyncio.Event()
         self._arrivals: dict[int, float] = {}  # when the last part of each packet came, by the packet's time
         self._sending: float | None = None  # arrival of the packet that recv() returned last
@@ -136,6 +140,9 @@ class EnhancedTrack(MediaStreamTrack):
             self._writer = FrameWriter(like=frame, layout=self._layout)
         now = clock.monotonic()
         for packet in self._reader.push(frame):
+            if not self._pace.take(now):  # or the engine would have no time for the calls of others
+                self.skipped += 1
+                continue
             came = self._arrived(packet.time)
             self._arrivals[packet.time] = now if came is None else came
             self._submitted += 1
@@ -145,8 +152,9 @@ class EnhancedTrack(MediaStreamTrack):
 
     def _enhanced(self, time: int, samples: Float) -> None:
         self._returned += 1
-        if len(self._ready) >= READY_PACKETS:
-            self._ready.popleft()
-            self.skipped += 1
         self._ready.append(Packet(time, samples))
+        if len(self._ready) > BACKLOG_PACKETS:
+            dropped, kept = self._ready.popleft(), self._ready[0]
+            self._ready[0] = Packet(kept.time, cut(dropped.samples, kept.samples))
+            self.skipped += 1
         self._news.set()

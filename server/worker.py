@@ -1,8 +1,9 @@
 """A worker process and its parent, each as the other sees it.
 
-They hold the ends of one socket pair, with a line of JSON for a message: a worker says that it is ready, how
-many calls it has, whose call has begun or ended, or why it failed; the parent tells it to drain or to hurry.
-Each learns of the other's death at once, however it came, because the kernel then closes the pair.
+They hold the ends of one socket pair, with a line of JSON for a message: a worker says that it is ready, every
+second that it still is, how many calls it has, whose call has begun or ended, or why it failed; the parent tells it
+to drain or to hurry. Each learns of the other's death at once, however it came, because the kernel then closes the
+pair.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from percepnet.cli.processes import one_thread_each
 
 from .config import Config
 from .ending import ENDING_TIME, Ending
+from .heartbeat import BEAT, PATIENCE, Heartbeat
 from .logs import log_to_stderr
 
 ANSWER_TIME: Final = 15.0  # s that a worker has for a request; gathering may take 5, closing a call likewise
@@ -34,7 +36,9 @@ Target: TypeAlias = Callable[[int, Config, Path, socket.socket], None]
 class Worker:
     """A process, started as this is made. :meth:`live` follows it to its end, and has to be called."""
 
-    def __init__(self, number: int, config: Config, path: Path, target: Target) -> None:
+    def __init__(
+        self, number: int, config: Config, path: Path, target: Target, patience: int = PATIENCE
+    ) -> None:
         self.number = number
         self.calls = 0  # as it said last
         self.callers: Counter[str] = Counter()  # calls by the address of their callers, likewise
@@ -42,6 +46,7 @@ class Worker:
         self.turn = 0  # when it was given its last offer
         self.ready = False
         self.failure = ""  # as it said itself
+        self._heartbeat = Heartbeat(patience)
         self._ours, theirs = socket.socketpair()
         self._writer: asyncio.StreamWriter | None = None
         # spawn: a fork would copy the locks of onnxruntime's and BLAS's threads in whatever state they are
@@ -80,11 +85,13 @@ class Worker:
             self._writer.write(json.dumps(order).encode() + b"\n")
 
     async def live(self, on_ready: Callable[[], None]) -> None:
-        """Follow the process until it has ended."""
+        """Follow the process until it has ended; one that was ready and hangs is ended."""
         reader, self._writer = await asyncio.open_connection(sock=self._ours)
+        watching: asyncio.Task[None] | None = None
         try:
             with contextlib.suppress(ConnectionError):
                 async for line in reader:
+                    self._heartbeat.hear()
                     match json.loads(line):
                         case {"calls": int(calls)}:
                             self.calls = calls
@@ -94,12 +101,21 @@ class Worker:
                             self.failure = failure
                         case {"ready": True}:
                             self.ready = True
+                            watching = asyncio.create_task(self._end_when_it_hangs(), name=f"watch of {self}")
                             on_ready()
         finally:
             self.ready = False
+            if watching is not None:
+                watching.cancel()
+                await asyncio.wait([watching])
             self._writer.close()
             await self.http.close()
             await asyncio.get_running_loop().run_in_executor(None, self._reap)
+
+    async def _end_when_it_hangs(self) -> None:
+        await self._heartbeat.stopped()
+        self.failure = f"has said nothing for {self._heartbeat.patience * BEAT:g} s and was ended"
+        self.process.kill()
 
     def _count(self, caller: str, began: bool) -> None:
         self.callers[caller] += 1 if began else -1
@@ -126,7 +142,7 @@ class Parent:
         return cls(*await asyncio.open_connection(sock=channel))
 
     def tell(self, **message: object) -> None:
-        """``ready=True``, ``calls=3``, ``caller="192.0.2.1", began=True`` or ``failed="why"``."""
+        """``ready=True``, ``beat=True``, ``calls=3``, ``caller="192.0.2.1", began=True`` or ``failed="why"``."""
         self._writer.write(json.dumps(message).encode() + b"\n")
 
     async def obey(self, ending: Ending) -> None:

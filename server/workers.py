@@ -15,6 +15,7 @@ from typing import Final, Self
 
 from .config import Config
 from .ending import ENDING_TIME, Ending
+from .heartbeat import PATIENCE
 from .worker import Target, Worker
 
 STEADY_TIME: Final = 10.0  # s after which a worker that dies is replaced without a pause
@@ -31,8 +32,10 @@ class WorkerFailed(RuntimeError):
 class Workers:
     """``count`` processes that share ``max_calls``. An async context manager that leaves none behind."""
 
-    def __init__(self, config: Config, count: int, target: Target) -> None:
+    def __init__(self, config: Config, count: int, target: Target, patience: int = PATIENCE) -> None:
+        """``patience``: seconds that a worker may say nothing before it is taken to hang, and replaced."""
         self.count = count
+        self._patience = patience
         self._config = config
         self._target = target
         self._folder = Path(tempfile.mkdtemp(prefix="percepnet-"))  # 0700: only this user reaches the workers
@@ -138,7 +141,7 @@ class Workers:
         try:
             # Whoever comes through the front has been let in; workers have no use for tokens.
             config = replace(self._config, max_calls=share, tokens=(), token_file=None)
-            worker = Worker(number, config, path, self._target)
+            worker = Worker(number, config, path, self._target, self._patience)
         except OSError as error:
             return f"worker {number}: {error}"
         self._workers[number] = worker

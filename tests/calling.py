@@ -16,6 +16,7 @@ from aiohttp import web
 from aiortc import RTCPeerConnection
 from numpy.typing import NDArray
 
+from server import engine
 from server.api import CALLS
 from server.app import create_app
 from server.calls import Calls
@@ -35,23 +36,24 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(**options: object) -> AsyncIterator[Server]:
+async def serving(standstill: float = TIMEOUT, **options: object) -> AsyncIterator[Server]:
+    """A server of ``options``, whose engine stands still after ``standstill`` s.
+
+    A busy machine would turn calls dry and refuse others; overload and standstill have tests of their own.
+    """
     config = replace(Config(port=0, max_calls=8, rated_calls=1024), **options)  # type: ignore[arg-type]
     app = create_app(config)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
-    await runner.setup()
-    # A busy machine would turn calls dry and refuse others: overload has tests on a clock of its own.
-    patience = patch.object(Overload, "note", return_value=0)
-    patience.start()
-    try:
-        site = web.TCPSite(runner, config.host, config.port)
-        await site.start()
-        url = f"http://{config.host}:{runner.addresses[0][1]}"
-        async with aiohttp.ClientSession(url) as http:
-            yield Server(url, app[CALLS], http)
-    finally:
-        patience.stop()
-        await runner.cleanup()
+    with patch.object(Overload, "note", return_value=0), patch.object(engine, "STANDSTILL", standstill):
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, config.host, config.port)
+            await site.start()
+            url = f"http://{config.host}:{runner.addresses[0][1]}"
+            async with aiohttp.ClientSession(url) as http:
+                yield Server(url, app[CALLS], http)
+        finally:
+            await runner.cleanup()
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:

@@ -120,12 +120,9 @@ def test_a_token_is_asked_for_or_taken_from_the_address(monkeypatch: pytest.Monk
     with serving() as server, browsing(server.url) as browser:
         page = browser.page
         expect(page.locator("#token")).to_be_hidden()
-        for wrong in ("", "wrong-token-0123456789"):
-            if wrong:
-                page.fill("#token", wrong)
-            page.click("#start")
-            expect(page.get_by_role("alert")).to_contain_text("needs a token")
-            expect(page.locator("#token")).to_be_focused()
+        page.click("#start")
+        expect(page.get_by_role("alert")).to_contain_text("needs a token")
+        expect(page.locator("#token")).to_be_focused()
         page.keyboard.type(token)
         page.keyboard.press("Enter")
         expect(page.get_by_role("status")).to_have_text("Live")

@@ -135,7 +135,10 @@ class TestEnhance:
 class TestEvaluate:
     def test_table_and_csv(self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         target = tmp_path / "scores.csv"
-        assert percepnet("evaluate", folder, "--csv", target, "--jobs", "1") == 0
+        assert percepnet("evaluate", folder, "--csv", target, "--jobs", "1", "--pictures", 1) == 0
+        pictures = [path.relative_to(folder / "pictures") for path in (folder / "pictures").rglob("*.jpg")]
+        assert pictures == [Path("deeper/two.jpg")]
+        assert (folder / "pictures/deeper/two.jpg").read_bytes().startswith(b"\xff\xd8")
         table = capsys.readouterr().out
         assert table.splitlines()[0].startswith("2 files")
         with target.open(encoding="utf-8") as file:

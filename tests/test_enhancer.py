@@ -234,6 +234,7 @@ def test_a_network_that_fails_leaves_the_dry_signal_and_recovers(voices: Float) 
     np.testing.assert_allclose(out[0, LATENCY:], x[0, : 50 * HOP - LATENCY], atol=1e-6)
     healthy = Enhancer(streams=1).process(x[1:, : 50 * HOP])
     np.testing.assert_allclose(out[1], healthy[0], atol=1e-6)
+    assert enhancer.faults[0] > 0 == enhancer.faults[1]
     network.broken = False
     after = enhancer.process(x[:, 50 * HOP :])
     assert np.isfinite(after).all()

@@ -1,5 +1,6 @@
 """Who may call: tokens at every route, other origins, TLS, and what is never shown."""
 
+import asyncio
 import ipaddress
 import json
 import logging
@@ -15,6 +16,7 @@ from aiohttp import web
 from aiortc import RTCConfiguration, RTCPeerConnection
 from calling import Server, serving
 
+from percepnet.cli import main
 from server import tls
 from server.access import SHORTEST_TOKEN, Tokens
 from server.app import create_app, static_folder
@@ -242,6 +244,25 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     )
     (folder / "key.pem").write_bytes(pem)
     return folder / "cert.pem", folder / "key.pem"
+
+
+async def test_a_load_test_shows_its_token_and_does_not_report_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    file.chmod(0o600)
+    command = ["load", "--quiet", "--json", "--seconds", "1"]
+    async with serving(tokens=(TOKEN,)) as server:
+        monkeypatch.delenv("PERCEPNET_TOKEN", raising=False)
+        assert await asyncio.to_thread(main, [*command, server.url]) == 1
+        found = json.loads(capsys.readouterr().out)
+        (call,) = found["steps"][0]["calls"]
+        assert "401" in call["reason"]
+        assert await asyncio.to_thread(main, [*command, server.url, "--token-file", str(file)]) == 0
+        said = "".join(capsys.readouterr())
+    assert TOKEN not in said
+    assert '"server"' in said  # it has seen the figures of the server
 
 
 def test_tls_errors_name_the_file(certificate: tuple[Path, Path], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """HTTP: what is answered to good, bad and hostile requests, and what is left of them."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -8,11 +9,13 @@ import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import numpy as np
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection
 from calling import TIMEOUT, Server, given_back, holdings, serving, until
 
+from server import edge
 from server.loadtest.caller import Caller
 from server.offer import LONGEST_SDP
 
@@ -141,6 +144,19 @@ def spoilt(sdp: str) -> dict[str, Any]:
             **good,
             "sdp": sdp.replace("a=setup", candidate.replace("5000", "65536") + "a=setup"),
         },
+        "an address that is none": {
+            **good,
+            "sdp": sdp.replace("a=setup", candidate.replace("192.0.2.1", "example.org") + "a=setup"),
+        },
+        "an address of a group": {
+            **good,
+            "sdp": sdp.replace("a=setup", candidate.replace("192.0.2.1", "224.0.0.251") + "a=setup"),
+        },
+        "codecs without end": {
+            **good,
+            "sdp": sdp.replace("a=rtpmap:9 ", "a=rtpmap:96 opus/48000/2\r" * 500 + "a=rtpmap:9 "),
+        },
+        "sections without end": {**good, "sdp": sdp + "m=audio 9 RTP/AVP 0\r\n" * 1000},
         "a bundle of sections that are not there": {**good, "sdp": sdp.replace("BUNDLE 0 1", "BUNDLE 5 1")},
         "candidates without end": {**good, "sdp": sdp.replace("a=setup", candidate * 100 + "a=setup", 1)},
         "an unknown option": {**good, "volume": 11},
@@ -178,6 +194,23 @@ async def test_bodies_that_are_no_json_are_refused(
     async with server.http.post("/offer", data=body, headers={"Content-Type": kind}) as answer:
         assert answer.status == status
         assert (await answer.json())["error"]
+
+
+async def test_a_body_that_comes_drop_by_drop_is_not_waited_for(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge, "BODY_TIME", 0.2)
+
+    async def drops() -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0.05)
+
+    headers = {"Content-Type": "application/json"}
+    with contextlib.suppress(aiohttp.ClientConnectionError):  # it is closed as soon as it is answered
+        async with server.http.post("/offer", data=drops(), headers=headers) as answer:
+            assert answer.status == 408
+            assert "0.2 s" in (await answer.json())["error"]
 
 
 async def test_another_method_is_405_in_json(server: Server) -> None:

@@ -29,10 +29,11 @@ from calling import (
 from numpy.typing import NDArray
 
 from percepnet import Enhancer
+from server import calls
 from server.loadtest.caller import Caller
 from server.loadtest.hearing import lag
 from server.loadtest.wire import Tape, Wire
-from server.media import receiver, sender
+from server.media import closing, receiver, sender
 from server.media.opus import LOOKAHEAD, SPEECH_LOOKAHEAD
 
 Pcm = NDArray[np.int16]
@@ -89,6 +90,37 @@ async def test_speech_comes_back_enhanced_late_by_the_algorithm_and_without_gaps
     assert report["delay"]["algorithm_ms"] == 30
     assert 0 < report["delay"]["server_p50_ms"] <= report["delay"]["server_p99_ms"]
     assert not report["degraded"]
+
+
+async def test_what_the_network_loses_is_concealed_and_told(speech: Pcm) -> None:
+    chance, lost = random.Random(1), 0
+    async with serving() as server:
+        caller = Caller(server.url, speech)
+        transport = caller.transceiver.sender.transport
+        send = transport._send_rtp
+
+        async def lossy(data: bytes) -> None:
+            nonlocal lost
+            if not 192 <= data[1] <= 223 and chance.random() < 0.1:  # RTCP (RFC 5761, 4) passes
+                lost += 1
+            else:
+                await send(data)
+
+        transport._send_rtp = lossy
+        async with caller:
+            await packets(caller, 300)
+            report = await (await server.http.get(f"/calls/{caller.id}")).json()
+    assert set(np.diff([pts for pts, _ in caller.frames])) == {PACKET}
+    count, network = report["packets"], report["network"]
+    assert 10 <= count["lost"] <= lost
+    assert network["missing_ms"] == count["dropped"] == count["late"] == 0
+    assert network["concealed_ms"] + network["recovered_ms"] == 20 * count["lost"]
+    assert count["concealed"] + count["recovered"] == count["lost"]
+    assert (
+        0 <= 20 * count["received"] - network["received_ms"] <= 120
+    )  # a packet may wait behind a hole just now
+    assert network["jitter_ms"] > 0
+    assert 10 <= network["hole_wait_ms"] <= 120
 
 
 async def test_a_call_that_begins_disabled_brings_back_what_it_sent(speech: Pcm) -> None:
@@ -318,6 +350,32 @@ async def test_a_call_may_not_last_for_ever(speech: Pcm) -> None:
         await until(lambda: caller.connection.connectionState == "closed", "the caller knows")
 
 
+async def test_a_connection_that_closes_slowly_holds_up_nobody_and_still_gives_back_all(
+    speech: Pcm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    close, slow = closing.close, asyncio.Event()
+
+    async def slowly(connection: RTCPeerConnection) -> None:
+        if connection is not caller.connection:  # but the server's
+            await slow.wait()
+        await close(connection)
+
+    async with serving() as server:
+        async with Caller(server.url, speech) as caller:  # what the first call loads stays
+            await packets(caller, 2)
+        await until(lambda: not len(server.calls), "the first call is freed")
+        before = holdings()
+        monkeypatch.setattr(calls, "CLOSING_TIME", 0.1)
+        monkeypatch.setattr(closing, "close", slowly)
+        async with Caller(server.url, speech) as caller:
+            await packets(caller, 2)
+        await until(lambda: not len(server.calls), "the call is given up")
+        assert "takes more than 0.1 s to close" in caplog.text
+        del before["connections"]  # pytest keeps the line in the log, and that the call
+        slow.set()
+        await given_back(before)
+
+
 async def test_a_full_server_says_so_and_takes_calls_again(speech: Pcm) -> None:
     async with serving(max_calls=1) as server:
         async with Caller(server.url, speech) as caller:
@@ -379,7 +437,7 @@ class Asking:
 
 
 OPUS_CALLS = [
-    ({}, "", "maxaveragebitrate=64000;stereo=0;sprop-stereo=0;useinbandfec=0;usedtx=0"),
+    ({}, "", "maxaveragebitrate=64000;stereo=0;sprop-stereo=0;useinbandfec=1;usedtx=0"),
     (
         {"opus_bitrate": 96000, "opus_stereo": True, "opus_fec": True, "opus_dtx": True},
         "maxaveragebitrate=24000;stereo=0;useinbandfec=1",

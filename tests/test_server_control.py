@@ -36,3 +36,15 @@ def test_answers_to_a_caller_that_fetches_none_have_a_bound_and_its_controls_sti
     assert len(turned) == 5000
     assert {json.loads(text)["type"] for text in channel.sent} == {"controls", "error", "figures"}
     assert channel.bufferedAmount < MOST_BUFFERED + max(map(len, channel.sent))
+
+
+def test_more_questions_than_anybody_asks_turn_but_are_not_answered() -> None:
+    class Listening(Channel):
+        bufferedAmount = 0
+
+    channel, turned = Listening(), list[Changes]()
+    ControlChannel(channel, turned.append, lambda: {"controls": {}})  # type: ignore[arg-type]
+    for _ in range(5000):
+        channel.deliver('{"enabled": false}')  # type: ignore[operator]
+    assert len(turned) == 5000
+    assert 100 < len(channel.sent) < 1000

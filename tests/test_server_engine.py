@@ -14,9 +14,10 @@ from percepnet import Enhancer
 from percepnet.framing import LATENCY
 from percepnet.network import Network
 from server.controls import Controls
-from server.engine import Engine, EngineFull, Port
+from server.engine import Engine, EngineFull
 from server.fallback import RETRY_PACKETS, WARM_UP_PACKETS
 from server.frames import PACKET
+from server.port import Port
 
 Float = NDArray[np.float32]
 TIMEOUT = 20  # s, far above what anything here takes
@@ -226,6 +227,29 @@ def test_a_full_queue_drops_the_oldest_and_counts(engine: Engine, gate: Gate, no
     ear.wait(11)
     assert [time for time, _ in ear.heard] == [0, *range(5, 15)]
     assert (ear.port.figures.packets_in, ear.port.figures.dropped) == (15, 4)
+
+
+def test_a_burst_of_one_call_is_no_overload(noisy: Float) -> None:
+    now = 0.0
+
+    class Slow(Enhancer):
+        def process(self, x: Float, streams: list[int] | None = None) -> Float:  # type: ignore[override]
+            nonlocal now
+            now += 0.004  # s; a burst of 25 takes 0.1
+            return super().process(x, streams=streams)
+
+    engine = Engine(Slow(streams=2), streams=2, clock=lambda: now)
+    burst, steady = Ear(engine), Ear(engine)
+    for n in range(100):
+        if n % 25 == 24:
+            for part in range(25):
+                burst.port.submit(n - 24 + part, noisy[part * PACKET :][:PACKET])
+        steady.port.submit(n, noisy[n * PACKET :][:PACKET])
+        while burst.port.waiting or steady.port.waiting:
+            engine.work()
+        now = max(now, n * 0.020)
+    assert (len(burst.heard), len(steady.heard)) == (100, 100)
+    assert (burst.port.figures.dropped, engine.shed_calls, engine.overloaded) == (0, 0, False)
 
 
 def test_a_fault_gives_that_call_dry_audio_and_leaves_the_others_alone(

@@ -7,9 +7,12 @@ import pytest
 from av import AudioFrame
 from numpy.typing import NDArray
 
-from server.frames import LONGEST_FILL, PACKET, FrameReader, FrameWriter, Packet
+from server.frames import CUT, LONGEST_FILL, PACKET, FrameReader, FrameWriter, Packet, cut
 
 NOISE = np.random.default_rng(1).integers(-20000, 20000, 48_000).astype(np.int16)
+
+
+TONE_BEND = 8000 / 32768 * (2 * np.pi * 440 / 48_000) ** 2  # second difference of tone() at 48 kHz, at most
 
 
 def frame(pcm: NDArray[np.int16], pts: int | None, rate: int = 48_000, layout: str = "mono") -> AudioFrame:
@@ -69,24 +72,61 @@ def test_what_exceeds_full_scale_is_clipped_and_does_not_wrap() -> None:
 
 
 @pytest.mark.parametrize("lost", [1, 3, 6])
-def test_lost_packets_become_silence_and_what_follows_keeps_its_time(lost: int) -> None:
+def test_lost_packets_are_concealed_and_what_follows_keeps_its_time(lost: int) -> None:
     reader = FrameReader()
     packets = reader.push(frame(NOISE[:960], 0)) + reader.push(frame(NOISE[960:1920], (lost + 1) * 960))
     assert [packet.time for packet in packets] == [n * 960 for n in range(lost + 2)]
-    assert np.array_equal(packets[-1].samples * 32768, NOISE[960:1920])
-    assert not any(packet.samples.any() for packet in packets[1:-1])
+    assert np.array_equal(packets[-1].samples[CUT:] * 32768, NOISE[960 + CUT : 1920])
+    assert np.std(packets[1].samples) == pytest.approx(np.std(packets[0].samples), rel=0.2)
 
 
-def test_after_a_long_pause_the_timeline_skips_and_audio_keeps_its_time() -> None:
+@pytest.mark.parametrize("rate", [8_000, 16_000, 48_000])
+def test_a_concealed_gap_in_a_tone_has_no_click_at_any_rate(rate: int) -> None:
+    size, sent = rate // 50, tone(rate, rate)
+    sent[:size] = 0  # or the tone were the quietest of what was heard, and so the comfort noise
+    reader, packets = FrameReader(), []
+    for n in [*range(30), *range(31, 50)]:
+        packets += reader.push(frame(sent[n * size : (n + 1) * size], n * size, rate))
+    assert [packet.time for packet in packets] == [n * PACKET for n in range(50)]
+    bend = np.abs(np.diff(joined(packets)[5 * PACKET :], n=2)).max()
+    assert bend < 2 * TONE_BEND  # a gap filled with silence has 17 times that
+
+
+@pytest.mark.parametrize("before", [0, 500])
+def test_after_a_long_pause_the_timeline_skips_and_audio_keeps_its_time(before: int) -> None:
     reader = FrameReader()
     pause = 10 * 48_000
-    packets = reader.push(frame(NOISE[:960], 0)) + reader.push(frame(NOISE[960:1920], pause))
+    packets = reader.push(frame(NOISE[:before], 0)) if before else []
+    packets += reader.push(frame(NOISE[:960], before)) + reader.push(frame(NOISE[960:1920], pause))
     times = [packet.time for packet in packets]
     assert times == sorted(set(times))
     assert len(packets) <= 2 + LONGEST_FILL // PACKET
     assert packets[-1].time == pause
-    assert np.array_equal(packets[-1].samples * 32768, NOISE[960:1920])
-    assert times[-2] == pause - PACKET  # the silent one that encoders may stamp wrongly
+    assert np.array_equal(packets[-1].samples[CUT:] * 32768, NOISE[960 + CUT : 1920])
+    assert times[-2] == pause - PACKET  # the one that encoders may stamp wrongly
+
+
+def test_audio_fades_before_the_timeline_skips() -> None:
+    sent, reader = tone(48_000, 48_000), FrameReader()
+    quiet = frame(np.zeros(960, np.int16), 0)
+    packets = (
+        reader.push(quiet) + reader.push(frame(sent[:9600], 960)) + reader.push(frame(sent[:960], 480_000))
+    )
+    assert not packets[-2].samples.any()  # comfort noise as loud as what was quietest
+    bend = np.abs(np.diff(joined(packets[1:]), n=2)).max()
+    assert bend < 3 * TONE_BEND
+
+
+def test_a_packet_cut_out_leaves_no_step(clean: NDArray[np.float32]) -> None:
+    packets = list(clean[48_000:].reshape(-1)[: 40 * PACKET].reshape(40, PACKET))
+    for _ in range(3):  # one after another, as a full queue does
+        dropped = packets.pop(10)
+        packets[10] = cut(dropped, packets[10])
+    steps = np.abs(np.diff(np.concatenate(packets)))
+    assert (
+        steps[10 * PACKET - 48 :][: 2 * PACKET].max() <= np.abs(np.diff(clean[48_000:][: 40 * PACKET])).max()
+    )
+    assert np.array_equal(packets[10][CUT:], clean[48_000 + 13 * PACKET :][CUT:PACKET])
 
 
 @pytest.mark.parametrize("jump", [-(1 << 32), 1 << 32, -5000])
@@ -131,7 +171,7 @@ def test_frames_that_are_no_whole_number_of_samples_at_48_khz_leave_no_gaps(rate
         packets += reader.push(frame(sent[start : start + length], 77 + start, rate))
     assert set(np.diff([packet.time for packet in packets])) == {PACKET}
     bend = np.abs(np.diff(joined(packets)[5 * PACKET :], n=2)).max()  # a gap of one sample would be a corner
-    assert bend == pytest.approx(8000 / 32768 * (2 * np.pi * 440 / 48_000) ** 2, rel=0.1)
+    assert bend == pytest.approx(TONE_BEND, rel=0.1)
 
 
 def test_a_change_of_format_keeps_the_timeline() -> None:

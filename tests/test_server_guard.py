@@ -1,19 +1,29 @@
 """What strangers and a broken caller send to a call's sockets, and callers that fall silent."""
 
+import asyncio
 import contextlib
+import random
 import secrets
 import socket
+import struct
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import aioice.ice
 import numpy as np
 import pytest
+from aiortc.rtp import RtcpRrPacket, RtcpRtpfbPacket
 from aiortc.sdp import SessionDescription
 from calling import Server, packets, serving, until
+from fuzz_datagrams import binding
 
+from server.calls import MOST_CHANNELS
 from server.loadtest.caller import Caller
+from server.loadtest.wire import Tape, Wire
 from server.media import guard
+from server.media.guard import BURST
+from server.track import FASTEST, EnhancedTrack
 
 SILENCE = np.zeros(960, np.int16)
 
@@ -53,7 +63,7 @@ async def test_no_datagram_of_a_stranger_ends_a_call() -> None:
             for _ in range(2000):
                 send(rtp)
             await until(
-                lambda: caller_guard(server).refused > before["packets"]["refused"], "the flood is refused"
+                lambda: caller_guard(server).refused > before["datagrams"]["refused"], "the flood is refused"
             )
         await packets(caller, 5)
         after = await report(server, caller)
@@ -76,9 +86,10 @@ async def test_nothing_that_comes_makes_the_reader_of_a_call_end() -> None:
         await dtls.transport._send(b"")
         (call,) = server.calls._calls.values()
         theirs = call._connection.getTransceivers()[0].receiver.transport
-        theirs._rtp_router = None  # whatever comes now is a fault
+        router, theirs._rtp_router = theirs._rtp_router, None  # whatever comes now is a fault
         await until(lambda: caller_guard(server).faults > 3, "faults are counted")
         assert (await report(server, caller))["state"] == "connected"
+        theirs._rtp_router = router
 
 
 async def test_a_caller_has_no_more_sources_than_a_report_can_name() -> None:
@@ -93,6 +104,72 @@ async def test_a_caller_has_no_more_sources_than_a_report_can_name() -> None:
         await packets(caller, 5)
     # It gives back all it held: aiortc's reports would have failed at so many sources, and with them its end.
     await until(lambda: not len(server.calls), "the call is freed")
+
+
+async def test_a_caller_that_sends_faster_than_time_does_not_take_the_time_of_others() -> None:
+    async with serving() as server, Caller(server.url, SILENCE) as caller:
+        dtls = caller.transceiver.sender.transport
+        await packets(caller, 2)
+        caller.transceiver.sender.replaceTrack(None)
+        before, began = await report(server, caller), time.monotonic()
+        for number in range(600):  # 12 s
+            header = struct.pack("!BBHLL", 128, 96, number, number * 960, 7)
+            await dtls._send_rtp(header + b"\xf8\xff\xfe")
+            if number % 10 == 9:
+                await asyncio.sleep(0.005)
+        await until(lambda: caller_track(server).skipped > 100, "some are skipped")
+        after = await report(server, caller)
+        allowed = FASTEST * (BURST + time.monotonic() - began)
+        assert after["packets"]["in"] - before["packets"]["in"] <= allowed
+
+
+def caller_track(server: Server) -> EnhancedTrack:
+    (call,) = server.calls._calls.values()
+    assert call._track is not None
+    return call._track
+
+
+async def test_a_caller_cannot_have_packets_without_end_sent_again() -> None:
+    async with serving() as server, Caller(server.url, SILENCE) as caller:
+        dtls, tape = caller.transceiver.sender.transport, Tape()
+        Wire(caller.transceiver, tape)
+        await packets(caller, 20)
+        last = caller.transceiver.receiver.getSynchronizationSources()[0].source
+        nack = RtcpRtpfbPacket(fmt=1, ssrc=1, media_ssrc=last, lost=list(range(0, 65536, 17))[:250])
+        report = RtcpRrPacket(ssrc=1, reports=[])
+        for data in (bytes(nack), bytes(report) + bytes(nack)):
+            await dtls._send_rtp(data)
+        await until(lambda: caller_guard(server).refused >= 2, "they are refused")
+        await dtls._send_rtp(bytes(report))
+        await packets(caller, 5)
+        assert len(tape.came.times) == len(set(tape.came.times))  # each has come once
+        assert caller_guard(server).refused == 2
+
+
+async def test_a_caller_cannot_make_the_server_send_checks_to_addresses_without_end() -> None:
+    """Its checks may come, or seem to come, from anywhere."""
+    async with serving() as server, Caller(server.url, SILENCE) as caller:
+        ice = caller.transceiver.sender.transport.transport._connection
+        username = f"{ice.remote_username}:{ice.local_username}"
+        (call,) = server.calls._calls.values()
+        known = call._connection.getTransceivers()[0].receiver.transport.transport._connection
+        for number in range(5 * guard.MOST_ADDRESSES):  # half of them are no requests
+            with stranger(caller) as send:
+                send(binding(random.Random(number), username, ice.remote_password))
+            await asyncio.sleep(0)
+        await until(lambda: caller_guard(server).refused > guard.MOST_ADDRESSES, "others are refused")
+        assert 50 < len(known._remote_candidates) <= guard.MOST_ADDRESSES
+        assert (await report(server, caller))["state"] == "connected"
+
+
+async def test_a_caller_that_opens_data_channels_without_end_is_hung_up_on() -> None:
+    async with serving() as server, Caller(server.url, SILENCE) as caller:
+        for number in range(MOST_CHANNELS - 1):
+            caller.connection.createDataChannel(str(number))
+        await packets(caller, 10)
+        assert len(server.calls) == 1
+        caller.connection.createDataChannel("one more")
+        await until(lambda: not len(server.calls), "the call is freed")
 
 
 def test_what_waits_is_bounded_and_the_end_is_told() -> None:
@@ -156,5 +233,5 @@ async def test_where_aiortc_is_not_as_expected_calls_go_on_without_a_guard(
     monkeypatch.setattr(guard, "_DTLS", ("elsewhere",))
     async with serving() as server, Caller(server.url, SILENCE) as caller:
         await packets(caller, 5)
-        assert (await report(server, caller))["packets"]["refused"] is None
+        assert (await report(server, caller))["datagrams"] is None
     assert "no elsewhere" in caplog.text

@@ -15,6 +15,7 @@ from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtp import RtpPacket
 from av import AudioFrame
 
+from server.frames import LONGEST_BACKLOG
 from server.media import audiolevel, receiver
 
 
@@ -103,15 +104,30 @@ async def test_an_aiortc_built_otherwise_keeps_its_own_jitter_buffer(
 
 
 async def test_a_full_queue_of_frames_drops_the_oldest_and_never_blocks() -> None:
-    queue = receiver.LatestFrames(3)
+    queue = receiver.LatestFrames(0.1)
     for n in range(10):
-        queue.add(n)
+        frame = audio_frame(np.zeros(1920), "mono")
+        frame.pts = n
+        queue.add(frame)
     queue.add(None)  # the end of the track is the last thing to come, so it is never dropped
-    assert [queue.get_nowait() for _ in range(3)] == [8, 9, None]
+    first, second, end = (queue.get_nowait() for _ in range(3))
+    assert (first.pts, second.pts, end) == (8, 9, None)
     assert queue.dropped == 8
 
 
-OPUS = bytes([31 << 3, 0xFF, 0xFE])  # CELT, 20 ms, mono: any bytes after that can be decoded
+async def test_a_burst_of_the_shortest_packets_is_kept_as_long_as_one_of_the_longest() -> None:
+    for samples in (120, 960, 5760):
+        queue = receiver.LatestFrames()
+        count = int(LONGEST_BACKLOG * 48_000 / samples)
+        for _ in range(count):
+            queue.add(audio_frame(np.zeros(samples), "mono"))
+        assert (queue.qsize(), queue.dropped) == (count, 0)
+        for _ in range(3 * count):
+            queue.add(audio_frame(np.zeros(samples), "mono"))
+        assert (queue.qsize(), queue.dropped) == (count, 3 * count)
+
+
+OPUS = bytes([9 << 3, 0, 0xFE])  # SILK, 20 ms, mono, without FEC: any bytes after that can be decoded
 
 
 class Arrivals:
@@ -159,7 +175,9 @@ async def test_a_hole_is_given_up_by_the_clock_without_another_packet(fresh: RTC
     async with asyncio.timeout(1):
         while arrivals.reception.counts.lost == 0:  # noqa: ASYNC110 — the event is a timer inside
             await asyncio.sleep(0.002)
-    assert arrivals.decoded() == [1920]
+    assert arrivals.decoded() == [960, 1920]
+    assert arrivals.reception.packets()["concealed"] == 1
+    assert arrivals.reception.network()["concealed_ms"] == 20
     arrivals.reception.close()
 
 
@@ -169,7 +187,7 @@ async def test_another_source_is_followed_at_once_and_the_counts_go_on(fresh: RT
     arrivals.come(11, 5960)
     arrivals.come(40000, 77, ssrc=2)
     arrivals.come(40001, 1037, ssrc=2)
-    assert arrivals.decoded() == [0, 960, 1920, 2880]
+    assert arrivals.decoded() == [0, 960, 2880, 3840]  # a packet's length to fade over
     assert arrivals.reception.counts.received == 4
     assert arrivals.reception.counts.lost == 0
 
@@ -179,7 +197,7 @@ async def test_an_empty_packet_does_not_end_the_decoder_and_is_not_lost(fresh: R
     arrivals.come(0, 0)
     arrivals.come(1, 960, data=b"")
     arrivals.come(2, 1920)
-    assert arrivals.decoded() == [0, 1920]
+    assert arrivals.decoded() == [0, 960, 1920]
     assert arrivals.reception.counts.lost == 0
 
 
@@ -189,8 +207,8 @@ async def test_a_packet_that_is_no_opus_is_counted_and_the_next_is_decoded(
     arrivals = Arrivals(fresh)
     for n, data in enumerate([OPUS, b"\xff\xff\xff", b"\xff\xff\xff", OPUS]):
         arrivals.come(n, n * 960, data=data)
-    assert arrivals.decoded() == [0, 2880]
-    assert arrivals.reception.undecodable == 2
+    assert [frame.samples for frame in arrivals.frames()] == [960, 1920, 960]
+    assert arrivals.reception.packets()["undecodable"] == arrivals.reception.packets()["concealed"] == 2
     assert len(caplog.records) == 1
 
 

@@ -8,10 +8,12 @@ from numpy.typing import NDArray
 
 from percepnet.framing import LATENCY
 from server.controls import Controls
-from server.engine import Engine, Port
+from server.dry import DryLine
+from server.engine import Engine
 from server.fallback import WARM_UP_PACKETS, Fallback
 from server.frames import PACKET
 from server.overload import BOUND, LATE, QUIET, RETURN_INTERVAL
+from server.port import Port
 from server.rating import MARGIN, MEDIA_TIME, measured, rated_calls
 
 Float = NDArray[np.float32]
@@ -36,6 +38,7 @@ class Slow:
         self.streams = streams
         self.factor = 1.0  # of the costs
         self.enabled = np.ones(streams, bool)
+        self.faults = np.zeros(streams, np.int64)
         self._clock = clock
         self._delayed = np.zeros((streams, LATENCY), np.float32)
 
@@ -194,6 +197,7 @@ def test_shed_audio_is_the_dry_input_at_the_same_delay_and_changes_without_a_ste
     """Around each change the share of dry audio moves by 1 in a packet, evenly; elsewhere it does not move."""
     clock = Clock()
     fallback = Fallback(Slow(2, clock), 2)  # type: ignore[arg-type]
+    line = DryLine(LATENCY)
     said = [np.full(PACKET, 0.5, np.float32)] * 40
     out = []
     for n, packet in enumerate(said):
@@ -201,7 +205,7 @@ def test_shed_audio_is_the_dry_input_at_the_same_delay_and_changes_without_a_ste
             fallback.shed(1)
         if n == 25:
             fallback.restore(1)
-        out.append(fallback.process([0, 1], np.stack([packet, packet])))
+        out.append(fallback.process([0, 1], np.stack([packet, packet]), np.stack([line.push(packet)] * 2)))
         assert fallback.is_shed(1) == (10 <= n < 25 + WARM_UP_PACKETS)
         assert not fallback.is_shed(0)
     other, heard = np.concatenate(out, axis=1)

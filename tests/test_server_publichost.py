@@ -4,7 +4,10 @@ import asyncio
 import re
 import socket
 from contextlib import ExitStack
+from typing import Any
 
+import aiohttp
+import aioice.ice
 import numpy as np
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection
@@ -127,3 +130,25 @@ async def test_an_answer_has_the_advertised_address() -> None:
     assert {host for host in hosts if ":" not in host} == {"192.0.2.1"}
     connections = set(re.findall(r"c=IN IP4 (\S+)", body["sdp"]))
     assert connections <= {"192.0.2.1", "0.0.0.0"}
+
+
+async def test_a_caller_that_hides_its_addresses_is_found_by_its_own_checks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As browsers do with names of multicast DNS, which the server does not ask the network for."""
+    post = aiohttp.ClientSession.post
+
+    def hiding(self: aiohttp.ClientSession, url: str, *, json: dict[str, Any]) -> Any:
+        hidden = re.sub(r"(a=candidate:\S+ \d+ udp \d+ )\S+", r"\g<1>9b36eaac-bb2e.local", json["sdp"])
+        assert "a=end-of-candidates" in hidden
+        return post(self, url, json={**json, "sdp": hidden})
+
+    async def asked(subscriber: object) -> Any:
+        raise AssertionError("the network is asked")
+
+    monkeypatch.setattr(aiohttp.ClientSession, "post", hiding)
+    monkeypatch.setattr(aioice.ice, "get_or_create_mdns_protocol", asked)
+    async with serving() as server, Caller(server.url, SILENCE) as caller:
+        await packets(caller, 5)
+        report = await (await server.http.get(f"/calls/{caller.id}")).json()
+    assert report["state"] == "connected"

@@ -16,7 +16,8 @@ from percepnet import Enhancer
 from percepnet.framing import LATENCY
 from server.controls import Controls
 from server.engine import Engine
-from server.track import READY_PACKETS, EnhancedTrack
+from server.frames import BACKLOG_PACKETS, CUT
+from server.track import EnhancedTrack
 
 PACKET = 960
 
@@ -152,9 +153,9 @@ async def test_a_gap_in_pts_is_filled_and_what_follows_keeps_its_time(
     heard = await drained(track)
     assert [frame.pts for frame in heard] == [n * PACKET for n in range(40)]
     pcm = np.concatenate([frame.to_ndarray()[0, ::2] for frame in heard]).astype(int)
-    wanted = speech.astype(int)
-    wanted[10 * PACKET : 13 * PACKET] = 0
-    assert np.abs(pcm[LATENCY:] - wanted[:-LATENCY]).max() <= 1
+    assert np.abs(pcm[LATENCY:] - speech[:-LATENCY])[: 10 * PACKET].max() <= 1
+    assert np.abs(pcm[LATENCY:] - speech[:-LATENCY])[13 * PACKET + CUT :].max() <= 1
+    assert pcm[LATENCY + 10 * PACKET : LATENCY + 13 * PACKET].any()
 
 
 async def test_a_slow_reader_misses_the_oldest_and_gets_no_delay(
@@ -167,8 +168,20 @@ async def test_a_slow_reader_misses_the_oldest_and_gets_no_delay(
     await until(lambda: track.port.figures.packets_out == 40, "all are enhanced")
     heard = await drained(track)
     assert first.pts == 0
-    assert [frame.pts for frame in heard] == [n * PACKET for n in range(40 - READY_PACKETS, 40)]
-    assert track.skipped == 40 - 1 - READY_PACKETS
+    assert [frame.pts for frame in heard] == [n * PACKET for n in range(40 - BACKLOG_PACKETS, 40)]
+    assert track.skipped == 40 - 1 - BACKLOG_PACKETS
+
+
+async def test_a_burst_after_a_stall_of_half_a_second_passes_whole(speech: NDArray[np.int16]) -> None:
+    engine = Engine(Enhancer(), streams=1, clock=lambda: 0.0)
+    engine.start()
+    try:
+        track = EnhancedTrack(Source(frames(speech[: 25 * PACKET])), engine)
+        heard = await drained(track)
+    finally:
+        engine.stop()
+    assert [frame.pts for frame in heard] == [n * PACKET for n in range(25)]
+    assert track.skipped == track.port.figures.dropped == 0
 
 
 async def test_stopping_wakes_the_reader_and_gives_the_place_back(engine: Engine) -> None:

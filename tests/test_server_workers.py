@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -15,11 +16,17 @@ from typing import Any
 import aiohttp
 import numpy as np
 import pytest
+from aiohttp import web
 from aiortc import RTCConfiguration, RTCPeerConnection
 from calling import PACKET, TIMEOUT, packets, serving, until
 
+from server import app
+from server import heartbeat as heartbeat_module
 from server.config import Config
+from server.ending import Ending
+from server.heartbeat import BEAT, Heartbeat
 from server.loadtest.caller import Caller
+from server.worker import Parent
 from server.workers import LONGEST_PAUSE, STEADY_TIME, WorkerFailed, Workers, next_pause
 
 SILENCE = np.zeros(PACKET, np.int16)
@@ -291,6 +298,20 @@ async def test_no_worker_outlives_its_parent(tmp_path: Path) -> None:
         await until(lambda: not sockets.exists(), "their sockets are gone")
 
 
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost: x\r\nX-"])
+async def test_a_connection_without_a_request_is_not_kept(
+    said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "IDLE_TIME", 0.5)
+    page = web.Application()
+    async with app._listening(page, Config(port=0)) as runner:
+        reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
+        writer.write(said)
+        async with asyncio.timeout(TIMEOUT):
+            assert await reader.read() == b""
+        writer.close()
+
+
 async def test_a_server_whose_workers_cannot_start_says_why(tmp_path: Path) -> None:
     async with served("--workers", "2", "--model", str(tmp_path / "none.onnx")) as server:
         assert await server.ended() == 1
@@ -315,6 +336,51 @@ async def test_a_worker_that_dies_as_it_starts_is_named() -> None:
         with pytest.raises(WorkerFailed, match=rf"worker \d does not start: .*status {DIES}"):
             await workers.start()
         assert workers.live == []
+
+
+def hangs(number: int, config: Config, path: Path, channel: socket.socket) -> None:
+    """The first of its number is ready and then stands still, as a process does whose event loop is blocked."""
+
+    async def live() -> None:
+        parent = await Parent.connected(channel)
+        obeying = asyncio.create_task(parent.obey(Ending(0)))
+        parent.tell(ready=True)
+        if path.suffix == ".0":
+            await asyncio.sleep(BEAT)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        while not obeying.done():
+            parent.tell(beat=True)
+            await asyncio.sleep(BEAT)
+
+    asyncio.run(live())
+
+
+async def test_a_worker_that_hangs_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    async with Workers(Config(), 1, hangs, patience=2) as workers:
+        await workers.start()
+        (first,) = workers.live
+        await until(lambda: bool(workers.live) and workers.live[0] is not first, "another one is there")
+        assert first.process.exitcode == -signal.SIGKILL
+        (second,) = workers.live
+        await until(
+            lambda: second._heartbeat._heard > 4, "it says that it lives"
+        )  # for longer than the patience
+        assert workers.live == [second]
+    assert f"worker 0 (process {first.process.pid}) has said nothing for 2 s" in caplog.text
+
+
+async def test_who_stood_still_itself_does_not_count_that_as_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat_module, "BEAT", 0.1)
+    heartbeat = Heartbeat(patience=2)
+    listening = asyncio.create_task(heartbeat.stopped())
+    loop = asyncio.get_running_loop()
+    for _ in range(3):
+        await asyncio.sleep(0)
+        time.sleep(0.25)  # noqa: ASYNC251 — this is what is tested
+        loop.call_soon(heartbeat.hear)  # as when what has come meanwhile is read
+    assert not listening.done()
+    async with asyncio.timeout(TIMEOUT):
+        await listening
 
 
 def test_pauses_grow_while_workers_die_young() -> None:

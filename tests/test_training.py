@@ -16,6 +16,7 @@ from percepnet.features import FEATURES
 from percepnet.framing import HOP, SAMPLE_RATE, Float
 from percepnet.training import shards
 from percepnet.training.corpus import Corpus, scan
+from percepnet.training.losses import Loss, band_loss
 from percepnet.training.mixing import Mixer
 from percepnet.training.model import TOPOLOGIES
 from percepnet.training.rooms import EARLY, room_response
@@ -77,6 +78,39 @@ def test_mixtures_are_sane_varied_and_repeatable(corpus: Corpus) -> None:
     np.testing.assert_array_equal(again.noisy, mixtures[7].noisy)
 
 
+def test_some_mixtures_have_seconds_of_a_muted_microphone(corpus: Corpus) -> None:
+    """Not more than a second short of all: there is something to be heard at the one end or the other."""
+    mixer = Mixer(corpus, 6 * SAMPLE_RATE, seed=1)
+    longest = []
+    for _ in range(60):
+        mixture = mixer.draw()
+        sounding = np.flatnonzero(np.abs(mixture.noisy) > 1e-3)
+        gaps = np.diff(np.concatenate([[0], sounding, [len(mixture.noisy)]]))
+        longest.append(gaps.max() / SAMPLE_RATE if len(sounding) else 0)
+    assert max(longest) > 2
+    assert np.median(longest) < 0.5
+
+
+@pytest.mark.parametrize("gamma", [0.25, 0.5])
+def test_the_loss_is_least_at_the_ideal_and_weighs_what_it_is_told_to(gamma: float) -> None:
+    ideal, speaking = torch.full((1, 2, BANDS), 0.5), torch.tensor([[[1.0], [0.0]]])
+    weight = torch.ones(1, 2, BANDS)
+
+    def loss(gain: torch.Tensor, kind: Loss) -> float:
+        return float(band_loss(gain, ideal, ideal, ideal, weight, speaking, kind)[0])
+
+    plain, kind = Loss(gamma), Loss(gamma, speech=3, over=1)
+    low, high = ideal.clone(), ideal.clone()
+    low[:, 0], high[:, 0] = 0.4, 0.6
+    assert loss(ideal, kind) == 0
+    assert loss(low, kind) > loss(high, kind)  # speech that is cut is worse
+    assert loss(low, kind) > loss(low, plain) > 0
+    pause = ideal.clone()
+    pause[:, 1] = 0.4
+    assert loss(pause, kind) < loss(low, kind)
+    assert loss(pause, plain) == pytest.approx(loss(low, plain))
+
+
 def test_room_responses_begin_with_the_direct_sound_and_decay() -> None:
     for seed in range(5):
         response = room_response(np.random.default_rng(seed))
@@ -91,7 +125,10 @@ def test_shards_hold_what_the_loss_compares(corpus: Corpus, monkeypatch: pytest.
     shard = shards.make_shard(Mixer(corpus, 200 * HOP, seed=3)).astype(np.float32)
     assert shard.shape == (8, 200, shards.COLUMNS)
     assert np.isfinite(shard).all()
-    gain, strength, weight = np.split(shard[..., FEATURES:], 3, axis=-1)
+    gain, strength, weight = np.split(shard[..., FEATURES:-1], 3, axis=-1)
+    speaking = shard[..., -1]
+    assert set(np.unique(speaking)) == {0, 1}
+    assert gain[speaking == 1].mean() > 2 * gain[speaking == 0].mean()
     for part in (gain, strength, weight):
         assert part.min() >= 0
         assert part.max() <= 1
@@ -109,6 +146,8 @@ def test_toy_trains_resumes_and_exports_a_model_that_runs(data: Path, tmp_path: 
     reports = [json.loads(line) for line in log.read_text().splitlines()]
     assert reports[-1]["train"] < 0.7 * reports[0]["train"]
     assert reports[-1]["valid_gain"] < reports[0]["valid_gain"]
+    assert reports[-1]["noise_reduction"] > 1
+    assert reports[-1]["speech_loss"] < 20
 
     more = ["--topology", "toy", "--mixtures", "0.1", "--batch", "8", "--hops", "100", "--steps", "67"]
     assert main(["train", *folders, *more]) == 0

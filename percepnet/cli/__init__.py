@@ -41,7 +41,15 @@ COMMANDS: Final = MappingProxyType(
         "serve": Command(
             "percepnet.cli.serve",
             "start the WebRTC server and its page",
-            ("percepnet serve --host 127.0.0.1 --port 8080",),
+            (
+                "percepnet serve --host 127.0.0.1 --port 8080",
+                "percepnet serve --host 0.0.0.0 --token-file tokens.txt --tls-cert cert.pem --tls-key key.pem",
+            ),
+        ),
+        "sidecar": Command(
+            "percepnet.cli.sidecar",
+            "join the rooms of another server and publish an enhanced twin of each voice",
+            ("percepnet sidecar janus --url ws://127.0.0.1:8188 --room 1234 --room 5678 --stats-port 8081",),
         ),
         "load": Command(
             "percepnet.cli.load",
@@ -51,6 +59,23 @@ COMMANDS: Final = MappingProxyType(
                 "percepnet load http://127.0.0.1:8080 --calls 1,5,10,20 --loss 2 --jitter 15 --json > curve.json",
                 "percepnet load http://127.0.0.1:8080 --repeat 200 --seconds 1",
                 "percepnet load --compare --calls 1,2,4,6,8,12,16,20,24,28,32,40 --seconds 15",
+            ),
+        ),
+        "weather": Command(
+            "percepnet.cli.weather",
+            "measure what calls become in bad networks, beside a plain aiortc echo",
+            (
+                "percepnet weather --report weather.html",
+                "percepnet weather --conditions loss-5,burst-10,loss-5+jitter-30 --seconds 30",
+                "percepnet weather http://127.0.0.1:8080 --no-echo --conditions blackout-3 --json",
+            ),
+        ),
+        "soak": Command(
+            "percepnet.cli.soak",
+            "keep a server busy for long, and see whether memory, descriptors, delay and the like stay flat",
+            (
+                "percepnet soak --report soak.html",
+                "percepnet soak http://127.0.0.1:8080 --minutes 60 --calls 8 --loss 5",
             ),
         ),
         "bench": Command(
@@ -67,6 +92,14 @@ COMMANDS: Final = MappingProxyType(
             "percepnet.cli.mixtures",
             "make a fixed test set for evaluate from a folder of speech and noise",
             ("percepnet mixtures recordings/ testset/ --count 60",),
+        ),
+        "bars": Command(
+            "percepnet.cli.bars",
+            "measure what must not happen: to clean, quiet and narrow-band speech, to noise alone, to a recogniser",
+            (
+                "percepnet bars recordings/ --count 20",
+                "percepnet bars recordings/ --english english/ --model new.onnx",
+            ),
         ),
         "oracle": Command(
             "percepnet.cli.oracle",

@@ -16,13 +16,14 @@ import numpy as np
 from percepnet.bench import STEP
 from percepnet.cli import FAILURE
 from percepnet.cli.audio_files import audio_files, read
-from percepnet.cli.options import add_enhancer_options, add_jobs
+from percepnet.cli.options import add_enhancer_options, add_jobs, within
 from percepnet.cli.processes import collect
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.enhancer import Enhancer
 from percepnet.evaluation import METRICS, means, scores
 from percepnet.framing import LATENCY, SAMPLE_RATE, Float
 from percepnet.peers import PEERS
+from percepnet.portrait import portrait
 from percepnet.resampling import resample
 
 MOST_DIFFERENCE: Final = 0.1  # seconds by which the lengths of clean and degraded may differ
@@ -43,6 +44,7 @@ class Task:
     model: Path | None
     postfilter: bool
     attenuation_limit_db: float | None
+    picture: bool = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help=f"other suppressors to score too, with commas between: {', '.join(PEERS)}",
     )
+    parser.add_argument(
+        "--pictures",
+        type=within(int, 0, 1000),
+        default=0,
+        metavar="N",
+        help="draw spectrograms, gains and strengths of the first N files into DIR/pictures (default: none)",
+    )
     add_jobs(parser)
     add_enhancer_options(parser)
     add_quiet(parser)
@@ -82,8 +91,9 @@ def run(args: argparse.Namespace) -> int:
             args.model,
             args.postfilter,
             args.attenuation_limit_db,
+            number < args.pictures,
         )
-        for name in names
+        for number, name in enumerate(names)
     ]
     with progress_bar(len(tasks), "files", quiet=args.quiet) as bar:
         found = collect(score, tasks, args.jobs, names, bar)
@@ -117,6 +127,12 @@ def score(task: Task) -> Scores:
         cost = 100 * (time.process_time() - began) * SAMPLE_RATE / len(wide)
         samples = resample(enhanced[None], SAMPLE_RATE, rate)[0, : len(noisy)]
         found[system] = scores(clean, samples, rate) | {COST: cost}
+    if task.picture:
+        path = task.folder / "pictures" / task.name.with_suffix(".jpg")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(
+            portrait(resample(clean[None], rate, SAMPLE_RATE)[0], wide, task.name.stem, task.model)
+        )
     return found
 
 

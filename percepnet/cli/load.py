@@ -26,6 +26,7 @@ from server.loadtest.run import Run
 from server.loadtest.run import run as run_load
 from server.loadtest.speech import Speech, read
 from server.loadtest.watch import Watch, watcher
+from server.weather.conditions import Weather
 
 MOST_CALLS: Final = 10_000
 LONGEST: Final = 86_400  # s
@@ -83,12 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     server = parser.add_argument_group("server")
-    server.add_argument(
-        "--token-file",
-        type=Path,
-        metavar="FILE",
-        help="the first line has the token that the server asks for; or in PERCEPNET_TOKEN",
-    )
+    add_token(server)
     server.add_argument("--pid", type=int, help="its process, to be looked at where it has no /stats")
     server.add_argument(
         "--compare",
@@ -121,8 +117,7 @@ def run(args: argparse.Namespace) -> int:
         url=args.url or "",
         ramp=args.ramp,
         seconds=args.seconds,
-        loss=args.loss,
-        jitter=args.jitter / 1000,
+        weather=Weather(loss=args.loss, jitter=args.jitter),
         churn=args.churn,
         toggle=args.toggle,
         repeat=args.repeat,
@@ -130,20 +125,11 @@ def run(args: argparse.Namespace) -> int:
         control_channel=args.control_channel,
         processes=args.processes,
         seed=args.seed,
-        token=_token(args.token_file),
+        token=token(args.token_file),
     )
 
     def measure(load: Load, watch: Watch | None) -> Run:
-        with progress_bar(round(load.total, 1), "s", quiet=args.quiet) as bar:
-
-            def progress(seconds: float, news: News) -> None:
-                bar.set_description(
-                    f"{news.live} of {load.calls} calls, {news.refused} refused, {news.failed} failed",
-                    refresh=False,
-                )
-                bar.update(min(seconds, bar.total or 0) - bar.n)
-
-            return run_load(load, speech, watch, progress)
+        return shown(load, speech, watch, quiet=args.quiet)
 
     found: dict[str, Any] = {"machine": machine()}
     if args.compare:
@@ -171,15 +157,40 @@ def run(args: argparse.Namespace) -> int:
                 found["steps"].append(result(measure(replace(load, calls=calls), watch)))
                 if found["steps"][-1]["interrupted"]:
                     break
-    if args.report:
-        args.report.write_text(page(found), encoding="utf-8")
     print(json.dumps(found, indent=2) if args.json else _text(found))
+    if args.report:  # after the figures: where it finds no room, they are told
+        args.report.write_text(page(found), encoding="utf-8")
     if found["steps"][-1]["interrupted"]:
         return INTERRUPTED
     return 0 if any(step["overall"]["calls"]["ok"] for step in found["steps"]) else FAILURE
 
 
-def _token(path: Path | None) -> str | None:
+def shown(load: Load, speech: Speech, watch: Watch | None, *, quiet: bool) -> Run:
+    """Run ``load``, with a progress bar."""
+    with progress_bar(round(load.total, 1), "s", quiet=quiet) as bar:
+
+        def progress(seconds: float, news: News) -> None:
+            bar.set_description(
+                f"{news.live} of {load.calls} calls, {news.refused} refused, {news.failed} failed",
+                refresh=False,
+            )
+            bar.update(min(seconds, bar.total or 0) - bar.n)
+
+        return run_load(load, speech, watch, progress)
+
+
+def add_token(parser: argparse._ActionsContainer) -> None:
+    """``--token-file``."""
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="the first line has the token that the server asks for; or in PERCEPNET_TOKEN",
+    )
+
+
+def token(path: Path | None) -> str | None:
+    """The first of a file, else that of the environment, if there is one."""
     if path is None:
         return os.environ.get("PERCEPNET_TOKEN")
     tokens = [token for _, token in secretfile.read(path)]

@@ -6,6 +6,7 @@ Source: the augmentations of P20 section 4 and its successors. All of it runs at
 from typing import Final, NamedTuple
 
 import numpy as np
+from scipy.fft import irfft, rfft
 from scipy.signal import fftconvolve, lfilter, resample_poly
 
 from percepnet.framing import SAMPLE_RATE, Float
@@ -14,6 +15,7 @@ from percepnet.training.corpus import Corpus
 from percepnet.training.rooms import EARLY, room_response
 
 _SPEEDS: Final = ((1, 1), (1, 1), (9, 10), (10, 9), (7, 8), (8, 7), (19, 20), (20, 19))
+_NOISE_SPEEDS: Final = (*_SPEEDS, (1, 2), (2, 3), (3, 4), (4, 3), (3, 2), (2, 1))
 _ROOMS: Final = 64  # responses that one mixer draws from
 _NYQUIST: Final = SAMPLE_RATE / 2
 
@@ -70,6 +72,11 @@ class Mixer:
         if rng.random() < 0.05:
             limit = np.float32(rng.uniform(0.3, 1)) * np.abs(noisy).max()
             noisy = np.clip(noisy, -limit, limit)
+        if rng.random() < 0.2:
+            muted = _muted(self.length, rng)
+            noisy, wanted = noisy * muted, wanted * muted
+            if rng.random() < 0.3:  # the converter's own noise goes on
+                noisy = noisy + 10 ** (rng.uniform(-100, -80) / 20) * rng.standard_normal(self.length)
         noisy = np.clip(noisy, -1, 1)
         return Mixture(noisy.astype(np.float32), wanted.astype(np.float32), bandwidth)
 
@@ -97,6 +104,8 @@ class Mixer:
             kind = rng.random()
             if kind < 0.08:
                 noise = _coloured(self.length, rng)
+                if rng.random() < 0.5:
+                    noise = noise * _swell(self.length, rng)
             elif kind < 0.11:
                 noise = _hum(self.length, rng)
             elif kind < 0.18:
@@ -106,14 +115,14 @@ class Mixer:
                 )
             else:
                 recording = self.corpus.noise[rng.choice(len(self.corpus.noise), p=self._weights["noise"])]
-                up, down = _SPEEDS[rng.integers(len(_SPEEDS))]
+                up, down = _NOISE_SPEEDS[rng.integers(len(_NOISE_SPEEDS))]
                 noise = self.corpus.crop(recording, -(-self.length * down // up) + down, rng)
                 if up != down:
                     noise = resample_poly(noise, up, down)
-                noise = noise[: self.length]
+                noise = noise[: self.length][:: rng.choice([1, -1])]
             noise = noise / max(np.sqrt(np.mean(np.square(noise))), 1e-5)
             total += noise * (10 ** (rng.uniform(-12, 0) / 20) if part else 1)
-        return _tilt(total, rng)
+        return _equalise(total, rng)
 
 
 def _tilt(samples: Float, rng: np.random.Generator) -> Float:
@@ -124,7 +133,21 @@ def _tilt(samples: Float, rng: np.random.Generator) -> Float:
 
 
 def _spectral(samples: Float, gain: Float) -> Float:
-    return np.fft.irfft(np.fft.rfft(samples) * gain, len(samples)).astype(np.float32)
+    return irfft(rfft(samples) * gain.astype(np.float32), len(samples))
+
+
+def _equalise(samples: Float, rng: np.random.Generator) -> Float:
+    """A random curve of ±12 dB with a knot every octave: what makes of one recorded noise many."""
+    octaves = np.log2(np.maximum(np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE), 20) / 20)  # 0 … 10.2
+    decibels = np.interp(octaves, np.arange(12), rng.uniform(-12, 12, 12))
+    return _spectral(samples, 10 ** (decibels / 20))
+
+
+def _swell(length: int, rng: np.random.Generator) -> Float:
+    """Gain of a noise that comes and goes by some 10 dB, at 0.3 to 8 knots a second."""
+    knots = rng.normal(0, 8, 2 + int(rng.uniform(0.3, 8) * length / SAMPLE_RATE))
+    decibels = np.interp(np.linspace(0, len(knots) - 1, length), np.arange(len(knots)), knots)
+    return (10 ** (decibels / 20)).astype(np.float32)
 
 
 def _low_pass(samples: Float, cutoff: float) -> Float:
@@ -150,6 +173,15 @@ def _hum(length: int, rng: np.random.Generator) -> Float:
         (a * np.sin(k * phase + rng.uniform(0, 6.3)) for k, a in zip(harmonics, amplitude, strict=True)),
         np.zeros(length),
     ).astype(np.float32)
+
+
+def _muted(length: int, rng: np.random.Generator) -> Float:
+    """Gain of a microphone that is muted, for up to all but the last second: from the start on, or from anywhere."""
+    pause = int(rng.uniform(0.3, 1) * rng.uniform(0.03, 1) * (length - SAMPLE_RATE))
+    start = 0 if rng.random() < 0.5 else int(rng.integers(length - pause))
+    edge = int(rng.choice([1, 48, 480]))  # samples: cut off, or faded within 1 or 10 ms
+    distance = np.maximum(start - np.arange(length), np.arange(length) - (start + pause))
+    return np.clip(distance / edge, 0, 1).astype(np.float32)
 
 
 def _gain_steps(length: int, rng: np.random.Generator) -> Float:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from percepnet import bands, framing
 from percepnet.analysis import HISTORY, AnalysisState, analyse
 from percepnet.bands import BANDS, CENTRES_HZ
-from percepnet.features import FEATURES
+from percepnet.features import FEATURES, SPEECH_BANDS
 from percepnet.framing import HOP
 from percepnet.targets import targets
 from percepnet.training.corpus import Corpus
@@ -24,14 +24,15 @@ from percepnet.training.mixing import Mixer
 
 STREAMS: Final = 32  # mixtures in a shard
 HOPS: Final = 1000  # 10 s each
-COLUMNS: Final = FEATURES + 3 * BANDS  # features, gains, strengths, weights
+COLUMNS: Final = FEATURES + 3 * BANDS + 1  # features, gains, strengths, weights, whether somebody speaks
 HOURS: Final = STREAMS * HOPS * 0.01 / 3600  # audio in a shard
 _BLOCK: Final = 20  # hops analysed at once
 _SILENCE: Final = 1e-8  # energy of a band of digital silence, or nearly
 
 
 def make_shard(mixer: Mixer) -> NDArray[np.float16]:
-    """``[STREAMS, HOPS, COLUMNS]``: network inputs, ideal gains, ideal strengths, and the weight of each band.
+    """``[STREAMS, HOPS, COLUMNS]``: network inputs, ideal gains, ideal strengths, the weight of each band, and 1 where
+    somebody speaks.
 
     A band's weight is 0 above the bandwidth of its speech, and falls where the band holds next to nothing.
     """
@@ -39,7 +40,8 @@ def make_shard(mixer: Mixer) -> NDArray[np.float16]:
     rows = np.stack([m.noisy for m in mixtures]), np.stack([m.clean for m in mixtures])
     noisy, clean = (np.pad(x, ((0, 0), (HISTORY, 0))) for x in rows)
     evidence = np.array([m.bandwidth for m in mixtures])[:, None] >= CENTRES_HZ  # [streams, bands]
-    background = _background(rows[1])
+    energy = bands.energy(framing.spectrum(framing.frames(rows[1], HOPS - 1)))  # [streams, hops, BANDS]
+    background, threshold = _background(energy), _speech_threshold(energy)
     state = AnalysisState.new(STREAMS)
     out = np.empty((STREAMS, HOPS, COLUMNS), np.float16)
     for hop in range(0, HOPS, _BLOCK):
@@ -48,19 +50,31 @@ def make_shard(mixer: Mixer) -> NDArray[np.float16]:
         ideal = targets(clean[:, span], frames, background)
         audible = np.clip((np.log10(frames.energy + 1e-12) + 8) / 2, 0, 1)  # from −130 to −110 dBFS a band
         weight = evidence[:, None] * audible
+        speaking = bands.energy(ideal.clean)[..., SPEECH_BANDS].sum(-1, keepdims=True) > threshold
         out[:, hop : hop + _BLOCK] = np.concatenate(
-            [frames.features, ideal.gain, ideal.strength, weight], axis=-1
+            [frames.features, ideal.gain, ideal.strength, weight, speaking], axis=-1
         )
     return out
 
 
-def _background(clean: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Energies ``[streams, 1, BANDS]`` of the hiss and room noise in the pauses of ``clean [streams, samples]``.
+def _speech_threshold(energy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Energies ``[streams, 1, 1]`` above which a frame of ``energy [streams, hops, BANDS]`` is speech.
+
+    30 dB below the frame that one in twenty of those with any sound exceeds, as in ``mixture.active_level``.
+    """
+    total = energy[..., SPEECH_BANDS].sum(-1, keepdims=True)
+    total[total < _SILENCE] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # mixtures without any sound
+        return np.nan_to_num(1e-3 * np.nanpercentile(total, 95, axis=1, keepdims=True), nan=np.inf)
+
+
+def _background(energy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Energies ``[streams, 1, BANDS]`` of the hiss and room noise in the pauses of clean ``[streams, hops, BANDS]``.
 
     Three times the tenth percentile of each band's frames that are not digital silence, for the scatter of noise, and
     at most 30 dB below the loudest frames of the loudest band, to leave speech without pauses alone.
     """
-    energy = bands.energy(framing.spectrum(framing.frames(clean, HOPS - 1)))  # [streams, hops, BANDS]
     sounding = np.where(energy > _SILENCE, energy, np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # bands and mixtures without any sound

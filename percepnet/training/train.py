@@ -6,6 +6,7 @@ A run goes on from ``RUN/checkpoint.pt`` where that exists.
 
 import argparse
 import contextlib
+import itertools
 import json
 import math
 import multiprocessing
@@ -22,16 +23,26 @@ from tqdm import tqdm
 
 from percepnet.bands import BANDS
 from percepnet.features import FEATURES
-from percepnet.training import shards
-from percepnet.training.losses import band_loss
+from percepnet.framing import HOP, SAMPLE_RATE
+from percepnet.training import listening, shards
+from percepnet.training.corpus import Corpus
+from percepnet.training.losses import Loss, band_loss
 from percepnet.training.model import TOPOLOGIES, PercepNet
 from percepnet.training.weights import load_weights
 
-_AVERAGE_DECAY: Final = 0.998  # of the weights that are validated and exported
-_WARM_UP: Final = 200  # steps
+_AVERAGED: Final = 20  # the weights that are validated and exported are averaged over this part of the run
+_WARM_UP: Final = 0.03  # of the run: the learning rate rises to its highest
 _CLIP: Final = 1.0  # gradient norm
 _FINAL_RATE: Final = 0.03  # of the highest learning rate, at the end of the cosine
-_TOY: Final = {"topology": "toy", "mixtures": 0.1, "steps": 60, "save_every": 20, "batch": 8, "hops": 100}
+_TOY: Final = {
+    "topology": "toy",
+    "mixtures": 0.1,
+    "steps": 60,
+    "save_every": 20,
+    "listen_every": 60,
+    "batch": 8,
+    "hops": 100,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,13 +71,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="with --fresh: number of the first shard (default: %(default)s)"
     )
+    parser.add_argument(
+        "--reuse",
+        type=float,
+        default=4,
+        help="with --fresh: how often a mixture is heard on average; their makers wait for that (default: %(default)s)",
+    )
     parser.add_argument("--steps", type=int, default=6000, help="optimiser steps (default: %(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="end after so long, if that comes before --steps"
+    )
     parser.add_argument("--batch", type=int, default=16, help="sequences in a step (default: %(default)s)")
     parser.add_argument(
         "--hops", type=int, default=500, help="10 ms hops in a sequence (default: %(default)s)"
     )
     parser.add_argument(
         "--save-every", type=int, default=250, help="steps between checkpoints (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--listen-every",
+        type=int,
+        default=1000,
+        help="steps between scores of what the network makes of validation mixtures (default: %(default)s)",
     )
     parser.add_argument(
         "--rate", type=float, default=1.5e-3, help="highest learning rate (default: %(default)s)"
@@ -78,6 +104,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument(
         "--bf16", action="store_true", help="multiply in bfloat16: twice as fast where the CPU can"
+    )
+    parser.add_argument(
+        "--gamma",
+        type=float,
+        default=Loss.gamma,
+        help="compression of gains in the loss (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--speech-weight",
+        type=float,
+        default=Loss.speech,
+        help="what a hop with speech weighs more in the loss (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--over-weight",
+        type=float,
+        default=Loss.over,
+        help="what gains that are too low weigh more in it (default: %(default)s)",
     )
     parser.add_argument("--init", type=Path, help="weights (.npz, as shipped) to begin a new run from")
 
@@ -95,10 +139,11 @@ def run(args: argparse.Namespace) -> int:
     args.run.mkdir(parents=True, exist_ok=True)
     shards.produce(args.data, args.cache, "valid", min(1.0, args.mixtures))
     context = multiprocessing.get_context("spawn")
+    heard = context.Value("d", 0.0)  # hours
     producers = [
         context.Process(
             target=_produce,
-            args=(args, worker),
+            args=(args, worker, heard),
             daemon=True,
         )
         for worker in range(args.workers)
@@ -106,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
     for producer in producers:
         producer.start()
     try:
-        _Training(args, device, producers).loop()
+        _Training(args, device, producers, heard).loop()
     finally:
         for producer in producers:
             producer.terminate()
@@ -114,9 +159,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _produce(args: argparse.Namespace, first: int) -> None:
+def _produce(args: argparse.Namespace, first: int, heard: Any) -> None:
     os.nice(5)  # the loop comes first
     trainer = os.getppid()  # a killed trainer leaves no process behind
+    made = itertools.count()
+
+    def wanted() -> bool:
+        ahead = (next(made) - 1) * args.workers * shards.HOURS
+        while args.fresh and ahead > heard.value / args.reuse and os.getppid() == trainer:
+            time.sleep(1)
+        return os.getppid() == trainer
+
     if args.fresh:
         first += args.seed
         if present := shards.paths(args.cache / "train"):  # go on where the last run stopped
@@ -129,22 +182,26 @@ def _produce(args: argparse.Namespace, first: int) -> None:
         args.mixtures,
         first,
         args.workers,
-        lambda: os.getppid() == trainer,
+        wanted,
         endless=args.fresh,
     )
 
 
-def _split(batch: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """Features, and (ideal gains, ideal strengths, weights), of shard rows ``[B, T, COLUMNS]``."""
-    features, gain, strength, weight = torch.split(batch.float(), [FEATURES, BANDS, BANDS, BANDS], dim=-1)
-    return features, (gain, strength, weight)
+def _split(batch: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Features, and (ideal gains, ideal strengths, weights, speech), of shard rows ``[B, T, COLUMNS]``."""
+    features, gain, strength, weight, speaking = torch.split(
+        batch.float(), [FEATURES, BANDS, BANDS, BANDS, 1], dim=-1
+    )
+    return features, (gain, strength, weight, speaking)
 
 
 class _Training:
     """A run: network, optimiser, averaged weights and the step they are at."""
 
-    def __init__(self, args: argparse.Namespace, device: torch.device, producers: list[Any]) -> None:
-        self.args, self.device, self.producers = args, device, producers
+    def __init__(
+        self, args: argparse.Namespace, device: torch.device, producers: list[Any], heard: Any
+    ) -> None:
+        self.args, self.device, self.producers, self.heard = args, device, producers, heard
         torch.manual_seed(0)
         self.model = PercepNet(TOPOLOGIES[args.topology]).to(device)
         if args.init:
@@ -153,7 +210,9 @@ class _Training:
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=0.01
         )
-        self.step = 0
+        self.loss = Loss(args.gamma, args.speech_weight, args.over_weight)
+        self.examples = listening.Examples(Corpus(args.data, args.cache, "valid"))
+        self.step, self.seconds = 0, 0.0  # of training, until now
         self.checkpoint = args.run / "checkpoint.pt"
         if self.checkpoint.exists():
             state = torch.load(self.checkpoint, map_location=device, weights_only=True)
@@ -161,43 +220,51 @@ class _Training:
                 raise ValueError(f"{self.checkpoint} is of topology {state['topology']}, not {args.topology}")
             self.model.load_state_dict(state["model"])
             self.optimiser.load_state_dict(state["optimiser"])
-            self.average, self.step = state["average"], state["step"]
+            self.average, self.step, self.seconds = state["average"], state["step"], state["seconds"]
 
     def loop(self) -> None:
-        """Steps up to ``--steps``, a checkpoint and a validation line every few hundred."""
+        """Steps up to the end, a checkpoint and a validation line every few hundred."""
         bar = tqdm(total=self.args.steps, initial=self.step, desc="training", unit="step", disable=None)
         losses: list[float] = []
-        began = time.monotonic()
-        for batch in self._batches():
-            if self.step >= self.args.steps:
-                break
-            losses.append(self._update(batch.to(self.device)))
+        began = time.monotonic() - self.seconds
+        batches = self._batches()
+        while self.progress < 1:
+            losses.append(self._update(next(batches).to(self.device)))
+            self.heard.value += self.args.batch * self.args.hops * HOP / SAMPLE_RATE / 3600
+            self.seconds = time.monotonic() - began
             bar.update()
-            if self.step % self.args.save_every == 0 or self.step == self.args.steps:
+            if self.step % self.args.save_every == 0 or self.progress >= 1:
                 report = {"step": self.step, "train": float(np.mean(losses)), **self.validate()}
-                report["seconds"] = round(time.monotonic() - began)
+                if self.step % self.args.listen_every == 0 or self.progress >= 1:
+                    report |= self.examples.scores(self.model.topology, self.average)
+                report["seconds"] = round(self.seconds)
                 losses.clear()
                 self._save(report)
                 bar.write(json.dumps(report))
         bar.close()
 
+    @property
+    def progress(self) -> float:
+        """The part of the run that is done, by steps or by time."""
+        return max(self.step / self.args.steps, self.seconds / (60 * self.args.minutes))
+
     def _update(self, batch: Tensor) -> float:
-        progress = self.step / self.args.steps
-        cosine = _FINAL_RATE + (1 - _FINAL_RATE) * (0.5 + 0.5 * math.cos(math.pi * progress))
-        warm_up = min(_WARM_UP, self.args.steps // 10 + 1)
+        cosine = _FINAL_RATE + (1 - _FINAL_RATE) * (0.5 + 0.5 * math.cos(math.pi * min(1, self.progress)))
+        warm_up = min(1, self.progress / _WARM_UP)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.args.rate * min(1, (self.step + 1) / warm_up) * cosine
+            group["lr"] = self.args.rate * warm_up * cosine
         features, ideal = _split(batch)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16):
             gain, strength = self.model(features)
-        gain_loss, strength_loss = band_loss(gain.float(), strength.float(), *ideal)
+        gain_loss, strength_loss = band_loss(gain.float(), strength.float(), *ideal, self.loss)
         loss = gain_loss + strength_loss
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
         self.optimiser.step()
         self.step += 1
-        decay = min(_AVERAGE_DECAY, self.step / (self.step + 10))
+        span = self.step / max(self.progress, 1 / self.args.steps) / _AVERAGED  # steps
+        decay = min(span / (span + 1), self.step / (self.step + 10))
         for name, value in self.model.state_dict().items():
             self.average[name].lerp_(value, 1 - decay)
         return float(loss.detach())
@@ -213,7 +280,7 @@ class _Training:
             features, ideal = _split(torch.from_numpy(np.load(path)).to(self.device))
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16):
                 gain, strength = model(features)
-            sums += [float(part) for part in band_loss(gain.float(), strength.float(), *ideal)]
+            sums += [float(part) for part in band_loss(gain.float(), strength.float(), *ideal, self.loss)]
         gain_loss, strength_loss = sums / len(paths)
         return {"valid_gain": float(gain_loss), "valid_strength": float(strength_loss)}
 
@@ -258,6 +325,7 @@ class _Training:
             "average": self.average,
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
+            "seconds": self.seconds,
         }
         partial = self.checkpoint.with_suffix(".part")
         torch.save(state, partial)

@@ -1,6 +1,7 @@
 """One measured call: made, held, and looked at afterwards."""
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field
 from random import Random
@@ -10,6 +11,7 @@ import aiohttp
 
 from percepnet.framing import SAMPLE_RATE
 from server.frames import PACKET
+from server.weather.relay import Relay
 
 from .hearing import Delays, delays, enhancement, is_enhanced, lag, percentiles, tardiness
 from .line import Line, Refused, happens
@@ -17,8 +19,9 @@ from .options import Load
 from .speech import Speech, decode
 from .wire import PackedSender, Recorder, Tape, Wire
 
-LISTEN: Final = 8 * SAMPLE_RATE  # samples of what comes back that are kept and decoded afterwards
-LEAST_HEARD: Final = 3 * SAMPLE_RATE  # of them, without which audio is too short to be recognised
+LEAST_HEARD: Final = (
+    3 * SAMPLE_RATE
+)  # samples of what comes back, without which audio is too short to be recognised
 LEARNING: Final = SAMPLE_RATE  # at their beginning: the network has heard too little to judge it
 REFUSALS: Final = (429, 503)  # status
 CONNECT_TIME: Final = 15.0  # s from the offer to the first packet
@@ -41,9 +44,7 @@ class CallResult:
     sent: int = 0  # packets, those lost on purpose included
     lost: int = 0  # on purpose
     returned: int = 0
-    tardiness_ms: float = (
-        0.0  # p99 of what packets left late by: of the caller itself, and the jitter it plays
-    )
+    tardiness_ms: float = 0.0  # p99 of what packets left late by
     delays: Delays | None = None  # None for calls too short to recognise their audio
     pauses_db: float | None = None  # change of level; None where not checked
     speech_db: float | None = None
@@ -94,33 +95,35 @@ class MeasuredCall:
     outcome: str = "failed"  # as in CallResult
     refusal: Refused | None = None
     over: float | None = None  # s of time.monotonic(), when it hung up
+    first: int = 0  # packet of the speech that it began with
+    tape: Tape = field(default_factory=Tape)
+    report: dict[str, Any] = field(default_factory=dict)  # what the server said of it at its end, if it did
     _reason: str = ""
     _began: float = 0.0
     _offered: float = 0.0
     _toggles: int = 0
-    _first: int = 0  # packet of the speech that it began with
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
-    _tape: Tape = field(default_factory=Tape)
 
     async def run(self, http: aiohttp.ClientSession, seconds: float) -> None:
         """Call, talk until ``seconds`` from now or until :meth:`hang_up`, end. Errors are outcomes."""
         chance = Random(f"{self.load.seed} {self.caller} {self.number}")
         self._began = time.monotonic()
-        self._first = chance.randrange(len(self.speech.payloads))
-        loss, losses = self.load.loss / 100, Random(chance.random())
-        line = Line(self.load.url)
-        sender, jitter = line.transceiver.sender, self.load.jitter
-        talker = PackedSender(sender, self.speech, self._first, jitter, Random(chance.random()))
-        Recorder(line.transceiver.receiver, self._tape)
-        Wire(line.transceiver, self._tape, listen=LISTEN, lose=lambda: losses.random() < loss)
+        self.first = chance.randrange(len(self.speech.payloads))
+        relay = None
+        if not self.load.weather.is_fair:
+            relay = Relay(self.load.weather, str(chance.random()), self.tape)
+        line = Line(self.load.url, options={"enabled": self.load.enabled}, relay=relay)
+        talker = PackedSender(line.transceiver.sender, self.speech, self.first, Random(chance.random()))
+        Recorder(line.transceiver.receiver, self.tape)
+        Wire(line.transceiver, self.tape, listen=round(self.load.listen * SAMPLE_RATE))
         line.connection.on("connectionstatechange", lambda: self._watch(line))
         try:
             if self.load.control_channel:
                 line.connection.createDataChannel("control")
             await line.call(http)
             async with asyncio.timeout(CONNECT_TIME):
-                await self._tape.first.wait()
-            if not self._tape.came.times:
+                await self.tape.first.wait()
+            if not self.tape.came.times:
                 raise ConnectionError("closed before anything came back")
             self.live, self.outcome = True, "ok"
             await self._talk(http, line, self._began + seconds, chance)
@@ -143,7 +146,7 @@ class MeasuredCall:
     def hang_up(self) -> None:
         """Ask :meth:`run` to come to its end, wherever it is."""
         self._ended.set()
-        self._tape.first.set()
+        self.tape.first.set()
 
     async def _talk(self, http: aiohttp.ClientSession, line: Line, until: float, chance: Random) -> None:
         steady = self.caller % STEADY == 0 and self.load.calls > 1
@@ -157,6 +160,9 @@ class MeasuredCall:
                 enabled = not enabled
                 async with http.patch(f"{line.url}/calls/{line.id}", json={"enabled": enabled}) as response:
                     self._toggles += response.status == 200
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+            async with http.get(f"{line.url}/calls/{line.id}") as response:
+                self.report = await response.json() if response.status == 200 else {}
         if line.is_over:
             self.outcome = "broken"
             self._reason = f"ended by the server {until - time.monotonic():.1f} s early"
@@ -167,7 +173,7 @@ class MeasuredCall:
 
     def result(self) -> CallResult:
         """Decode what was kept, and judge it; takes some 0.1 s of processor time."""
-        tape = self._tape
+        tape = self.tape
         assert self.over is not None
         answered = tape.came.at[0] if tape.came.at else None
         late, change = self._listen()
@@ -191,12 +197,14 @@ class MeasuredCall:
 
     def _listen(self) -> tuple[int | None, tuple[float, float] | None]:
         """By how many samples what came is late, and how its level has changed, as far as that can be told."""
-        samples = min(LISTEN, max(self._tape.came.times, default=-PACKET) + PACKET)
+        samples = min(
+            round(self.load.listen * SAMPLE_RATE), max(self.tape.came.times, default=-PACKET) + PACKET
+        )
         if samples < LEAST_HEARD:
             return None, None
-        heard, known = decode(self._tape.payloads, samples)
-        late = lag(self.speech.said(self._first, 0, samples), heard)
+        heard, known = decode(self.tape.payloads, samples)
+        late = lag(self.speech.said(self.first, 0, samples), heard)
         if late is None or self._toggles:
             return late, None
-        sent = self.speech.said(self._first, LEARNING - late, samples - LEARNING)
+        sent = self.speech.said(self.first, LEARNING - late, samples - LEARNING)
         return late, enhancement(sent, heard[LEARNING:], known[LEARNING:])

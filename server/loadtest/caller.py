@@ -7,13 +7,14 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from aiortc import MediaStreamTrack, RTCDataChannel
+from aiortc import MediaStreamTrack, RTCConfiguration, RTCDataChannel
 from aiortc.mediastreams import MediaStreamError
 from av import AudioFrame
 
 from percepnet.framing import SAMPLE_RATE
 from server.frames import PACKET
 from server.media import audiolevel, receiver
+from server.weather.relay import Relay
 
 from .line import Line
 from .speech import TIME_BASE, Pcm
@@ -50,12 +51,19 @@ class RecordedTrack(MediaStreamTrack):
 class Caller(Line):
     """One call to the server at ``url``, as an async context manager that is connected inside.
 
-    It hears as a listener would, in real time; ``options`` as in :class:`Line`.
+    It hears as a listener would, in real time; all but ``pcm`` as in :class:`Line`.
     """
 
-    def __init__(self, url: str, pcm: Pcm, options: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        pcm: Pcm,
+        options: Mapping[str, object] | None = None,
+        relay: Relay | None = None,
+        configuration: RTCConfiguration | None = None,
+    ) -> None:
         audiolevel.install()
-        super().__init__(url, RecordedTrack(pcm), options)
+        super().__init__(url, RecordedTrack(pcm), options, relay, configuration)
         self.channel: RTCDataChannel = self.connection.createDataChannel("control")
         self.messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()  # from the control channel
         self.frames: list[tuple[int, Pcm]] = []  # what came back: pts, mono samples

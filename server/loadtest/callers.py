@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiohttp
 
@@ -25,6 +25,8 @@ NEWS_INTERVAL: Final = 0.5  # s
 ANSWER_TIME: Final = aiohttp.ClientTimeout(total=CONNECT_TIME)  # of HTTP
 READY: Final = "ready"  # what a process of callers says
 ENDED: Final = "ended"
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ async def _traffic(pipe: Connection, load: Load, speech: Speech, number: int, be
     return callers
 
 
-def run_quickly(main: Coroutine[Any, Any, Callers]) -> Callers:
+def run_quickly(main: Coroutine[Any, Any, Result]) -> Result:
     """In uvloop where it is installed: callers then cost less, and stand less in the way of the server."""
     try:
         import uvloop

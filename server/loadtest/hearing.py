@@ -1,5 +1,6 @@
 """What is heard of a call: how late its audio is, what is missing of it, and whether it is enhanced."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,6 +25,8 @@ UNDER_WAY: Final = 1.0  # s before the last packet left that are not counted: th
 LEAST_LIKENESS: Final = 0.1  # correlation below which two signals are not the same speech; noise has 0.02
 PAUSES_DB: Final = -6.0  # enhanced: the pauses between words have become quieter by this
 SPEECH_DB: Final = 6.0  # and the loud parts have kept their level within this
+WINDOW: Final = 2 * SAMPLE_RATE  # samples that are looked for at a time
+REACH: Final = 2 * SAMPLE_RATE  # and how far before and behind
 LOUD, QUIET = 80, 20  # percentiles of a recording's levels that are speech for sure, and pauses
 
 Times = NDArray[np.float64]
@@ -88,6 +91,32 @@ def delays(sent: Log, lost: set[int], came: Log, late: int | None) -> Delays:
     between = back_at[answer] - left_at[real]
     inside = (late - (back[answer] - left[real]) - looked_ahead) / SAMPLE_RATE
     return Delays(left_at[real], (between + inside) * 1e3, left_at[~found], len(left))
+
+
+def course(
+    sent: Log, came: Log, said: Callable[[int, int], Pcm], heard: Pcm, looked_ahead: int
+) -> list[tuple[float, float | None]]:
+    """How late the audio is in the course of a call: s of what was heard, ms; None where it is not recognised
+    or most of it did not come.
+
+    For windows of 2 s, each looked for anew: a server that makes the time between words shorter or longer, to
+    follow a network, is late by another amount each time. ``said(start, samples)`` gives the speech on the
+    timeline of ``sent``; ``heard`` is on that of ``came``. A window is as late as its packets were in the median,
+    and as the audio is inside them, less what the encoders ``looked_ahead`` (samples).
+    """
+    left = float(np.median(np.array(sent.at) - np.array(sent.times) / SAMPLE_RATE))
+    times, at = np.array(came.times), np.array(came.at)
+    found: list[tuple[float, float | None]] = []
+    for start in range(0, len(heard) - WINDOW + 1, WINDOW // 4):
+        inside = (times >= start) & (times < start + WINDOW)
+        late = lag(said(start - REACH, WINDOW + 2 * REACH), heard[start : start + WINDOW])
+        middle = (start + WINDOW / 2) / SAMPLE_RATE
+        if late is None or inside.sum() < WINDOW / PACKET / 2:
+            found.append((middle, None))
+            continue
+        came_late = float(np.median(at[inside] - times[inside] / SAMPLE_RATE)) - left
+        found.append((middle, (came_late + (late + REACH - looked_ahead) / SAMPLE_RATE) * 1e3))
+    return found
 
 
 def tardiness(sent: Log) -> float:

@@ -16,6 +16,7 @@ from aiortc import (
 )
 
 from server.media import closing
+from server.weather.relay import Relay
 
 
 class Refused(ConnectionError):
@@ -30,18 +31,25 @@ class Refused(ConnectionError):
 class Line:
     """One call to the server at ``url`` that sends ``track``, if one is given; connected soon after :meth:`call`.
 
-    ``options`` go into the offer: enabled, attenuation_limit_db, postfilter.
+    ``options`` go into the offer: enabled, attenuation_limit_db, postfilter. ``relay`` is the network between;
+    ``configuration`` the caller's own STUN and TURN servers, none by default.
     """
 
     def __init__(
-        self, url: str, track: MediaStreamTrack | None = None, options: Mapping[str, object] | None = None
+        self,
+        url: str,
+        track: MediaStreamTrack | None = None,
+        options: Mapping[str, object] | None = None,
+        relay: Relay | None = None,
+        configuration: RTCConfiguration | None = None,
     ) -> None:
         self.id = ""
         self.offered = 0.0  # s of time.monotonic(), when the offer was sent
         self.url = url.rstrip("/")
         self.path = "/offer"
-        self.connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.connection = RTCPeerConnection(configuration or RTCConfiguration(iceServers=[]))
         self._options = dict(options or {})
+        self._relay = relay
         self.connection.addTransceiver(track or "audio")
 
     @property
@@ -61,7 +69,8 @@ class Line:
                 return await self.call(http)
         await self.connection.setLocalDescription(await self.connection.createOffer())
         local = self.connection.localDescription
-        body = {"sdp": local.sdp, "type": local.type, **self._options}
+        sdp = local.sdp if self._relay is None else await self._relay.offered(local.sdp)
+        body = {"sdp": sdp, "type": local.type, **self._options}
         self.offered = time.monotonic()
         async with http.post(self.url + self.path, json=body) as response:
             text = await response.text()
@@ -69,12 +78,15 @@ class Line:
                 raise Refused(response.status, _reason(text), _seconds(response.headers.get("Retry-After")))
         answer = json.loads(text)
         self.id = answer["id"]
-        await self.connection.setRemoteDescription(RTCSessionDescription(answer["sdp"], answer["type"]))
+        sdp = answer["sdp"] if self._relay is None else self._relay.answered(answer["sdp"])
+        await self.connection.setRemoteDescription(RTCSessionDescription(sdp, answer["type"]))
         return None
 
     async def hang_up(self) -> None:
         """Close this end; the server learns of it through DTLS."""
         await closing.close(self.connection)
+        if self._relay is not None:
+            await self._relay.close()
 
 
 async def happens(event: asyncio.Event, within: float) -> bool:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from server.weather.conditions import Weather
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Load:
@@ -15,8 +17,9 @@ class Load:
     calls: int = 1
     ramp: float = 2.0  # calls per second
     seconds: float = 20.0
-    loss: float = 0.0  # % of the packets that callers send
-    jitter: float = 0.0  # packets leave late by up to this
+    weather: Weather = Weather()  # noqa: RUF009 — frozen; between the callers and the server
+    enabled: bool = True  # the enhancement, as calls begin
+    listen: float = 8.0  # of what comes back, so much is kept and decoded afterwards
     churn: float | None = None  # callers hang up after so long on average, and come back
     toggle: float | None = None  # three of four callers turn the enhancement off or on this often on average
     repeat: int | None = None  # each caller makes so many calls in a row, each of ``seconds``

@@ -9,6 +9,10 @@ from typing import Any, Final
 from . import charts, summary
 from .compare import OURS
 
+CALL_COLUMNS: Final = (
+    *("call", "outcome", "set-up, ms", "seconds", "sent", "returned", "missing, %"),
+    *("delay p50, ms", "p95", "p99", "enhanced"),
+)
 CALL_LIMIT: Final = 200  # calls that the table at the end shows
 
 
@@ -23,15 +27,40 @@ def page(found: dict[str, Any]) -> str:
     figures += _course(longest)
     notes = [summary.verdict(found["comparison"])] if "comparison" in found else []
     notes += [summary.held(found["in_a_row"])] if "in_a_row" in found else []
+    return render(
+        title="PercepNet under load",
+        machine=found["machine"],
+        options=_options(steps[0]["options"]),
+        text=[summary.table(steps), *notes, summary.details(longest)],
+        figures=figures,
+        more=_calls(longest["calls"]),
+    )
+
+
+def render(
+    *,
+    title: str,
+    machine: dict[str, Any],
+    options: str,
+    text: Sequence[str],
+    figures: Sequence[str],
+    more: str = "",
+) -> str:
+    """A page: ``text`` as it is, ``figures`` side by side, and ``more`` HTML below."""
     template = Template(files("server.loadtest").joinpath("page.html").read_text(encoding="utf-8"))
     return template.substitute(
-        machine=html.escape("{processor}, {cores} cores, {system}; {date}".format(**found["machine"])),
-        options=html.escape(_options(steps[0]["options"])),
-        table=html.escape(summary.table(steps)),
-        notes="".join(f"<pre>{html.escape(note)}</pre>" for note in [*notes, summary.details(longest)]),
+        title=html.escape(title),
+        machine=html.escape("{processor}, {cores} cores, {system}; {date}".format(**machine)),
+        options=html.escape(options),
+        text="\n".join(f"<pre>{html.escape(part)}</pre>" for part in text),
         charts="\n".join(figures),
-        calls=_calls(longest["calls"]),
+        more=more,
     )
+
+
+def figure(title: str, chart: str) -> str:
+    """A chart with its title."""
+    return f"<figure><figcaption>{html.escape(title)}</figcaption>{chart}</figure>"
 
 
 def _curves(steps: Sequence[dict[str, Any]], servers: Sequence[str]) -> list[str]:
@@ -58,9 +87,9 @@ def _curves(steps: Sequence[dict[str, Any]], servers: Sequence[str]) -> list[str
 
     limit = OURS.delay_p99_ms
     return [
-        _figure("Cost per call", charts.lines(curve(cost), "calls", "% of a core per call")),
-        _figure("Delay, p99", charts.lines(curve(late), "calls", "ms", limit)),
-        _figure("Audio missing", charts.lines(curve(missing), "calls", "% of audio time")),
+        figure("Cost per call", charts.lines(curve(cost), "calls", "% of a core per call")),
+        figure("Delay, p99", charts.lines(curve(late), "calls", "ms", limit)),
+        figure("Audio missing", charts.lines(curve(missing), "calls", "% of audio time")),
     ]
 
 
@@ -76,20 +105,16 @@ def _course(step: dict[str, Any]) -> list[str]:
     batches = {int(size): count for size, count in server.get("batches", {}).items()}
     name = f"{step.get('server_name', '')} {step['options']['calls']} calls".strip()
     figures = [
-        _figure(f"Calls over time ({name})", charts.lines(calls, x, "calls")),
-        _figure("Delay over time", charts.lines(delay, x, "ms", OURS.delay_p99_ms)),
-        _figure("Audio missing over time", charts.lines(gone, x, "% of audio time")),
+        figure(f"Calls over time ({name})", charts.lines(calls, x, "calls")),
+        figure("Delay over time", charts.lines(delay, x, "ms", OURS.delay_p99_ms)),
+        figure("Audio missing over time", charts.lines(gone, x, "% of audio time")),
     ]
     if time["cpu_percent"]:
         spent = {"server": time["cpu_percent"]}
-        figures.append(_figure("The server's processor time", charts.lines(spent, x, "% of a core")))
+        figures.append(figure("The server's processor time", charts.lines(spent, x, "% of a core")))
     if batches:
-        figures.append(_figure("Batches", charts.bars(batches, "calls in a batch", "batches")))
+        figures.append(figure("Batches", charts.bars(batches, "calls in a batch", "batches")))
     return figures
-
-
-def _figure(title: str, chart: str) -> str:
-    return f"<figure><figcaption>{html.escape(title)}</figcaption>{chart}</figure>"
 
 
 def _options(options: dict[str, Any]) -> str:
@@ -116,7 +141,12 @@ def _calls(calls: Sequence[dict[str, Any]]) -> str:
             {True: "yes", False: "no", None: "–"}[call["enhanced"]],
         ]
         rows.append(f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in cells)}</tr>")
-    return "\n".join(rows)
+    heads = "".join(f"<th>{head}</th>" for head in CALL_COLUMNS)
+    return (
+        f'<h2>Calls</h2>\n<div class="scroll"><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n'
+        + "\n".join(rows)
+        + "\n</tbody>\n</table></div>"
+    )
 
 
 def _cell(value: float | None) -> str:

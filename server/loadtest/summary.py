@@ -89,17 +89,18 @@ def _cells(step: dict[str, Any]) -> list[str]:
         str(step["options"]["calls"]),
         str(calls["refused"]),
         str(calls["failed"] + calls["broken"]),
-        _figure(found["missing_percent"], " %", 2),
-        _figure(delay.get("p50"), "", 1),
-        _figure(delay.get("p95"), "", 1),
-        _figure(delay.get("p99"), " ms", 1),
-        _figure(setup.get("p50"), " ms", 0),
+        shown(found["missing_percent"], " %", 2),
+        shown(delay.get("p50"), "", 1),
+        shown(delay.get("p95"), "", 1),
+        shown(delay.get("p99"), " ms", 1),
+        shown(setup.get("p50"), " ms", 0),
         f"{judged['enhanced']}/{judged['checked']}",
-        _figure(server.get("cpu_percent_per_call"), " %", 1),
-        _figure(server.get("memory_mb_per_call"), "", 1),
-        _figure(step["callers"]["cpu_percent"], " %", 0),
+        shown(server.get("cpu_percent_per_call"), " %", 1),
+        shown(server.get("memory_mb_per_call"), "", 1),
+        shown(step["callers"]["cpu_percent"], " %", 0),
     ]
 
 
-def _figure(value: float | None, unit: str, digits: int) -> str:
+def shown(value: float | None, unit: str, digits: int) -> str:
+    """A figure in a table; a dash for one that is not known."""
     return "–" if value is None else f"{value:.{digits}f}{unit}"

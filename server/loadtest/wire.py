@@ -11,7 +11,6 @@ import itertools
 import struct
 import time
 from array import array
-from collections.abc import Callable
 from random import Random
 from typing import Any, Final
 
@@ -39,14 +38,17 @@ class Log:
 
     def note(self, packet: bytes) -> int:
         """Note that ``packet`` passes now; returns its time."""
+        self.times.append(self.time(packet))
+        self.at.append(time.monotonic())
+        return self.times[-1]
+
+    def time(self, packet: bytes) -> int:
+        """The time of ``packet``; the first of all that are asked for is 0."""
         timestamp = int.from_bytes(packet[4:8], "big")
         if self._first is None:
             self._first = timestamp
         # A packet that has overtaken the first is before it, not 2^32 samples after.
-        offset = (timestamp - self._first + 0x80000000 & 0xFFFFFFFF) - 0x80000000
-        self.times.append(offset)
-        self.at.append(time.monotonic())
-        return offset
+        return (timestamp - self._first + 0x80000000 & 0xFFFFFFFF) - 0x80000000
 
 
 class Tape:
@@ -61,40 +63,28 @@ class Tape:
 
 
 class Wire:
-    """Between DTLS and ICE of the transport of ``transceiver``: notes RTP packets on ``tape``, and loses some.
+    """Between DTLS and ICE of the transport of ``transceiver``: notes RTP packets on ``tape``.
 
-    ``lose`` is asked for each packet that leaves. Packets that come later than ``listen`` samples after the
-    first end here, undecrypted; None lets all through.
+    Packets that come later than ``listen`` samples after the first end here, undecrypted; None lets all through.
     """
 
-    def __init__(
-        self,
-        transceiver: RTCRtpTransceiver,
-        tape: Tape,
-        *,
-        listen: int | None = None,
-        lose: Callable[[], bool] = lambda: False,
-    ) -> None:
+    def __init__(self, transceiver: RTCRtpTransceiver, tape: Tape, *, listen: int | None = None) -> None:
         ice = transceiver.receiver.transport.transport
         _check(ice, "_send", "_recv")
         self._tape = tape
         self._listen = listen
-        self._lose = lose
         self._send, self._recv = ice._send, ice._recv
         ice._send, ice._recv = self._noted_send, self._noted_recv
 
     async def _noted_send(self, data: bytes) -> None:
-        if _is_rtp(data):
-            time = self._tape.sent.note(data)
-            if self._lose():
-                self._tape.lost.add(time)
-                return
+        if is_rtp(data):
+            self._tape.sent.note(data)
         await self._send(data)
 
     async def _noted_recv(self) -> bytes:
         while True:
             data = await self._recv()
-            if not _is_rtp(data):
+            if not is_rtp(data):
                 return data
             time = self._tape.came.note(data)
             self._tape.first.set()
@@ -105,20 +95,16 @@ class Wire:
 class PackedSender:
     """Stands for ``sender``: puts packets of ``speech`` on the wire, in real time, that were encoded before.
 
-    It begins with packet ``first``. Each packet leaves up to ``jitter`` seconds late, at a random time, and
-    never before the one ahead of it: as from a queue somewhere in the network, which holds packets up but
-    seldom swaps them. aiortc's own sender would take them as well, for twice the processor time.
+    It begins with packet ``first``; ``chance`` is for its numbers and times. aiortc's own sender would take them as
+    well, for twice the processor time.
     """
 
-    def __init__(
-        self, sender: RTCRtpSender, speech: Speech, first: int, jitter: float, chance: Random
-    ) -> None:
+    def __init__(self, sender: RTCRtpSender, speech: Speech, first: int, chance: Random) -> None:
         _check(sender, "send")
         _check(sender.transport, "_send_rtp")
         self._sender = sender
         self._speech = speech
         self._first = first
-        self._jitter = jitter
         self._chance = chance
         self._talking: asyncio.Task[None] | None = None
         sender.send = self._send  # type: ignore[method-assign]
@@ -141,8 +127,7 @@ class PackedSender:
         sequence, timestamp = self._chance.getrandbits(15), self._chance.getrandbits(32)
         began = time.monotonic()
         for number in itertools.count():
-            due = began + number * PACKET / SAMPLE_RATE + self._jitter * self._chance.random()
-            if (wait := due - time.monotonic()) > 0:
+            if (wait := began + number * PACKET / SAMPLE_RATE - time.monotonic()) > 0:
                 await asyncio.sleep(wait)
             header = HEADER.pack(
                 RTP_VERSION,
@@ -190,6 +175,6 @@ def _check(thing: object, *methods: str) -> None:
         )
 
 
-def _is_rtp(data: bytes) -> bool:
+def is_rtp(data: bytes) -> bool:
     """Neither DTLS (RFC 7983, 7) nor RTCP (RFC 5761, 4)."""
     return 127 < data[0] < 192 and not 192 <= data[1] <= 223

@@ -19,12 +19,16 @@ from aiortc import RTCDtlsTransport
 
 MADE_FOR: Final = "aiortc 1.14 to 1.16 with aioice 0.10 to 0.13"
 MOST_WAITING: Final = 512  # datagrams that aiortc has not fetched
-FROM_CALLER: Final = 1000.0  # datagrams a second in the long run; audio has 50, or 400 in packets of 2.5 ms
+FROM_CALLER: Final = 600.0  # datagrams a second in the long run; audio has 50, or 400 in packets of 2.5 ms
+DTLS: Final = 100.0  # of them, DTLS: each may hold dozens of messages of a data channel, at 50 µs
 FROM_OTHERS: Final = 200.0
 BURST: Final = 2.0  # s worth of them at once, such as after the network stood still
+MOST_ADDRESSES: Final = 100  # of a caller; at each new one aioice makes checks of its own, whosever it is
 MOST_SOURCES: Final = 31  # SSRCs of a call; as many as a receiver report can name (RFC 3550, 6.4.2)
 MOST_FAULTS: Final = 1000  # of aiortc in a call; one that came without a datagram would come for ever
 SHORTEST_RTP: Final = 12  # bytes
+RTPFB: Final = 205  # packet type of feedback about RTP, and its format for what is to be sent again
+NACK: Final = 1
 _ICE: Final = {"_queue": asyncio.Queue, "_protocols": list, "_remote_candidates": list}
 _DTLS: Final = ("_recv_next", "_handle_rtp_data", "_handle_rtcp_data")
 
@@ -73,6 +77,7 @@ class Guard:
         self._ice = ice
         self._addresses: set[Address] = set()  # the caller's
         self._caller = Allowance(FROM_CALLER)
+        self._dtls = Allowance(DTLS)
         self._others = Allowance(FROM_OTHERS)
 
     def came(self, pass_on: PassOn, data: bytes, addr: Address) -> None:
@@ -102,7 +107,10 @@ class Guard:
                 return False
             if known and not is_rtcp:
                 self.spoken = now
-        elif not is_stun and not (known and 19 < kind < 64):
+        elif is_stun:
+            if not known and len(self._addresses) >= MOST_ADDRESSES:
+                return False
+        elif not (known and 19 < kind < 64 and self._dtls.take(now)):
             return False
         if known:
             self.heard = now
@@ -141,7 +149,10 @@ class Guard:
 
         async def noted_rtcp(data: bytes) -> None:
             self.sources.add(_source(data, is_rtcp=True))
-            await rtcp(data)
+            if _asks_again(data):
+                self.refused += 1
+            else:
+                await rtcp(data)
 
         dtls._recv_next = guarded_receive  # type: ignore[method-assign]
         dtls._handle_rtp_data = noted_rtp  # type: ignore[method-assign]
@@ -177,6 +188,19 @@ def install(dtls: RTCDtlsTransport) -> Guard | None:
 
 def _is_rtcp(data: bytes) -> bool:
     return 192 <= data[1] <= 223  # RFC 5761, 4
+
+
+def _asks_again(data: bytes) -> bool:
+    """Whether a generic NACK is among RTCP packets (RFC 4585, 6.2.1), which no answer for audio agrees to.
+
+    aiortc would send again all that it names, which is 5000 packets for one.
+    """
+    at = 0
+    while at + 4 <= len(data):
+        if data[at + 1] == RTPFB and data[at] & 31 == NACK:
+            return True
+        at += 4 + 4 * int.from_bytes(data[at + 2 : at + 4], "big")
+    return False
 
 
 def _source(data: bytes, is_rtcp: bool) -> bytes:

@@ -20,6 +20,8 @@ from av.audio.codeccontext import AudioCodecContext
 
 from percepnet.framing import SAMPLE_RATE
 
+from . import libopus
+
 MIME_TYPE: Final = "audio/opus"
 LOWEST_BITRATE: Final = 6_000  # bit/s (RFC 7587, 6.1)
 HIGHEST_BITRATE: Final = 510_000
@@ -69,12 +71,15 @@ class OpusOptions:
         )
 
     def fmtp(self, sent: Self) -> ParametersDict:
-        """For the answer: what this end likes to get, and in ``sprop-stereo`` what is ``sent``."""
+        """For the answer: what this end likes to get, and in ``sprop-stereo`` what is ``sent``.
+
+        FEC costs only its sender, so it is asked for wherever this end can make use of it.
+        """
         return {
             "maxaveragebitrate": self.bitrate,
             "stereo": int(self.stereo),
             "sprop-stereo": int(sent.stereo),
-            "useinbandfec": int(self.fec),
+            "useinbandfec": int(libopus.library() is not None),
             "usedtx": int(self.dtx),
         }
 
@@ -167,7 +172,10 @@ class Pauses:
 
 
 class OpusDecoder(Decoder):
-    """Decodes to packed s16 in mono, in which libopus mixes stereo down for less than it takes to decode it."""
+    """Decodes to packed s16 in mono, in which libopus mixes stereo down for less than it takes to decode it.
+
+    For where libopus itself is not found: libavcodec gives no access to FEC and concealment.
+    """
 
     def __init__(self) -> None:
         codec = CodecContext.create("libopus", "r")

@@ -9,52 +9,67 @@ import asyncio
 import inspect
 import logging
 import time
-from typing import Any, Final
+from dataclasses import asdict
+from typing import Any, Final, TypeAlias
 
 import aiortc
 import aiortc.rtcrtpreceiver
-import av
 from aiortc import RTCRtpReceiver
-from aiortc.codecs import get_decoder
-from aiortc.codecs.base import Decoder
-from aiortc.jitterbuffer import JitterFrame
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtp import RtpPacket
+from av import AudioFrame
 
 from percepnet.framing import SAMPLE_RATE
 
+from ..frames import LONGEST_BACKLOG
+from .decoding import Audio, Decoding
+from .jitter import HoleWait, InterarrivalJitter
 from .jitterbuffer import AudioJitterBuffer, Counts
-from .opus import MIME_TYPE, OpusDecoder
 
 MADE_FOR: Final = "1.14 to 1.16"
-QUEUE_FRAMES: Final = 16  # decoded frames that may wait for the reader of the track
 ARRIVALS: Final = 64  # packets whose time of arrival is remembered
-NEW_SOURCE_STEP: Final = (
-    0.020  # s between the last packet of a source and the first of the one that follows it
-)
 _PRIVATE: Final = "_RTCRtpReceiver__"
+_CODECS: Final = _PRIVATE + "codecs"  # by payload type
 _NEEDED: Final = ("jitter_buffer", "codecs", "decoder_queue", "decoder_thread")
 _WORKER: Final = "decoder_worker"  # what the decoder's thread runs
 _WORKER_PARAMETERS: Final = ["loop", "input_q", "output_q", "decode_error"]
+
+Arrival: TypeAlias = tuple[RtpPacket, RTCRtpCodecParameters, float]  # the last: time.monotonic() when it came
 
 logger = logging.getLogger(__name__)
 
 
 class LatestFrames(asyncio.Queue[Any]):
-    """A queue that never blocks its writer and never grows: when it is full the oldest frame goes."""
+    """A queue that never blocks its writer and is bounded in time: when it is full the oldest frames go."""
 
-    def __init__(self, maxsize: int = QUEUE_FRAMES) -> None:
-        super().__init__(maxsize)
-        self.dropped = 0
+    def __init__(self, longest: float = LONGEST_BACKLOG) -> None:
+        super().__init__()
+        self.dropped = 0  # frames
+        self._longest = round(longest * SAMPLE_RATE)
+        self._waiting = 0  # samples of 48 kHz
 
-    def add(self, item: Any) -> None:
-        while self.full():
+    def add(self, frame: AudioFrame | None) -> None:
+        """Queue a frame; None is the end of the track."""
+        self.put_nowait(frame)
+        while self._waiting > self._longest:
             self.get_nowait()
             self.dropped += 1
-        self.put_nowait(item)
 
     async def put(self, item: Any) -> None:
         """Nothing: for the end of aiortc's decoder thread, which is not the end of the track."""
+
+    def _put(self, item: Any) -> None:
+        super()._put(item)
+        self._waiting += _duration(item)
+
+    def _get(self) -> Any:
+        item = super()._get()
+        self._waiting -= _duration(item)
+        return item
+
+
+def _duration(frame: AudioFrame | None) -> int:
+    return frame.samples * SAMPLE_RATE // frame.sample_rate if frame is not None else 0
 
 
 class NoDecoderThread:
@@ -82,30 +97,47 @@ class Reception:
 
     def __init__(self, receiver: RTCRtpReceiver) -> None:
         self.frames = LatestFrames()
-        self.undecodable = 0  # packets
         self.decoder_queue = NoDecoderThread(self.frames)
         self._receiver = receiver
         self._event_loop = asyncio.get_running_loop()
-        self._buffer: AudioJitterBuffer[tuple[RtpPacket, float]] = AudioJitterBuffer()
+        self._decoding = Decoding(self.frames.add)
+        self._jitter = InterarrivalJitter()
+        self._hole_wait = HoleWait()
+        self._buffer: AudioJitterBuffer[Arrival] = AudioJitterBuffer(self._hole_wait)
         self._earlier = Counts()  # of sources that this one has followed
         self._source: int | None = None  # SSRC
         self._timer: asyncio.TimerHandle | None = None
         self._due: float | None = None  # when the timer goes off
-        self._timestamp: int | None = None  # RTP timestamp of the last packet released
-        self._position = 0  # the same without wraps, from 0
         self._arrivals: dict[int, float] = {}
-        self._decoder: Decoder | None = None
-        self._decodes = ""  # MIME type
 
     @property
     def counts(self) -> Counts:
-        now, earlier = self._buffer.counts, self._earlier
-        return Counts(
-            received=now.received + earlier.received,
-            lost=now.lost + earlier.lost,
-            late=now.late + earlier.late,
-            duplicate=now.duplicate + earlier.duplicate,
-        )
+        return self._buffer.counts + self._earlier
+
+    @property
+    def audio(self) -> Audio:
+        return self._decoding.audio
+
+    def network(self) -> dict[str, float]:
+        """How the network is and what it did to the audio, ms."""
+        audio = self.audio
+        return {
+            "jitter_ms": round(self._jitter.value * 1e3, 3),
+            "hole_wait_ms": round(self._hole_wait.wait(time.monotonic()) * 1e3, 3),
+            "received_ms": audio.received * 1000 / SAMPLE_RATE,
+            "recovered_ms": audio.recovered * 1000 / SAMPLE_RATE,
+            "concealed_ms": audio.concealed * 1000 / SAMPLE_RATE,
+            "missing_ms": audio.missing * 1000 / SAMPLE_RATE,
+        }
+
+    def packets(self) -> dict[str, int]:
+        """What became of the packets."""
+        return {
+            **asdict(self.counts),
+            "recovered": self.audio.recovered_packets,
+            "concealed": self.audio.concealed_packets,
+            "undecodable": self.audio.undecodable,
+        }
 
     def arrived(self, position: int) -> float | None:
         """``time.monotonic()`` when the packet that starts at ``position`` (samples of 48 kHz) came, if still known."""
@@ -113,10 +145,12 @@ class Reception:
 
     def add(self, packet: RtpPacket) -> tuple[bool, None]:
         """Called by aiortc's receiver for each packet. Frames are decoded from here, none go back."""
+        now = time.monotonic()  # that of uvloop counts whole milliseconds
         if packet.ssrc != self._source:
             self._follow(packet.ssrc)
-        now = time.monotonic()  # that of uvloop counts whole milliseconds
-        self._release(self._buffer.add(packet.sequence_number, (packet, now), now))
+        codec = getattr(self._receiver, _CODECS)[packet.payload_type]
+        self._jitter.note(now, packet.timestamp, codec.clockRate)
+        self._release(self._buffer.add(packet.sequence_number, (packet, codec, now), now))
         self._schedule()
         return False, None
 
@@ -126,10 +160,12 @@ class Reception:
             self._timer = None
 
     def _follow(self, source: int) -> None:
+        self._release(self._buffer.flush())
         self._earlier = self.counts
-        self._buffer = AudioJitterBuffer()
+        self._buffer = AudioJitterBuffer(self._hole_wait)
         self._source = source
-        self._timestamp = None
+        self._jitter.restart()
+        self._decoding.new_source()
 
     def _schedule(self) -> None:
         deadline = self._buffer.deadline
@@ -146,36 +182,13 @@ class Reception:
         self._release(self._buffer.expire(max(deadline, time.monotonic())))
         self._schedule()
 
-    def _release(self, packets: list[tuple[RtpPacket, float]]) -> None:
-        codecs = getattr(self._receiver, _PRIVATE + "codecs")
-        for packet, came in packets:
-            codec = codecs[packet.payload_type]
-            if self._timestamp is not None:
-                step = packet.timestamp - self._timestamp & 0xFFFFFFFF
-                self._position += step - (step >> 31 << 32)
-            elif self._arrivals:
-                self._position += round(NEW_SOURCE_STEP * codec.clockRate)
-            self._timestamp = packet.timestamp
-            self._note(self._position * SAMPLE_RATE // codec.clockRate, came)
+    def _release(self, packets: list[Arrival]) -> None:
+        for packet, codec, came in packets:
+            if self.decoder_queue.ended:
+                return
             data = packet._data  # type: ignore[attr-defined]
-            # An empty packet would tell libavcodec that the stream is over.
-            if data and not self.decoder_queue.ended:
-                self._decode(codec, JitterFrame(data, self._position))
-
-    def _decode(self, codec: RTCRtpCodecParameters, frame: JitterFrame) -> None:
-        mime_type = codec.mimeType.lower()
-        if self._decoder is None or mime_type != self._decodes:
-            self._decoder = OpusDecoder() if mime_type == MIME_TYPE else get_decoder(codec)
-            self._decodes = mime_type
-        try:
-            decoded = self._decoder.decode(frame)
-        except av.FFmpegError as error:
-            self.undecodable += 1
-            if self.undecodable == 1:
-                logger.warning("a call has packets that are no %s: %s", codec.name, error)
-            return
-        for audio in decoded:
-            self.frames.add(audio)
+            self._decoding.decode(codec, packet.sequence_number, packet.timestamp, data)
+            self._note(self._decoding.position, came)
 
     def _note(self, position: int, came: float) -> None:
         self._arrivals[position] = came

@@ -1,0 +1,166 @@
+"""``percepnet bars DATA``: what must not happen to speech, measured on recordings held out from training."""
+
+import argparse
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from percepnet import bars, recogniser
+from percepnet.bars import BARS
+from percepnet.cli import FAILURE
+from percepnet.cli.audio_files import audio_files, read
+from percepnet.cli.options import add_enhancer_options, add_jobs, within
+from percepnet.cli.processes import collect
+from percepnet.cli.progress import add_quiet, progress_bar
+from percepnet.framing import SAMPLE_RATE, Float
+from percepnet.mixture import at_ratio, excerpt
+from percepnet.resampling import resample
+from percepnet.training.corpus import scan
+
+SECONDS: Final = 10  # of a clip
+RATIOS: Final = (0, 5, 10)  # dB, of what is recognised
+
+Measures = Mapping[str, float | list[float]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A clip of noise, with or without one of speech, and whose output is measured."""
+
+    speech: Path | None
+    noise: Path
+    english: bool
+    number: int
+    seed: int
+    model: Path | None
+    exact: Path | None  # the same model in float
+    postfilter: bool
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``percepnet bars``."""
+    parser.add_argument(
+        "data", type=Path, metavar="DATA", help="folder with manifest.csv, or speech/ and noise/"
+    )
+    parser.add_argument(
+        "--count", type=within(int, 1, 10_000), default=20, help="clips of speech (default: 20)"
+    )
+    parser.add_argument(
+        "--english",
+        type=Path,
+        metavar="DIR",
+        help="English speech for the recogniser (default: leave it out)",
+    )
+    parser.add_argument(
+        "--float", dest="exact", type=Path, metavar="MODEL", help="the same network in float, to compare with"
+    )
+    parser.add_argument("--seed", type=within(int, 0, 2**32), default=0, help="of the choices (default: 0)")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write every clip's measures to FILE")
+    add_jobs(parser)
+    add_enhancer_options(parser)
+    add_quiet(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints a table of bars; goes on after a bad clip and then returns 1."""
+    tasks = _tasks(args)
+    labels = [task.speech or task.noise for task in tasks]
+    with progress_bar(len(tasks), "clips", quiet=args.quiet) as bar:
+        found = collect(measure, tasks, args.jobs, labels, bar)
+    if not found:
+        return FAILURE
+    if args.csv:
+        _write(args.csv, [(labels[index], row) for index, row in found.items()])
+    print(table(list(found.values())))
+    return FAILURE if len(found) < len(tasks) else 0
+
+
+def measure(task: Task) -> Measures:
+    """All measures of one clip."""
+    rng = np.random.default_rng((task.seed, task.number))
+    enhance = bars.suppressor(task.model, postfilter=task.postfilter)
+    noise = _clip(task.noise, rng)
+    if task.speech is None:
+        return bars.noise_only(enhance, noise)
+    speech = _clip(task.speech, rng)
+    if task.english:
+        return _recognised(enhance, *at_ratio(speech, noise, RATIOS[task.number % len(RATIOS)]))
+    without = bars.suppressor(task.model, postfilter=task.postfilter, comb=False)
+    found: dict[str, float | list[float]] = {
+        **bars.clean_speech(enhance, speech),
+        **bars.quiet_speech(enhance, speech, noise),
+        **bars.narrow_speech(enhance, speech),
+        **bars.comb_gain(enhance, without, speech, noise),
+        **bars.machine(enhance, without, rng),
+    }
+    if task.exact:
+        exact = bars.suppressor(task.exact, postfilter=task.postfilter)
+        found |= bars.eight_bits(enhance, exact, speech, noise)
+    return found
+
+
+def table(rows: Sequence[Measures]) -> str:
+    """A line for every bar: over all clips, the bound, and whether it is reached."""
+    lines = [f"{'':<72}{'measured':>10}{'bound':>9}"]
+    for name, bar in BARS.items():
+        values = [v for row in rows for v in np.ravel(row.get(name, [])) if not math.isnan(v)]
+        if not values:
+            continue
+        if name in ("wer", "wer_noisy"):  # of all words, however few are in a clip
+            found = 100 * sum(values) / sum(float(np.sum(row.get("words", 0))) for row in rows)
+        else:
+            found = float(np.median(values) if bar.median else np.mean(values))
+        bound, verdict = "", ""
+        if bar.bound is not None:
+            reached = found >= bar.bound if bar.least else found <= bar.bound
+            bound = f"{'≥' if bar.least else '≤'} {bar.bound:g} {bar.unit}".rstrip()
+            verdict = "reached" if reached else "missed"
+        figure = f"{found:.{bar.digits}f} {bar.unit}".rstrip()
+        lines.append(f"{bar.label:<72}{figure:>10}{bound:>9}  {verdict}".rstrip())
+    return "\n".join(lines)
+
+
+def _write(path: Path, rows: Sequence[tuple[Path, Measures]]) -> None:
+    """A line for every measure of every clip, several for what is measured at every word."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["clip", "measure", "value"])
+        for clip, row in rows:
+            for name, values in row.items():
+                writer.writerows([clip, name, f"{value:.6g}"] for value in np.ravel(values))
+
+
+def _recognised(enhance: bars.Suppressor, clean: Float, noise: Float) -> Measures:
+    """Words that are understood otherwise than in the clean clip, of how many."""
+    noisy = clean + noise
+    wanted = recogniser.words(clean)
+    before, after = (recogniser.word_errors(wanted, recogniser.words(x)) for x in (noisy, enhance(noisy)))
+    return {"words": len(wanted), "wer_noisy": before, "wer": after - before}
+
+
+def _tasks(args: argparse.Namespace) -> list[Task]:
+    """``--count`` clips of speech with noise, as many of English, and every noise alone."""
+    rng = np.random.default_rng(args.seed)
+    held_out = [r for r in scan(args.data) if r.split == "valid"]
+    speech = [args.data / r.file for r in held_out if r.kind == "speech"]
+    noise = [args.data / r.file for r in held_out if r.kind == "noise"]
+    english = [args.english / name for name in audio_files(args.english)] if args.english else []
+    pairs: list[tuple[Path | None, Path, bool]] = [(None, path, False) for path in noise]
+    for paths, is_english in ((speech, False), (english, True)):
+        for index in rng.permutation(args.count) if paths else ():
+            pairs.append((paths[index % len(paths)], noise[rng.integers(len(noise))], is_english))
+    rest = (args.seed, args.model, args.exact, args.postfilter)
+    return [Task(*pair, number, *rest) for number, pair in enumerate(pairs)]
+
+
+def _clip(path: Path, rng: np.random.Generator) -> Float:
+    """Ten seconds of a file from a random place, looped where it is shorter."""
+    samples, rate = read(path)
+    wide = resample(samples.mean(axis=0, keepdims=True), rate, SAMPLE_RATE)[0]
+    return excerpt(wide, SECONDS * SAMPLE_RATE, rng)

@@ -1,0 +1,86 @@
+"""``percepnet soak [URL]``: calls that come, go, lose and turn controls for long; does the server stay as it is?"""
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from percepnet.bench import machine
+from percepnet.cli import FAILURE, INTERRUPTED
+from percepnet.cli.load import add_token, shown, token
+from percepnet.cli.options import within
+from percepnet.cli.progress import add_quiet
+from server.app import static_folder
+from server.loadtest.options import Load
+from server.loadtest.speech import Speech, read
+from server.loadtest.watch import watcher
+from server.weather.conditions import Weather
+from server.weather.run import servers
+from server.weather.soak import is_flat, judge, page, summary
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``percepnet soak``."""
+    seconds = within(float, 0.1, 3600)
+    parser.add_argument("url", nargs="?", metavar="URL", help="of a running server (default: one is started)")
+    parser.add_argument("--minutes", type=within(float, 0.05, 1440), default=10.0, help="(default: 10)")
+    parser.add_argument("--calls", type=within(int, 1, 1000), default=4, help="at once (default: 4)")
+    parser.add_argument(
+        "--churn",
+        type=seconds,
+        default=20.0,
+        help="seconds until a caller hangs up and calls again (default: 20)",
+    )
+    parser.add_argument(
+        "--toggle",
+        type=seconds,
+        default=5.0,
+        help="seconds until it turns suppression off or on (default: 5)",
+    )
+    parser.add_argument(
+        "--loss", type=within(float, 0, 100), default=2.0, help="%% of packets that get lost (default: 2)"
+    )
+    parser.add_argument(
+        "--jitter",
+        type=within(float, 0, 1000),
+        default=20.0,
+        help="ms that packets are late at most (default: 20)",
+    )
+    parser.add_argument("--seed", type=within(int, 0, 2**31), default=1, help="of all chance (default: 1)")
+    parser.add_argument("--processes", type=within(int, 1, 64), default=1, help="of callers (default: 1)")
+    parser.add_argument(
+        "--server-options", type=shlex.split, default=[], metavar="TEXT", help="of the server that is started"
+    )
+    add_token(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="a page of plots (.html)")
+    add_quiet(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the soak; prints a table or JSON. 1 where a quantity has grown, 130 after Ctrl-C, which still reports."""
+    speech = Speech.of(read(static_folder() / "audio" / "sample.flac"))
+    with servers(args.url, None, args.server_options) as addresses:
+        (url,) = addresses.values()
+        load = Load(
+            url=url,
+            calls=args.calls,
+            seconds=60 * args.minutes,
+            weather=Weather(loss=args.loss, jitter=args.jitter),
+            churn=args.churn,
+            toggle=args.toggle,
+            retry=True,
+            control_channel=True,
+            processes=args.processes,
+            token=token(args.token_file),
+            seed=args.seed,
+        )
+        seen = shown(load, speech, watcher(url, token=load.token), quiet=args.quiet)
+    found: dict[str, Any] = {"machine": machine(), **judge(seen)}
+    print(json.dumps(found, indent=2) if args.json else summary(found))
+    if args.report:  # after the figures: where it finds no room, they are told
+        args.report.write_text(page(found), encoding="utf-8")
+    if found["load"]["interrupted"]:
+        return INTERRUPTED
+    return 0 if is_flat(found) and found["load"]["overall"]["calls"]["ok"] else FAILURE

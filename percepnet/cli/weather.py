@@ -1,0 +1,111 @@
+"""``percepnet weather [URL]``: what a call becomes in bad networks, beside a plain aiortc echo."""
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+from typing import Any, Final
+
+from percepnet.bench import machine
+from percepnet.cli import FAILURE
+from percepnet.cli.load import ECHO, add_token, token
+from percepnet.cli.options import within
+from percepnet.cli.progress import add_quiet, progress_bar
+from server.app import static_folder
+from server.loadtest.speech import Speech, read
+from server.weather.conditions import ALLOWED, CALM, TABLE, Weather
+from server.weather.run import run as run_trials
+from server.weather.run import servers
+from server.weather.summary import page, table
+
+CLEAN: Final = (
+    ECHO.parent / "recordings" / "clean.flac"
+)  # in a checkout; PESQ is made for speech without noise
+
+ALONE: Final = (
+    "--workers",
+    "1",
+    "--rated-calls",
+    "64",
+)  # as the echo is; a call costs little without enhancement
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``percepnet weather``."""
+    parser.add_argument("url", nargs="?", metavar="URL", help="of a running server (default: one is started)")
+    parser.add_argument(
+        "--conditions",
+        type=_conditions,
+        default=list(TABLE),
+        metavar="NAME,NAME,…",
+        help=f"{ALLOWED}; several at once as loss-5+jitter-30 (default: {','.join(TABLE)})",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=within(float, CALM + 4, 600),
+        default=20.0,
+        help=f"of each call, {CALM:g} s of calm at its beginning included (default: 20)",
+    )
+    parser.add_argument("--seed", type=within(int, 0, 2**31), default=1, help="of all chance (default: 1)")
+    parser.add_argument(
+        "--both-ways", action="store_true", help="the weather meets what the server sends, too"
+    )
+    parser.add_argument(
+        "--at-once", type=within(int, 1, 64), default=1, metavar="N", help="conditions at a time (default: 1)"
+    )
+    parser.add_argument(
+        "--recording", type=Path, metavar="FILE", help="what is said (default: the tests' clean recording)"
+    )
+    parser.add_argument(
+        "--echo", type=Path, default=ECHO, metavar="SCRIPT", help="of the plain echo (default: the tests')"
+    )
+    parser.add_argument("--no-echo", action="store_true", help="only the server")
+    parser.add_argument(
+        "--server-options", type=shlex.split, default=[], metavar="TEXT", help="of the server that is started"
+    )
+    add_token(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="a page of plots (.html)")
+    add_quiet(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Makes the calls; prints a table or JSON. 1 where the server lost one."""
+    if not args.no_echo and not args.echo.is_file():
+        raise FileNotFoundError(2, "no echo server; give --echo SCRIPT or --no-echo", str(args.echo))
+    default = CLEAN if CLEAN.is_file() else static_folder() / "audio" / "sample.flac"
+    speech = Speech.of(read(args.recording or default))
+    with servers(args.url, None if args.no_echo else args.echo, [*ALONE, *args.server_options]) as addresses:
+        calls = len(args.conditions) * len(addresses)
+        with progress_bar(calls, "calls", quiet=args.quiet) as bar:
+            results = run_trials(
+                addresses,
+                args.conditions,
+                speech,
+                seconds=args.seconds,
+                seed=args.seed,
+                both_ways=args.both_ways,
+                at_once=args.at_once,
+                token=token(args.token_file),
+                progress=lambda done: bar.update(done - bar.n),
+            )
+    options = {"seconds": args.seconds, "seed": args.seed, "both_ways": args.both_ways}
+    found: dict[str, Any] = {"machine": machine(), "options": options, "results": results}
+    if args.json:
+        print(json.dumps(found, indent=2))
+    else:
+        print("{processor}, {cores} cores, {system}; {date}\n".format(**found["machine"]) + table(results))
+    if args.report:  # after the figures: where it finds no room, they are told
+        args.report.write_text(page(found), encoding="utf-8")
+    lost = [one for one in results if one["server_name"] == next(iter(addresses)) and one["outcome"] != "ok"]
+    return FAILURE if lost else 0
+
+
+def _conditions(text: str) -> list[str]:
+    names = text.split(",")
+    try:
+        for name in names:
+            Weather.parse(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return names

@@ -1,0 +1,103 @@
+"""Noise suppression for Pipecat: an audio filter of its transports. ``pip install 'percepnet[pipecat]'``
+
+>>> from percepnet.integrations.pipecat import PercepNetFilter
+>>> from pipecat.transports.base_transport import TransportParams
+>>> params = TransportParams(
+...     audio_in_enabled=True,
+...     audio_in_filter=PercepNetFilter(attenuation_limit_db=30),
+... )
+
+``params`` goes to any transport, such as ``DailyTransport`` or ``SmallWebRTCTransport``. A frame turns the filter off
+and on during the call, without a click:
+
+>>> from pipecat.frames.frames import FilterEnableFrame
+>>> off = FilterEnableFrame(enable=False)  # await task.queue_frame(off)
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from percepnet.streaming import StreamingEnhancer
+
+try:
+    from pipecat.audio.filters.base_audio_filter import BaseAudioFilter
+    from pipecat.frames.frames import FilterControlFrame, FilterEnableFrame, FilterUpdateSettingsFrame
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] != "pipecat":
+        raise
+    raise ModuleNotFoundError(
+        "this plug-in needs Pipecat: pip install 'percepnet[pipecat]'", name=error.name
+    ) from error
+
+SETTINGS: Final = ("enabled", "attenuation_limit_db", "postfilter")
+
+
+class PercepNetFilter(BaseAudioFilter):
+    """Takes the noise out of mono audio of 8 to 48 kHz, in chunks of any size; each chunk comes back as long.
+
+    What comes back is late by 40 ms at 48 kHz and 48 ms at 16 kHz, always the same (``latency`` of
+    :class:`percepnet.StreamingEnhancer`). The event loop does not wait: the work is done in a thread. All filters
+    share one model.
+
+    ``FilterEnableFrame`` turns the suppression off and on; ``FilterUpdateSettingsFrame`` takes ``enabled``,
+    ``attenuation_limit_db`` (0…100, or None) and ``postfilter``.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str | Path | None = None,
+        postfilter: bool = True,
+        attenuation_limit_db: float | None = None,
+    ) -> None:
+        self._model = model
+        self._settings: dict[str, Any] = {
+            "enabled": True,
+            "attenuation_limit_db": attenuation_limit_db,
+            "postfilter": postfilter,
+        }
+        self._voice: StreamingEnhancer | None = None
+        self._one_at_a_time = asyncio.Lock()
+
+    async def start(self, sample_rate: int) -> None:
+        """Begin a call; raises ValueError for a rate outside of 8 000…192 000 Hz."""
+        async with self._one_at_a_time:
+            voice = await asyncio.to_thread(StreamingEnhancer, sample_rate, model=self._model)
+            voice.set(**self._settings)
+            voice.reset()  # the settings hold at once
+            self._voice = voice
+
+    async def stop(self) -> None:
+        """End the call; what was heard is forgotten, settings stay."""
+        async with self._one_at_a_time:
+            self._voice = None
+
+    async def process_frame(self, frame: FilterControlFrame) -> None:
+        """Turn the filter off or on, or change settings; raises ValueError for others than these."""
+        match frame:
+            case FilterEnableFrame():
+                await self._set({"enabled": frame.enable})
+            case FilterUpdateSettingsFrame():
+                await self._set(dict(frame.settings))
+
+    async def filter(self, audio: bytes) -> bytes:
+        """The next samples, 16 bits each; as many come back. Before ``start`` they come back as they are."""
+        async with self._one_at_a_time:
+            if self._voice is None:
+                return audio
+            return await asyncio.to_thread(_filtered, self._voice, audio)
+
+    async def _set(self, settings: dict[str, Any]) -> None:
+        if unknown := settings.keys() - set(SETTINGS):
+            raise ValueError(f"settings are {', '.join(sorted(unknown))}; allowed: {', '.join(SETTINGS)}")
+        async with self._one_at_a_time:
+            if self._voice is not None:
+                self._voice.set(**settings)
+            self._settings |= settings
+
+
+def _filtered(voice: StreamingEnhancer, audio: bytes) -> bytes:
+    return voice.process_pcm(np.frombuffer(audio, np.int16)).tobytes()

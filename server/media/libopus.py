@@ -1,0 +1,119 @@
+"""libopus itself, for what FFmpeg's wrapper of it leaves out: in-band FEC, and concealment by the decoder.
+
+Taken is the library that PyAV brings along, else the system's. Decoding through it takes as long as through
+PyAV, so a call has one decoder for all, whose state goes on over holes.
+"""
+
+import ctypes
+import ctypes.util
+import logging
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import av
+import numpy as np
+from aiortc.codecs.base import Decoder
+from aiortc.jitterbuffer import JitterFrame
+from av import AudioFrame
+
+from percepnet.framing import SAMPLE_RATE
+
+MADE_FOR: Final = (1, 5)  # the first with opus_packet_has_lbrr
+LONGEST_PACKET: Final = 5760  # samples, 120 ms
+UNIT: Final = 120  # samples, 2.5 ms: what the decoder fills is a multiple of it
+TIME_BASE: Final = Fraction(1, SAMPLE_RATE)
+_FUNCTIONS: Final[dict[str, tuple[Any, list[Any]]]] = {  # result and arguments
+    "opus_get_version_string": (ctypes.c_char_p, []),
+    "opus_decoder_get_size": (ctypes.c_int, [ctypes.c_int]),
+    "opus_decoder_init": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int]),
+    "opus_decode": (
+        ctypes.c_int,
+        [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int, ctypes.c_int],
+    ),
+    "opus_packet_get_nb_samples": (ctypes.c_int, [ctypes.c_char_p, ctypes.c_int32, ctypes.c_int32]),
+    "opus_packet_has_lbrr": (ctypes.c_int, [ctypes.c_char_p, ctypes.c_int32]),
+}
+
+logger = logging.getLogger(__name__)
+
+
+@cache
+def library() -> Any | None:
+    """The library with the types of its functions set; None, with a warning, where none fits."""
+    for path in _candidates():
+        try:
+            # Keeps the interpreter's lock: a call is short, and to get the lock back may take 5 ms.
+            found = ctypes.PyDLL(path)
+            for name, (result, arguments) in _FUNCTIONS.items():
+                function = getattr(found, name)
+                function.restype, function.argtypes = result, arguments
+        except (OSError, AttributeError) as error:
+            logger.debug("%s is not taken: %s", path, error)
+            continue
+        version = re.search(r"libopus (\d+)\.(\d+)", found.opus_get_version_string().decode())
+        if version and tuple(map(int, version.groups())) >= MADE_FOR:
+            return found
+    logger.warning("no libopus from %d.%d on is found: Opus is decoded without FEC", *MADE_FOR)
+    return None
+
+
+def _candidates() -> Iterator[str]:
+    package = Path(av.__file__).parent
+    for folder in (package.parent / "av.libs", package / ".dylibs", package.parent / "av.dylibs"):
+        yield from map(str, sorted(folder.glob("libopus[-.]*")))
+    if system := ctypes.util.find_library("opus"):
+        yield system
+
+
+class OpusError(av.FFmpegError):
+    """A packet that libopus does not take; the next may be good again."""
+
+
+class LibopusDecoder(Decoder):
+    """Mono at 48 kHz. Raises :class:`OpusError` for what is no Opus."""
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+        self._state = ctypes.create_string_buffer(library.opus_decoder_get_size(1))
+        self._check(library.opus_decoder_init(self._state, SAMPLE_RATE, 1))
+        self._pcm = np.zeros(LONGEST_PACKET, np.int16)
+        self._address = self._pcm.ctypes.data
+
+    def decode(self, encoded_frame: JitterFrame) -> list[AudioFrame]:  # type: ignore[override]
+        return [self._frame(self._decode(encoded_frame.data, LONGEST_PACKET, fec=0), encoded_frame.timestamp)]
+
+    def fill(self, samples: int, following: bytes, timestamp: int) -> tuple[AudioFrame, int]:
+        """What goes in a hole of ``samples`` (up to 5760) before the packet ``following``.
+
+        Its end is what that packet repeats of the one before, if it does so: so many samples come second. The
+        rest is the decoder's guess. ``timestamp``: that of the hole.
+        """
+        whole = -(-samples // UNIT) * UNIT
+        recovered = 0
+        if self._library.opus_packet_has_lbrr(following, len(following)) > 0:
+            length = self._library.opus_packet_get_nb_samples(following, len(following), SAMPLE_RATE)
+            recovered = length if 0 < length <= whole else 0
+        pcm = self._decode(following if recovered else b"", whole, fec=int(recovered > 0))
+        return self._frame(pcm[-samples:], timestamp), min(recovered, samples)
+
+    def _decode(self, data: bytes, samples: int, *, fec: int) -> Any:
+        """A view of the samples that holds until the next call; those of a lost packet where ``data`` is empty."""
+        count = self._library.opus_decode(self._state, data or None, len(data), self._address, samples, fec)
+        return self._pcm[: self._check(count)]
+
+    @staticmethod
+    def _check(result: int) -> int:
+        if result < 0:
+            raise OpusError(result, f"libopus returns {result}")
+        return result
+
+    @staticmethod
+    def _frame(pcm: Any, timestamp: int) -> AudioFrame:
+        frame = AudioFrame(format="s16", layout="mono", samples=len(pcm))
+        frame.planes[0].update(pcm.tobytes())
+        frame.sample_rate, frame.time_base, frame.pts = SAMPLE_RATE, TIME_BASE, timestamp
+        return frame

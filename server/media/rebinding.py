@@ -1,0 +1,120 @@
+"""A caller whose address changes in the middle of a call: a NAT that forgets, a phone that leaves the WLAN.
+
+aioice takes what comes from anywhere, but goes on sending to where the caller was; only a browser's next check tells
+it otherwise, some seconds later, and aiortc's checks never do. Here audio from a new address makes us ask that address
+at once, with a check of ICE (RFC 8445, 7.2), which only the caller can answer because it takes both passwords. The
+answer moves the call there. A stranger who sends as from somewhere has that place asked twice a second at most.
+"""
+
+import asyncio
+import inspect
+import logging
+import time
+from functools import partial
+from typing import Any, Final, Protocol
+
+import aioice
+from aioice import stun
+from aioice.ice import CandidatePair
+from aiortc import RTCIceTransport
+
+MADE_FOR: Final = "0.10 to 0.13"
+ASKED_EVERY: Final = 0.5  # s
+REPETITIONS: Final = 2  # of a check that is not answered; within 3.5 s
+COMPONENT: Final = 1  # RTP and RTCP, together
+
+Address = tuple[str, int]
+
+logger = logging.getLogger(__name__)
+
+
+class PassOn(Protocol):
+    def __call__(self, data: bytes, addr: Address) -> None: ...
+
+
+class Rebinding:
+    """Follows the caller of ``ice``, a connection that has gathered its candidates."""
+
+    def __init__(self, ice: aioice.Connection) -> None:
+        self.moves = 0
+        self._ice = ice
+        self._asked = -ASKED_EVERY  # s of time.monotonic(), when last
+        self._asking: asyncio.Task[None] | None = None
+        for protocol in ice._protocols:
+            came = partial(self._came, protocol.datagram_received, protocol)
+            protocol.datagram_received = came  # type: ignore[method-assign]
+
+    async def close(self) -> None:
+        self._asked = float("inf")
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
+
+    def _came(self, pass_on: PassOn, protocol: Any, data: bytes, addr: Any) -> None:
+        """Called for each datagram in place of ``pass_on``."""
+        pair = self._ice._nominated.get(COMPONENT)
+        if pair is not None and data and 127 < data[0] < 192:  # RTP and RTCP (RFC 7983, 7)
+            address = (addr[0], addr[1])
+            if address != pair.remote_addr and time.monotonic() - self._asked >= ASKED_EVERY:
+                self._asked = time.monotonic()
+                if self._asking is None or self._asking.done():
+                    self._asking = asyncio.create_task(
+                        self._ask(protocol, address), name="check of an address"
+                    )
+        pass_on(data, addr)
+
+    async def _ask(self, protocol: Any, address: Address) -> None:
+        ice = self._ice
+        pair = next((p for p in ice._check_list if p.protocol is protocol and p.remote_addr == address), None)
+        if pair is None:
+            candidate = aioice.Candidate(
+                foundation="moved",
+                component=COMPONENT,
+                transport="udp",
+                priority=ice._nominated[COMPONENT].remote_candidate.priority,
+                host=address[0],
+                port=address[1],
+                type="prflx",
+            )
+            pair = CandidatePair(protocol, candidate)
+        key = (ice.remote_password or "").encode()
+        try:
+            request = ice.build_request(pair, nominate=False)
+            response, sender = await protocol.request(
+                request, address, integrity_key=key, retransmissions=REPETITIONS
+            )
+        except stun.TransactionError:
+            return
+        if sender == address and response.check_message_integrity(key):
+            if pair not in ice._check_list:
+                ice._remote_candidates.append(pair.remote_candidate)
+                ice._check_list.append(pair)
+            pair.nominated, pair.state = True, CandidatePair.State.SUCCEEDED
+            ice._nominated[COMPONENT] = pair
+            self.moves += 1
+            logger.info("a caller has moved")
+
+
+def install(transport: RTCIceTransport) -> Rebinding | None:
+    """Follow the caller of ``transport``, which has gathered its candidates.
+
+    Returns None, with a warning, where aioice is not built as it must be for that: a call then ends when its
+    caller's address changes, or waits for the caller to notice.
+    """
+    ice = getattr(transport, "_connection", None)
+    needed = {"_nominated": dict, "_protocols": list, "_remote_candidates": list, "_check_list": list}
+    missing = [name for name, kind in needed.items() if not isinstance(getattr(ice, name, None), kind)]
+    missing += ["build_request"] if not callable(getattr(ice, "build_request", None)) else []
+    missing += ["check_message_integrity"] if not hasattr(stun.Message, "check_message_integrity") else []
+    for protocol in getattr(ice, "_protocols", []):
+        if not inspect.iscoroutinefunction(getattr(protocol, "request", None)):
+            missing.append("request")
+    if missing or not isinstance(ice, aioice.Connection):
+        logger.warning(
+            "aioice %s is not built like %s, which following callers was made for (no %s): they are not followed",
+            aioice.__version__,
+            MADE_FOR,
+            ", ".join(missing),
+        )
+        return None
+    return Rebinding(ice)

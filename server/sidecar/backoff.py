@@ -1,0 +1,31 @@
+"""Pauses between attempts: each twice the last, up to a limit, and shortened by chance so that many do not meet."""
+
+import asyncio
+import random
+import time
+from typing import Final
+
+SHORTEST: Final = 0.5  # s
+LONGEST: Final = 30.0  # s
+STEADY: Final = 10.0  # s that an attempt has to last for the next pause to be short again
+
+
+class Backoff:
+    """Made as the first attempt begins."""
+
+    def __init__(self, shortest: float = SHORTEST, longest: float = LONGEST) -> None:
+        self._shortest, self._longest = shortest, longest
+        self._failures = 0
+        self._began = time.monotonic()
+
+    def next(self) -> float:
+        """The pause (s) to make now that an attempt has failed: half to all of what is due."""
+        if time.monotonic() - self._began >= STEADY:
+            self._failures = 0
+        due = min(self._longest, self._shortest * 2.0 ** min(self._failures, 30))
+        self._failures += 1
+        return due * random.uniform(0.5, 1)
+
+    async def pause(self) -> None:
+        await asyncio.sleep(self.next())
+        self._began = time.monotonic()

@@ -1,0 +1,129 @@
+"""The measures against suppressors of which it is known what they do, and the command's table."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import RECORDINGS
+
+from percepnet import bars
+from percepnet.bars import Suppressor
+from percepnet.cli import main
+from percepnet.cli.bars import table
+from percepnet.framing import SAMPLE_RATE, Float
+from percepnet.recogniser import word_errors
+
+
+def quieter(decibels: float) -> Suppressor:
+    return lambda samples: samples * np.float32(10 ** (-decibels / 20))
+
+
+def words(count: int) -> Float:
+    """Half a second of tone after half a second of nothing, over and over."""
+    tone = 0.1 * np.sin(2 * np.pi * 1000 * np.arange(SAMPLE_RATE) / SAMPLE_RATE)
+    tone[: SAMPLE_RATE // 2] = 0
+    return np.tile(tone, count).astype(np.float32)
+
+
+def test_the_beginning_of_every_word_is_measured_and_nothing_else() -> None:
+    clean = words(4)
+    out = clean.copy()
+    begin = SAMPLE_RATE + SAMPLE_RATE // 2  # of the second word
+    out[begin : begin + SAMPLE_RATE // 10] *= 0.5
+    out[begin + SAMPLE_RATE // 10 :][: SAMPLE_RATE // 4] *= 0.1  # after its first 100 ms
+    np.testing.assert_allclose(bars.word_changes(clean, out), [0, -6.02, 0, 0], atol=0.01)
+    assert bars.word_changes(np.zeros_like(clean), out) == []
+
+
+def test_clean_speech_left_alone_loses_nothing(clean: Float) -> None:
+    found = bars.clean_speech(quieter(1), clean[: 5 * SAMPLE_RATE])
+    assert found["clean_sig"] == pytest.approx(0, abs=0.1)
+    assert isinstance(found["clean_pesq"], float)
+    assert found["clean_pesq"] > 4.5
+    change = np.asarray(found["clean_word_change"])
+    assert len(change) > 0
+    np.testing.assert_allclose(change, -1, atol=0.01)
+    assert set(np.ravel(found["clean_words"])) == {100}
+
+
+def test_attenuation_is_that_of_the_sound_after_the_first_second() -> None:
+    noise = np.random.default_rng(0).standard_normal(3 * SAMPLE_RATE).astype(np.float32) * 0.1
+
+    def late(samples: Float) -> Float:
+        out = quieter(30)(samples)
+        out[:SAMPLE_RATE] = samples[:SAMPLE_RATE]
+        return out
+
+    assert bars.noise_only(late, noise)["noise_attenuation"] == pytest.approx(30, abs=0.1)
+
+
+def test_a_lost_upper_half_of_a_telephone_band_is_found() -> None:
+    noise = np.random.default_rng(0).standard_normal(2 * SAMPLE_RATE).astype(np.float32) * 0.1
+
+    def dull(samples: Float) -> Float:
+        spectrum = np.fft.rfft(samples)
+        spectrum[2800 * len(samples) // SAMPLE_RATE :] *= 0.1
+        return np.fft.irfft(spectrum, len(samples)).astype(np.float32)
+
+    assert bars.narrow_speech(quieter(0), noise) == pytest.approx({"band_8": 0, "band_16": 0}, abs=1e-3)
+    found = bars.narrow_speech(dull, noise)
+    assert found["band_8"] == pytest.approx(20, abs=1)
+    assert found["band_16"] == pytest.approx(20, abs=1)
+
+
+def test_the_level_does_not_matter_to_what_scales(clean: Float, noisy: Float) -> None:
+    part = slice(0, 5 * SAMPLE_RATE)
+
+    def gate(samples: Float) -> Float:
+        return np.where(np.abs(samples) > 0.01, samples, np.float32(0))
+
+    noise = (noisy - clean)[part]
+    assert bars.quiet_speech(quieter(3), clean[part], noise)["quiet_level"] == pytest.approx(0, abs=1e-3)
+    found = bars.quiet_speech(gate, clean[part], noise)
+    assert found["quiet_level"] > 1
+    assert found["quiet_pesq"] > 0.1
+
+
+def test_without_the_comb_there_are_no_strengths() -> None:
+    enhance, without = (bars.suppressor(None, comb=comb) for comb in (True, False))
+    found = bars.machine(enhance, without, np.random.default_rng(0))
+    assert found["machine_attenuation"] > 3
+    assert found["comb_machine"] != 0
+    assert bars.machine(without, without, np.random.default_rng(0))["comb_machine"] == 0
+
+
+@pytest.mark.parametrize(
+    ("heard", "errors"), [("a b c", 0), ("a c", 1), ("a x c", 1), ("a b c d", 1), ("", 3), ("c b a", 2)]
+)
+def test_word_errors_are_the_fewest_edits(heard: str, errors: int) -> None:
+    assert word_errors(["a", "b", "c"], heard.split()) == errors
+
+
+def test_the_table_tells_what_is_reached() -> None:
+    rows = [
+        {"noise_attenuation": 20.0, "clean_sig": 0.0, "clean_words": [100.0, 0.0]},
+        {"noise_attenuation": 30.0, "clean_sig": 0.2, "clean_words": [100.0, 100.0]},
+        {"noise_attenuation": 31.0, "words": 3, "wer": -1, "wer_noisy": 2},
+        {"words": 1, "wer": 0, "wer_noisy": 0},
+    ]
+    lines = {line[:72].strip(): line[72:].split() for line in table(rows).splitlines()[1:]}
+    assert lines["noise only: attenuation, median"] == ["30.0", "dB", "≥", "25", "dB", "reached"]
+    assert lines["clean speech: fall of SIG"] == ["0.100", "≤", "0.05", "missed"]
+    assert lines["clean speech: words whose first 100 ms are within 1.5 dB"][0] == "75.0"
+    assert lines["the same, noisy"] == ["50.0", "%"]
+    assert len(lines) == 5
+
+
+def test_the_command_measures_held_out_recordings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = ["file,kind,split,bandwidth_hz"]
+    for name, kind in (("clean", "speech"), ("noise", "noise")):
+        (tmp_path / f"{name}.flac").write_bytes((RECORDINGS / f"{name}.flac").read_bytes())
+        rows.append(f"{name}.flac,{kind},valid,20000")
+    (tmp_path / "manifest.csv").write_text("\n".join(rows))
+    target = tmp_path / "bars.csv"
+    assert main(["bars", str(tmp_path), "--count", "1", "--jobs", "1", "-q", "--csv", str(target)]) == 0
+    assert "clean speech: PESQ-WB" in capsys.readouterr().out
+    with target.open(encoding="utf-8") as file:
+        measures = {row["measure"] for row in csv.DictReader(file)}
+    assert {"noise_attenuation", "band_8", "quiet_pesq", "comb_pesq"} <= measures

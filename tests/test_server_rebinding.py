@@ -1,0 +1,81 @@
+"""Callers whose address changes in the middle of a call."""
+
+import asyncio
+import logging
+import socket
+from typing import Any
+
+import aioice
+import numpy as np
+import pytest
+from aiortc import RTCPeerConnection
+from calling import TIMEOUT, packets, serving, until
+from numpy.typing import NDArray
+
+from server.loadtest.caller import Caller
+from server.media import rebinding
+from server.weather.conditions import Weather
+from server.weather.relay import Relay
+
+BEGIN = 1.0  # s after the first packet
+
+
+def ice_of(connection: RTCPeerConnection) -> aioice.Connection:
+    (transceiver,) = connection.getTransceivers()
+    return transceiver.receiver.transport.transport._connection
+
+
+async def test_a_call_goes_on_from_another_address(noisy: NDArray[np.float32]) -> None:
+    speech = (noisy * 32768).astype(np.int16)
+    relay = Relay(Weather(rebind=True, begin=BEGIN), "1")
+    async with serving() as server, Caller(server.url, speech, relay=relay) as caller:
+        call = server.calls.get(caller.id)
+        before = ice_of(call._connection)._nominated[1].remote_addr
+        await until(lambda: call._rebinding is not None and call._rebinding.moves == 1, "the server follows")
+        assert ice_of(call._connection)._nominated[1].remote_addr != before
+        await packets(caller, 100)
+        assert call._rebinding is not None
+        assert call._rebinding.moves == 1
+        report = await (await server.http.get(f"/calls/{caller.id}")).json()
+        assert report["state"] == "connected"
+
+
+async def test_a_stranger_moves_nobody(noisy: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sends what looks like audio, and answers the server's question as well as it can without the passwords."""
+    monkeypatch.setattr(rebinding, "ASKED_EVERY", 0.0)
+    loop = asyncio.get_running_loop()
+    speech = (noisy * 32768).astype(np.int16)
+    async with serving() as server, Caller(server.url, speech) as caller:
+        call = server.calls.get(caller.id)
+        pair = ice_of(call._connection)._nominated[1]
+        with socket.socket(type=socket.SOCK_DGRAM) as stranger:
+            stranger.setblocking(False)
+            stranger.bind((pair.local_addr[0], 0))
+            for _ in range(3):
+                await loop.sock_sendto(stranger, b"\x80\x6f" + bytes(50), pair.local_addr)
+                async with asyncio.timeout(TIMEOUT):
+                    asked, _ = await loop.sock_recvfrom(stranger, 2000)
+                question = aioice.stun.parse_message(asked)
+                answer = aioice.stun.Message(
+                    message_method=aioice.stun.Method.BINDING,
+                    message_class=aioice.stun.Class.RESPONSE,
+                    transaction_id=question.transaction_id,
+                )
+                answer.attributes["XOR-MAPPED-ADDRESS"] = pair.local_addr
+                answer.add_message_integrity(b"a guess")
+                await loop.sock_sendto(stranger, bytes(answer), pair.local_addr)
+        await packets(caller, 20)
+        assert ice_of(call._connection)._nominated[1] is pair
+        assert call._rebinding is not None
+        assert call._rebinding.moves == 0
+
+
+class Other:
+    _connection: Any = object()
+
+
+def test_another_aioice_is_left_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert rebinding.install(Other()) is None  # type: ignore[arg-type]
+    assert aioice.__version__ in caplog.text
+    assert "_nominated" in caplog.text

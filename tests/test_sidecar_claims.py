@@ -1,0 +1,74 @@
+"""Who enhances whom, as each sidecar finds by itself."""
+
+from itertools import permutations
+
+import pytest
+
+from server.sidecar.backoff import Backoff
+from server.sidecar.claims import (
+    GRACE,
+    beaten,
+    enhanced_feed,
+    patience,
+    sidecar_display,
+    twin_description,
+    twin_display,
+)
+
+NAMES = ["one", "two", "three", "four"]
+FEEDS = range(1_000, 2_000)
+
+
+def first_of(feed: int, names: list[str]) -> str:
+    """The sidecar among ``names`` whose turn it is, as all of them find."""
+    displays = ["Alice", "", *map(sidecar_display, names)]
+    waits = {name: patience(name, feed, displays, newcomer=False) for name in names}
+    assert sorted(waits.values()) == [GRACE * place for place in range(len(names))]
+    return min(waits, key=lambda name: waits[name])
+
+
+def test_all_agree_on_one_order_and_each_gets_its_share() -> None:
+    shares = [first_of(feed, NAMES) for feed in FEEDS]
+    assert all(200 < shares.count(name) < 300 for name in NAMES)
+
+
+def test_who_leaves_takes_only_its_own_publishers_along() -> None:
+    before = {feed: first_of(feed, NAMES) for feed in FEEDS}
+    after = {feed: first_of(feed, NAMES[1:]) for feed in FEEDS}
+    moved = {before[feed] for feed in FEEDS if before[feed] != after[feed]}
+    assert moved == {NAMES[0]}
+
+
+def test_who_comes_later_waits_longer_than_who_was_there_and_alone_not_at_all() -> None:
+    displays = [sidecar_display(name) for name in NAMES]
+    for feed in range(20):
+        waits = [patience(name, feed, displays, newcomer=n > 1) for n, name in enumerate(NAMES)]
+        assert len(set(waits)) == len(NAMES)  # whoever of them is new: never two at a time
+        assert min(waits[2:]) > 0
+        for newcomer in (False, True):
+            assert patience("one", feed, ["Alice", "", sidecar_display("one")], newcomer) == 0
+            assert patience("one", feed, [], newcomer) == 0  # not listed yet
+
+
+@pytest.mark.parametrize("twins", [(5, 77, 123), ("a", "b", "cc"), (9, 10, 11)])
+def test_of_any_twins_exactly_the_lowest_stays(twins: tuple[int | str, ...]) -> None:
+    for order in permutations(twins):
+        assert [twin for twin in order if not beaten(twin, order)] == [twins[0]]
+
+
+def test_twins_tell_whom_they_are_of_and_people_are_none() -> None:
+    assert enhanced_feed(twin_description(4711)) == "4711"
+    assert enhanced_feed(twin_description("of all")) == "of all"
+    assert all(
+        enhanced_feed(text) is None for text in ("", "microphone", "see percepnet: enhanced audio of 5")
+    )
+    assert twin_display("Alice") == "Alice (enhanced)"
+    assert twin_display("") == "(enhanced)"
+
+
+def test_pauses_grow_to_a_limit_and_differ() -> None:
+    backoff = Backoff(shortest=1, longest=8)
+    pauses = [backoff.next() for _ in range(8)]
+    for pause, due in zip(pauses, [1, 2, 4, 8, 8, 8, 8, 8], strict=True):
+        assert due / 2 <= pause <= due
+    assert len(set(pauses)) == 8
