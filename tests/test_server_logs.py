@@ -11,9 +11,9 @@ import pytest
 from calling import TIMEOUT
 from test_server_workers import served
 
+from percepnet import Enhancer
 from server import logs
-from server.controls import Controls
-from server.fallback import Fallback
+from server.engine import Engine
 from server.loadtest.caller import Caller
 
 SILENCE = np.zeros(960, np.int16)
@@ -77,25 +77,23 @@ def test_json_has_the_traceback_and_nothing_that_was_attached(lines: io.StringIO
         assert list(json.loads(line)) == fields
 
 
-def test_the_engine_tells_whose_enhancement_failed(lines: io.StringIO) -> None:
-    class Broken:
-        latency_samples = 1440
+def test_the_engine_tells_whose_enhancement_failed(
+    lines: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise RuntimeError("broken")
 
-        def set(self, stream: int, **changes: object) -> None: ...
-
-        def reset(self, stream: int) -> None: ...
-
-        def process(self, x: object, streams: object) -> None:
-            raise RuntimeError("broken")
-
-    fallback = Fallback(Broken(), 2)  # type: ignore[arg-type]
-    for stream in (0, 1):
-        fallback.renew(stream, Controls().as_changes(), f"0.call-{stream}")
-    fallback.process([0, 1], np.zeros((2, 960), np.float32))
-    said = lines.getvalue()
-    assert said.count("its enhancement failed") == 2
-    assert "0.call-0" in said
-    assert "0.call-1" in said
+    enhancer = Enhancer(streams=2)
+    monkeypatch.setattr(enhancer, "process", broken)
+    engine = Engine(enhancer, streams=2)
+    for number in (0, 1):
+        with logs.about(f"0.call-{number}"):
+            engine.open(lambda time, samples: None).submit(0, np.zeros(960, np.float32))
+    assert engine.work()
+    said = [line for line in lines.getvalue().splitlines() if "its enhancement failed" in line]
+    assert len(said) == 2
+    assert "0.call-0" in said[0]
+    assert "0.call-1" in said[1]
 
 
 async def test_a_servers_lines_are_json_with_the_call_and_without_secrets(
