@@ -44,11 +44,14 @@ PACKETS: Final = (
     ("lost", "RTP packets given up as lost."),
     ("late", "RTP packets that came after they were given up."),
     ("duplicate", "RTP packets that came twice."),
+    ("reordered", "RTP packets that came behind one that was sent later."),
+    ("stray", "RTP packets far out of the sequence."),
     ("recovered", "Lost packets restored from the redundancy of the next."),
     ("concealed", "Lost packets whose audio was guessed."),
     ("undecodable", "RTP packets that held no audio."),
     ("dropped", "Packets of 20 ms that full queues pushed out."),
-    ("shed", "Packets of 20 ms sent dry for lack of time."),
+    ("shed", "Packets of 20 ms sent dry because the call was shed."),
+    ("passed", "Packets of 20 ms sent dry past an engine that took too long."),
 )
 PROCESS_COUNTERS: Final = (("percepnet_cpu_seconds", "Processor time since start.", "cpu_s"),)
 PROCESS_GAUGES: Final = (

@@ -9,7 +9,7 @@ from whip_peers import listening, publishing
 
 from server.figures import Histogram
 from server.loadtest.caller import Caller
-from server.metrics import Figures
+from server.metrics import PACKETS, Figures
 from server.totals import Totals
 
 SILENCE = np.zeros(960, np.int16)
@@ -36,10 +36,13 @@ async def test_a_scrape_has_what_calls_did_and_keeps_it_when_they_end() -> None:
         async with Caller(server.url, SILENCE) as caller:
             await packets(caller, 20)
             during = await scraped(server)
+            stats = await (await server.http.get("/stats")).json()
             body = {"sdp": caller.connection.localDescription.sdp, "type": "offer"}
             assert (await server.http.post("/offer", json=body)).status == 503
         await until(lambda: not len(server.calls), "the call is freed")
         after = await scraped(server)
+    shown = {name for name, _ in PACKETS}
+    assert set(stats["workers"][0]["packets"]) - {"in", "out"} == shown  # none is forgotten
     assert before["percepnet_packets_total:in"] == before["percepnet_calls"] == 0
     assert (during["percepnet_calls"], after["percepnet_calls"]) == (1, 0)
     assert during["percepnet_packets_received_total"] >= during["percepnet_packets_total:out"] >= 20
