@@ -113,7 +113,7 @@ def there(pid: int) -> bool:
 
 async def test_calls_are_shared_and_each_is_found_by_its_id() -> None:
     async with (
-        served("--workers", "2", "--max-calls", "3") as server,
+        served("--workers", "2", "--max-calls", "3", "--rated-calls", "8") as server,
         Caller(server.url, SILENCE) as one,
         Caller(server.url, SILENCE) as two,
     ):
