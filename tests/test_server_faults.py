@@ -287,10 +287,8 @@ async def test_a_clock_that_jumps_is_nobodys_clock(
                 return now() + timedelta(hours=hours)
 
             monkeypatch.setattr(time, "time", lambda hours=hours: wall() + 3600 * hours)
-            for module in [module for module in sys.modules.values() if module is not None]:
-                if getattr(module, "current_datetime", None) is not None and module.__name__.startswith(
-                    "aiortc"
-                ):
+            for name, module in list(sys.modules.items()):
+                if name.startswith("aiortc") and hasattr(module, "current_datetime"):
                     monkeypatch.setattr(module, "current_datetime", moved)
             await packets(caller, 60)  # and receiver reports, which aiortc stamps with it
             report = await (await server.http.get(f"/calls/{caller.id}")).json()
