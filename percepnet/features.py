@@ -14,6 +14,9 @@ FEATURES: Final = 2 * BANDS + 2
 _FLOOR: Final = np.float32(1e-9)  # energy per bin of a frame at about −110 dBFS
 _ATTACK: Final = np.float32(0.1)  # per hop: the reference follows a louder signal within 100 ms,
 _RELEASE: Final = np.float32(0.003)  # and a quieter one within 3 s
+_BEHIND: Final = np.float32(
+    1.5
+)  # 15 dB, the most that it is behind; else the first word of a call fills all bands
 SPEECH_BANDS: Final = slice(2, 28)  # 200 Hz … 11 kHz carry the level reference: no hum, no DC
 
 _COUNT: Final = np.float32(SPEECH_BANDS.stop - SPEECH_BANDS.start)
@@ -45,7 +48,8 @@ def features(
     np.copyto(reference, loudness[:, 0], where=np.isnan(reference))
     for hop in range(hops):
         change = loudness[:, hop] - reference
-        reference += np.maximum(_ATTACK * change, _RELEASE * change)  # the attack where it rises
+        step = np.maximum(_ATTACK * change, _RELEASE * change)  # the attack where it rises
+        reference += np.maximum(step, change - _BEHIND)
         loudness[:, hop] = reference
     levels -= loudness[..., None]
     np.minimum(np.maximum(levels, -6, out=levels), 3, out=levels)

@@ -238,3 +238,11 @@ def test_steps_around_sleep_that_raise_can_be_repeated(first: Float, word: Float
             out = enhancer.process(x, streams=[0])
         np.testing.assert_allclose(out, untroubled.process(x, streams=[0]), atol=1e-6)
         assert (enhancer.asleep == untroubled.asleep).all()
+
+
+def test_the_first_word_of_a_call_is_not_held_back(word: Float) -> None:
+    """After silence nothing tells how loud the caller will be; the level reference must not take long to learn it."""
+    for seconds in (0.5, 1.5, 5):
+        out = Enhancer().process(np.concatenate([silence(seconds), word])[None])[0]
+        beginning = slice(-len(word) + LATENCY + 2 * HOP, -len(word) + LATENCY + 12 * HOP)  # its first 100 ms
+        assert level(out[beginning]) > level(word[2 * HOP : 12 * HOP]) - 6

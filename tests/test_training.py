@@ -176,6 +176,13 @@ def test_a_run_of_another_topology_is_not_gone_on_with(data: Path, tmp_path: Pat
     assert main([*command, "--preset", "toy"]) == 1
 
 
+def test_mixtures_of_another_version_are_refused(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "valid").mkdir()
+    np.save(tmp_path / "valid" / "00000.npy", np.zeros((1, 1, shards.COLUMNS - 1), np.float16))
+    with pytest.raises(ValueError, match="take another --cache"):
+        shards.produce(data, tmp_path, "valid", shards.HOURS)
+
+
 def test_mixtures_command_writes_the_same_set_again(data: Path, tmp_path: Path) -> None:
     sets = []
     for name in ("a", "b"):

@@ -99,8 +99,8 @@ def produce(
 ) -> None:
     """Write the shards ``first, first + step, …`` up to ``hours`` of audio to ``cache/split``, while ``wanted()``.
 
-    Those that are there already stay as they are. ``endless`` goes on with new numbers, and each new shard then
-    takes the place of the oldest.
+    Those that are there already stay as they are; ValueError if another version made them. ``endless`` goes on with
+    new numbers, and each new shard then takes the place of the oldest.
     """
     corpus = Corpus(folder, cache, split)
     target = cache / split
@@ -116,6 +116,10 @@ def produce(
             shard = make_shard(Mixer(corpus, HOPS * HOP, seed=number + (10**6 if split == "valid" else 0)))
             np.save(partial, shard)
             partial.replace(path)
+        elif (columns := np.load(path, mmap_mode="r").shape[-1]) != COLUMNS:
+            raise ValueError(
+                f"{path} has {columns} columns; this version has {COLUMNS}: take another --cache"
+            )
         if endless:
             for old in paths(target)[:-kept]:
                 old.unlink(missing_ok=True)
