@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCRtpSender
 from aiortc.codecs import CODECS
-from av import AudioFrame, Packet
+from av import AudioFrame, Packet, VideoFrame
 
 from server.media import sender
-from server.media.opus import OpusOptions
+from server.media.opus import Encoded, OpusOptions, encoded
 
 OPUS, G722, PCMU, PCMA = CODECS["audio"]
 
@@ -69,13 +69,25 @@ async def test_a_sender_that_is_turned_off_takes_frames_and_sends_nothing(sendin
 async def test_a_track_of_another_kind_is_refused(
     sending: RTCRtpSender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def packet(self: Tone) -> Packet:
-        return Packet(b"opus")
+    async def picture(self: Tone) -> VideoFrame:
+        return VideoFrame(16, 16)
+
+    monkeypatch.setattr(Tone, "recv", picture)
+    sender.install(sending, OpusOptions())
+    with pytest.raises(TypeError, match="not VideoFrame"):
+        await sending._next_encoded_frame(OPUS)
+
+
+async def test_what_a_track_gives_encoded_is_sent_as_it_is(
+    sending: RTCRtpSender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def packet(self: Tone) -> Encoded:
+        return encoded(b"opus", 1920, -20)
 
     monkeypatch.setattr(Tone, "recv", packet)
     sender.install(sending, OpusOptions())
-    with pytest.raises(TypeError, match="not Packet"):
-        await sending._next_encoded_frame(OPUS)
+    frame = await sending._next_encoded_frame(OPUS)
+    assert (frame.payloads, frame.timestamp, frame.audio_level) == ([b"opus"], 1920, -20)
 
 
 async def _other_parameters(codec: object, more: object) -> None: ...
