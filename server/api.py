@@ -9,7 +9,8 @@ from aiohttp import web
 
 from . import iceservers, metrics, overview, whip
 from .access import public
-from .calls import Call, Calls, TooManyCalls
+from .call import Call, TooManyCalls
+from .calls import Calls
 from .config import Config
 from .controls import checked
 from .edge import admitted, answers, body

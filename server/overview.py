@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .calls import Call
+from .call import Call
 
 
 def line(call: Call) -> dict[str, object]:

@@ -15,7 +15,8 @@ from aiortc import RTCIceCandidate
 from aiortc.sdp import candidate_from_sdp
 
 from . import iceservers
-from .calls import Call, Calls, TooManyCalls
+from .call import Call, TooManyCalls
+from .calls import Calls
 from .config import Config
 from .edge import admitted, body
 from .offer import MOST_ALIKE, Offer, OfferError, check_candidate, is_name

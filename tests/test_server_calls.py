@@ -502,7 +502,7 @@ async def test_calls_need_no_threads_of_their_own(speech: Pcm) -> None:
 
 
 def test_each_call_has_an_id_that_cannot_be_guessed() -> None:
-    from server.calls import Call
+    from server.call import Call
     from server.config import Config
 
     async def ids() -> set[str]:

@@ -18,7 +18,7 @@ from aiortc.sdp import SessionDescription
 from calling import Server, packets, serving, until
 from fuzz_datagrams import binding
 
-from server.calls import MOST_CHANNELS
+from server.call import MOST_CHANNELS
 from server.loadtest.caller import Caller
 from server.loadtest.wire import Tape, Wire
 from server.media import guard

@@ -1,0 +1,289 @@
+"""A call's life in one place, from the offer until all it held is given back."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from typing import Any, Final
+
+from aiortc import (
+    MediaStreamTrack,
+    RTCConfiguration,
+    RTCDataChannel,
+    RTCIceCandidate,
+    RTCIceServer,
+    RTCPeerConnection,
+    RTCSessionDescription,
+)
+
+from . import iceservers
+from .advertise import advertised
+from .config import Config
+from .control import ControlChannel
+from .controls import Changes
+from .engine import Engine
+from .frames import Layout
+from .media import association, closing, guard, opus, rebinding, receiver, sender
+from .media.ports import PortRange
+from .offer import Offer, OfferError
+from .rooms import Alone, Seat
+from .totals import Totals
+from .track import EnhancedTrack
+
+FIGURES_INTERVAL: Final = 0.2  # s between live figures on the data channel
+MOST_CHANNELS: Final = 16  # data channels that a caller may open; one is of use
+CLOSING_TIME: Final = 5.0  # s that the end of a call waits for its connection to close
+FULL_TIME: Final = 5  # s after which a caller who found the server full may try again
+
+logger = logging.getLogger(__name__)
+_closing: set[asyncio.Task[None]] = set()  # of calls that have ended
+
+
+class TooManyCalls(Exception):
+    """No room for a call, or no time; in ``retry_after`` s there may be."""
+
+    def __init__(self, text: str, retry_after: int = FULL_TIME) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+
+
+class Call:
+    """One caller's connection. :meth:`open` makes it, :meth:`close` ends it; one task owns all between."""
+
+    def __init__(self, config: Config, engine: Engine, worker: int = 0, seat: Seat | None = None) -> None:
+        self.id = f"{worker}.{secrets.token_urlsafe(16)}"  # tells the front where the call is
+        self.seat = seat or Alone()
+        self.etag = f'"{secrets.token_hex(8)}"'  # of its ICE session, which never restarts
+        self.remote_ufrag = ""
+        self.answer: RTCSessionDescription | None = None
+        self._config = config
+        self._engine = engine
+        self._began = time.monotonic()
+        self._track: EnhancedTrack | None = None
+        self._reception: receiver.Reception | None = None
+        self._rebinding: rebinding.Rebinding | None = None
+        self._encoding: opus.OpusOptions | None = None  # None: aiortc's own
+        self._guard: guard.Guard | None = None
+        self._channel: ControlChannel | None = None
+        self._channels = 0  # that the caller has opened
+        self._connected = asyncio.Event()
+        self._ended = asyncio.Event()
+        servers = [RTCIceServer(s.url, s.username, s.credential) for s in iceservers.of(config)]
+        # An empty list asks no server; without one, aiortc asks a public STUN server.
+        self._connection = RTCPeerConnection(RTCConfiguration(iceServers=servers))
+        self._connection.on("connectionstatechange", self._on_state)
+        self._connection.on("datachannel", self._on_channel)
+
+    def __str__(self) -> str:
+        return self.id[:8]  # for logs: who knows the whole id may turn and end the call
+
+    async def open(self, offer: Offer) -> None:
+        """Answer the offer; on any failure the call has given back all it took."""
+        self.remote_ufrag = offer.ufrag
+        try:
+            self._connection.on("track", lambda source: self._on_track(source, offer))
+            await self._connection.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
+            if offer.direction == "recvonly":
+                self._encoded(offer)
+                self._hear(self.seat.take(None))
+            elif self._track is None:
+                raise OfferError("sdp: the audio section offers no track")
+            await self._gather()
+        except BaseException:
+            await self._free()
+            raise
+        answer = self._connection.localDescription
+        if self._encoding is not None:
+            parameters = self._config.opus.fmtp(sent=self._encoding)
+            answer = RTCSessionDescription(opus.described(answer.sdp, parameters), answer.type)
+        if self._config.advertise_address is not None:
+            sdp = advertised(answer.sdp, self._config.advertise_address)
+            answer = RTCSessionDescription(sdp, answer.type)
+        self.answer = answer
+
+    async def _gather(self) -> None:
+        """Open the sockets of the call, and put its answer together."""
+        ports = PortRange(self._config.udp_ports) if self._config.udp_ports is not None else None
+        answer = await self._connection.createAnswer()
+        # Gathering ends by itself after 5 s; a timeout here would cancel it, and it would lose its sockets.
+        with ports.binding() if ports is not None else contextlib.nullcontext():
+            await self._connection.setLocalDescription(answer)
+        (transceiver,) = self._connection.getTransceivers()
+        dtls = transceiver.receiver.transport
+        if ports is not None and ports.exhausted and not dtls.transport.iceGatherer.getLocalCandidates():
+            raise TooManyCalls(f"no UDP port of {ports} is free")
+        self._rebinding = rebinding.install(dtls.transport)
+        self._guard = guard.install(dtls)
+        data = self._connection.sctp
+        if data is not None:
+            association.install(data)
+            if data.transport is not dtls:  # not bundled
+                guard.install(data.transport)
+
+    async def live(self) -> None:
+        """Wait for the end of the call, push its figures meanwhile, and free what it held."""
+        try:
+            if not await self._happens(self._connected, self._config.connect_timeout):
+                logger.info("did not connect")
+                return
+            end = self._began + self._config.max_call_time
+            while not await self._happens(self._ended, min(FIGURES_INTERVAL, end - time.monotonic())):
+                if (reason := self._overdue(end)) is not None:
+                    logger.info("ends: it %s", reason)
+                    return
+                if self._channel is not None:
+                    self._channel.push(self.report())
+        finally:
+            await self._free()
+            logger.info("ended after %.1f s", time.monotonic() - self._began)
+
+    def end(self) -> None:
+        """Ask :meth:`live` to come to its end."""
+        self._ended.set()
+        self._connected.set()
+
+    def turn(self, changes: Changes) -> None:
+        """Turn controls; heard from the next packet. ValueError if the caller only listens."""
+        if self._track is None:
+            raise ValueError("a listener has no controls; its publisher has")
+        self._track.port.set(changes)
+
+    async def add_candidate(self, candidate: RTCIceCandidate | None) -> None:
+        """One more address of the caller (trickle ICE); None: that was the last."""
+        await self._connection.addIceCandidate(candidate)
+
+    def report(self) -> dict[str, object]:
+        """State, controls and figures, ready for JSON. Levels in dBFS, times in ms unless named otherwise.
+
+        A listener has no voice of its own, and so neither controls nor figures of it.
+        """
+        known: dict[str, object] = {
+            "id": self.id,
+            "role": self.seat.role,
+            "room": self.seat.room,
+            "state": self._connection.connectionState,
+            "age_s": round(time.monotonic() - self._began, 3),
+        }
+        if self._track is None:
+            return known
+        figures, port = self._track.port.figures, self._track.port
+        reception = self._reception
+        p50, p99 = self._track.delays_ms() or (None, None)
+        return known | {
+            "controls": port.controls.as_dict(),
+            "degraded": figures.degraded,
+            "enhancement": port.enhancement,
+            "datagrams": {"refused": self._guard.refused, "faults": self._guard.faults}
+            if self._guard
+            else None,
+            "packets": {
+                "in": figures.packets_in,
+                "out": figures.packets_out,
+                "dropped": figures.dropped
+                + self._track.skipped
+                + (reception.frames.dropped if reception else 0),
+                "shed": figures.shed_packets,
+                "passed": figures.passed,
+                **(reception.packets() if reception else {}),
+            },
+            "network": reception.network() if reception else None,
+            "level": {
+                "in_dbfs": round(figures.level_in_db, 1),
+                "out_dbfs": round(figures.level_out_db, 1),
+            },
+            "engine": {
+                "batch": figures.batch,
+                "wait_ms": round(figures.wait_ms, 3),
+                "step_ms": round(figures.step_ms, 3),
+            },
+            "delay": {
+                "algorithm_ms": self._engine.latency_samples / 48,
+                "server_p50_ms": p50 and round(p50, 3),
+                "server_p99_ms": p99 and round(p99, 3),
+            },
+        }
+
+    def count(self, totals: Totals) -> None:
+        """Add what the call had so far."""
+        if self._track is not None:
+            packets: Any = self.report()["packets"]
+            totals.add(packets, self._track.delay_s)
+
+    def _overdue(self, end: float) -> str | None:
+        """Why the call has to end now, if it has; ``end`` is the longest time of a call."""
+        now = time.monotonic()
+        if now >= end:
+            return "has reached the longest time of a call"
+        if self._guard is not None and now - self._guard.heard > self._config.lost_time:
+            return f"is lost: nothing has come for {self._config.lost_time:g} s"
+        listens = self.seat.direction == "recvonly"
+        if not listens and self._guard is not None and now - self._guard.spoken > self._config.idle_time:
+            return f"is idle: no audio has come for {self._config.idle_time:g} s"
+        return None
+
+    async def _happens(self, event: asyncio.Event, within: float) -> bool:
+        try:
+            async with asyncio.timeout(within):
+                await event.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _on_state(self) -> None:
+        match self._connection.connectionState:
+            case "connected":
+                self._connected.set()
+                logger.info("connected")
+            case "failed" | "closed":
+                self.end()
+
+    def _on_track(self, source: MediaStreamTrack, offer: Offer) -> None:
+        (transceiver,) = self._connection.getTransceivers()
+        self._reception = receiver.install(transceiver.receiver)
+        arrived = self._reception.arrived if self._reception is not None else lambda time: None
+        encoding = self._encoded(offer)
+        # Where aiortc encodes for us: its encoder makes mono into stereo 3 dB too low.
+        layout: Layout = "stereo" if encoding is None or encoding.stereo else "mono"
+        self._track = EnhancedTrack(source, self._engine, offer.controls, arrived, layout)
+        self._hear(self.seat.take(self._track))
+
+    def _encoded(self, offer: Offer) -> opus.OpusOptions | None:
+        """How the enhanced voice is to be encoded by us; None if by aiortc."""
+        (transceiver,) = self._connection.getTransceivers()
+        encoding = self.seat.encoding or self._config.opus.for_peer(offer.opus)
+        if sender.install(transceiver.sender, encoding):
+            self._encoding = encoding
+        return self.seat.encoding or self._encoding
+
+    def _hear(self, voice: MediaStreamTrack | None) -> None:
+        if voice is not None:
+            self._connection.addTrack(voice)
+
+    def _on_channel(self, channel: RTCDataChannel) -> None:
+        self._channels += 1
+        if self._channels > MOST_CHANNELS:
+            logger.info("call %s opens data channels without end", self)
+            self.end()
+        elif channel.label == ControlChannel.LABEL and self._channel is None:
+            self._channel = ControlChannel(channel, self.turn, self.report)
+
+    async def _free(self) -> None:
+        self.end()
+        if self._rebinding is not None:
+            await self._rebinding.close()
+        closed = asyncio.create_task(closing.close(self._connection), name=f"end of call {self}")
+        _closing.add(closed)  # it is not cut off where it takes long, or sockets would stay open
+        closed.add_done_callback(_closing.discard)
+        try:
+            await asyncio.wait([closed], timeout=CLOSING_TIME)
+            if not closed.done():
+                logger.error("takes more than %g s to close", CLOSING_TIME)
+            elif not closed.cancelled() and (error := closed.exception()) is not None:
+                logger.error("did not close as it should", exc_info=error)
+        finally:
+            if self._reception is not None:
+                self._reception.close()
+            await self.seat.leave()
+            if self._track is not None:
+                await self._track.closed()
