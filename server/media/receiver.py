@@ -9,7 +9,6 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any, Final, TypeAlias
 
@@ -32,14 +31,22 @@ ARRIVALS: Final = 64  # packets whose time of arrival is remembered
 _PRIVATE: Final = "_RTCRtpReceiver__"
 _CODECS: Final = _PRIVATE + "codecs"  # by payload type
 _NEEDED: Final = ("jitter_buffer", "codecs", "decoder_queue", "decoder_thread")
-_HANDLER: Final = "_handle_rtp_packet"  # awaited for each packet
-_HANDLER_PARAMETERS: Final = ["packet", "arrival_time_ms"]
 _WORKER: Final = "decoder_worker"  # what the decoder's thread runs
 _WORKER_PARAMETERS: Final = ["loop", "input_q", "output_q", "decode_error"]
 
 Arrival: TypeAlias = tuple[RtpPacket, RTCRtpCodecParameters, float]  # the last: time.monotonic() when it came
 
 logger = logging.getLogger(__name__)
+
+
+class SteadyTime:
+    """Stands where aiortc's receivers have the module ``time``, of which they use ``time()`` for differences only.
+
+    Of the wall clock a jump of hours becomes a jitter that no report has room for; the task of the reports dies of
+    it, and the receiver then waits for that for ever when it is to stop.
+    """
+
+    time = staticmethod(time.monotonic)
 
 
 class LatestFrames(asyncio.Queue[Any]):
@@ -208,15 +215,10 @@ def install(receiver: RTCRtpReceiver) -> Reception | None:
     missing = [name for name in _NEEDED if not hasattr(receiver, _PRIVATE + name)]
     if not isinstance(getattr(receiver.track, "_queue", None), asyncio.Queue):
         missing.append("queue of the track")
+    missing += [] if hasattr(aiortc.rtcrtpreceiver, "time") else ["time"]
     worker = getattr(aiortc.rtcrtpreceiver, _WORKER, None)
     if not callable(worker) or list(inspect.signature(worker).parameters) != _WORKER_PARAMETERS:
         missing.append(f"{_WORKER}({', '.join(_WORKER_PARAMETERS)})")
-    handle: Any = getattr(receiver, _HANDLER, None)
-    if (
-        not inspect.iscoroutinefunction(handle)
-        or list(inspect.signature(handle).parameters) != _HANDLER_PARAMETERS
-    ):
-        missing.append(f"{_HANDLER}({', '.join(_HANDLER_PARAMETERS)})")
     if missing:
         logger.warning(
             "aiortc %s is not built like %s, which our jitter buffer was made for (no %s): it keeps its own",
@@ -229,18 +231,5 @@ def install(receiver: RTCRtpReceiver) -> Reception | None:
     setattr(receiver, _PRIVATE + "jitter_buffer", reception)
     setattr(receiver, _PRIVATE + "decoder_queue", reception.decoder_queue)
     receiver.track._queue = reception.frames  # type: ignore[attr-defined]
-    setattr(receiver, _HANDLER, _at_a_steady_time(handle))
+    aiortc.rtcrtpreceiver.time = SteadyTime  # type: ignore[attr-defined]
     return reception
-
-
-def _at_a_steady_time(handle: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-    """``handle`` with times of arrival that do not jump when somebody sets the clock.
-
-    aiortc takes them from the wall clock: a jump of hours becomes a jitter that no report has room for, its task
-    of reports dies, and the receiver then waits for that for ever when it is to stop.
-    """
-
-    async def handle_now(packet: RtpPacket, arrival_time_ms: int) -> None:
-        await handle(packet, arrival_time_ms=round(time.monotonic() * 1e3))
-
-    return handle_now
