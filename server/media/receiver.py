@@ -231,5 +231,5 @@ def install(receiver: RTCRtpReceiver) -> Reception | None:
     setattr(receiver, _PRIVATE + "jitter_buffer", reception)
     setattr(receiver, _PRIVATE + "decoder_queue", reception.decoder_queue)
     receiver.track._queue = reception.frames  # type: ignore[attr-defined]
-    aiortc.rtcrtpreceiver.time = SteadyTime  # type: ignore[attr-defined]
+    aiortc.rtcrtpreceiver.time = SteadyTime  # type: ignore[attr-defined,assignment]
     return reception
