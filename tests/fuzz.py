@@ -26,7 +26,7 @@ from fuzz_datagrams import attack
 from fuzz_offers import throw
 from tqdm import tqdm
 
-from server import calls, eventloop
+from server import call, eventloop
 from server.loadtest.caller import Caller
 
 GIVEN_BACK_IN = 10.0  # s
@@ -44,7 +44,7 @@ async def besieged(patient: bool) -> AsyncIterator[tuple[Server, Caller]]:
     """
     with (
         patch.object(aioice.ice, "get_host_addresses", lambda **_: ["127.0.0.1"]),
-        patch.object(calls, "RTCPeerConnection", Counted),
+        patch.object(call, "RTCPeerConnection", Counted),
     ):
         async with serving(max_calls=64) as server, Caller(server.url, TONE) as caller:
             async with server.http.get("/healthz") as answer:  # opens the connection that the others take

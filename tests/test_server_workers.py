@@ -238,7 +238,7 @@ async def test_a_worker_that_is_killed_takes_only_its_calls_and_is_replaced() ->
     assert re.search(
         rf"WARNING .*worker {dead} \(process {pid}\) ended by SIGKILL, and with it 1 calls", said
     )
-    assert f"INFO worker {1 - dead} server.calls: call {kept.id[:8]}: connected" in said
+    assert f"INFO worker {1 - dead} server.call: call {kept.id[:8]}: connected" in said
     assert said.count("serves on http") == 1
     assert "Traceback" not in said
 
