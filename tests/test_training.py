@@ -67,15 +67,18 @@ def test_decoded_corpus_is_the_recording(corpus: Corpus, clean: Float) -> None:
 
 def test_mixtures_are_sane_varied_and_repeatable(corpus: Corpus) -> None:
     length = 2 * SAMPLE_RATE
-    mixtures = [Mixer(corpus, length, seed=seed).draw() for seed in range(30)]
+    mixers = [Mixer(corpus, length, seed=seed) for seed in range(2)]  # each simulates its rooms, which takes long
+    mixtures = [mixer.draw() for mixer in mixers for _ in range(15)]
     for mixture in mixtures:
         assert mixture.noisy.shape == mixture.clean.shape == (length,)
         assert np.isfinite(mixture.noisy).all()
         assert np.abs(mixture.noisy).max() <= 1
     levels = [20 * np.log10(m.noisy.std() + 1e-9) for m in mixtures]
     assert np.ptp(levels) > 20
-    again = Mixer(corpus, length, seed=7).draw()
-    np.testing.assert_array_equal(again.noisy, mixtures[7].noisy)
+    again = Mixer(corpus, length, seed=0)
+    for mixture in mixtures[:3]:
+        np.testing.assert_array_equal(again.draw().noisy, mixture.noisy)
+    assert not np.array_equal(mixtures[0].noisy, mixtures[15].noisy)
 
 
 def test_some_mixtures_have_seconds_of_a_muted_microphone(corpus: Corpus) -> None:
