@@ -50,9 +50,7 @@ class PackedSpeaker(Speaker):
         return AudioStreamTrack()  # never asked for anything
 
     def prepare(self, transceiver: Any) -> None:
-        self.sender = PackedSender(
-            transceiver.sender, self.speech, self.first, jitter=0, chance=Random(self.first)
-        )
+        self.sender = PackedSender(transceiver.sender, self.speech, self.first, chance=Random(self.first))
         Wire(transceiver, self.tape)
 
     async def __aexit__(self, *error: object) -> None:

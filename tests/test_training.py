@@ -67,7 +67,9 @@ def test_decoded_corpus_is_the_recording(corpus: Corpus, clean: Float) -> None:
 
 def test_mixtures_are_sane_varied_and_repeatable(corpus: Corpus) -> None:
     length = 2 * SAMPLE_RATE
-    mixers = [Mixer(corpus, length, seed=seed) for seed in range(2)]  # each simulates its rooms, which takes long
+    mixers = [
+        Mixer(corpus, length, seed=seed) for seed in range(2)
+    ]  # each simulates its rooms, which takes long
     mixtures = [mixer.draw() for mixer in mixers for _ in range(15)]
     for mixture in mixtures:
         assert mixture.noisy.shape == mixture.clean.shape == (length,)
