@@ -11,6 +11,7 @@ from typing import Final
 from aiohttp import web
 
 from .access import is_loopback
+from .allowance import Allowance
 from .values import Network
 
 FORWARDED: Final = "X-Forwarded-For"
@@ -66,9 +67,7 @@ class AddressLimits:
         self.per_second = per_second
         self._calls_of = calls_of
         self._opening: Counter[str] = Counter()
-        self._buckets: OrderedDict[str, tuple[float, float]] = (
-            OrderedDict()
-        )  # offers left, s when that was so
+        self._allowances: OrderedDict[str, Allowance] = OrderedDict()  # those asked for last at the end
 
     @contextmanager
     def admitted(self, address: str) -> Iterator[None]:
@@ -76,9 +75,11 @@ class AddressLimits:
         if not address or is_loopback(address):
             yield
             return
-        wait = self._taken(address, time.monotonic())
-        if wait > 0:
-            raise TooMany(f"an address may make {self.per_second:g} offers a second", math.ceil(wait))
+        allowance = self._allowance(address)
+        if not allowance.take(time.monotonic()):
+            raise TooMany(
+                f"an address may make {self.per_second:g} offers a second", math.ceil(allowance.wait)
+            )
         if self._calls_of(address) + self._opening[address] >= self.most_calls:
             raise TooMany(f"an address may have {self.most_calls} calls at a time", 5)
         self._opening[address] += 1
@@ -89,13 +90,10 @@ class AddressLimits:
             if not self._opening[address]:
                 del self._opening[address]
 
-    def _taken(self, address: str, now: float) -> float:
-        """Take an offer out of the address's bucket; s until it has one, if it has none."""
-        full = max(1.0, BURST * self.per_second)
-        left, then = self._buckets.pop(address, (full, now))
-        left = min(full, left + (now - then) * self.per_second)
-        taken = left >= 1
-        self._buckets[address] = (left - 1 if taken else left, now)
-        if len(self._buckets) > MOST_REMEMBERED:
-            self._buckets.popitem(last=False)
-        return 0.0 if taken else (1 - left) / self.per_second
+    def _allowance(self, address: str) -> Allowance:
+        """Of offers."""
+        found = self._allowances.pop(address, None) or Allowance(self.per_second, BURST)
+        self._allowances[address] = found
+        if len(self._allowances) > MOST_REMEMBERED:
+            self._allowances.popitem(last=False)
+        return found

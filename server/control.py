@@ -13,8 +13,8 @@ from typing import ClassVar, Final
 
 from aiortc import RTCDataChannel
 
+from .allowance import Allowance
 from .controls import Changes, checked
-from .media.guard import Allowance
 
 MOST_ANSWERS: Final = 100.0  # a second in the long run; a slider in motion asks for 60
 LONGEST_MESSAGE: Final = 4096  # characters or bytes

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from .allowance import Allowance
+
 PER_SECOND: Final = 1.0  # lines of one place in the code in the long run
 BURST: Final = 20.0  # of them at once
 
@@ -18,18 +20,18 @@ class LogLimit(logging.Filter):
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
-        self._places: dict[
-            tuple[str, int], tuple[float, float, int]
-        ] = {}  # lines left, s when so, suppressed
+        self._places: dict[tuple[str, int], tuple[Allowance, int]] = {}  # and how many were suppressed
 
     def filter(self, record: logging.LogRecord) -> bool:
         now = self._clock()
         place = (record.pathname, record.lineno)
-        left, then, suppressed = self._places.get(place, (BURST, now, 0))
-        left = min(BURST, left + (now - then) * PER_SECOND)
-        passes = left >= 1
+        allowance, suppressed = self._places.get(place) or (
+            Allowance(PER_SECOND, BURST / PER_SECOND, now),
+            0,
+        )
+        passes = allowance.take(now)
         if passes and suppressed:
             record.msg = f"{record.getMessage()} (and {suppressed} more from here)"
             record.args = None
-        self._places[place] = (left - 1, now, 0) if passes else (left, now, suppressed + 1)
+        self._places[place] = allowance, 0 if passes else suppressed + 1
         return passes

@@ -13,11 +13,11 @@ from av import AudioFrame
 
 from percepnet.framing import Float
 
+from .allowance import Allowance
 from .controls import Controls
 from .engine import Engine
 from .figures import Histogram
 from .frames import BACKLOG_PACKETS, FrameReader, FrameWriter, Layout, Packet, cut
-from .media.guard import Allowance
 
 FASTEST: Final = (
     75.0  # packets a second of a caller in the long run, half as fast again as time; two seconds' at once

@@ -89,4 +89,4 @@ def test_memory_is_bounded(now: list[float], monkeypatch: pytest.MonkeyPatch) ->
     limits = AddressLimits(4, 5.0, lambda _: 0)
     for number in range(1000):
         offers(limits, f"198.51.100.{number}", 1)
-    assert len(limits._buckets) == 10
+    assert len(limits._allowances) == 10

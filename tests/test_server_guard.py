@@ -18,11 +18,11 @@ from aiortc.sdp import SessionDescription
 from calling import Server, packets, serving, until
 from fuzz_datagrams import binding
 
+from server.allowance import BURST, Allowance
 from server.call import MOST_CHANNELS
 from server.loadtest.caller import Caller
 from server.loadtest.wire import Tape, Wire
 from server.media import guard
-from server.media.guard import BURST
 from server.track import FASTEST, EnhancedTrack
 
 SILENCE = np.zeros(960, np.int16)
@@ -182,11 +182,11 @@ def test_what_waits_is_bounded_and_the_end_is_told() -> None:
 
 
 def test_an_allowance_is_had_again_in_time() -> None:
-    allowance = guard.Allowance(10)
+    allowance = Allowance(10)
     now = allowance._then
-    assert sum(allowance.take(now) for _ in range(100)) == 10 * guard.BURST
+    assert sum(allowance.take(now) for _ in range(100)) == 10 * BURST
     assert [allowance.take(now + 0.15) for _ in range(2)] == [True, False]
-    assert sum(allowance.take(now + 1000) for _ in range(100)) == 10 * guard.BURST
+    assert sum(allowance.take(now + 1000) for _ in range(100)) == 10 * BURST
 
 
 async def test_a_caller_whose_socket_falls_silent_is_noticed() -> None:

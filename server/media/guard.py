@@ -17,12 +17,13 @@ import aioice
 import aiortc
 from aiortc import RTCDtlsTransport
 
+from ..allowance import Allowance
+
 MADE_FOR: Final = "aiortc 1.14 to 1.16 with aioice 0.10 to 0.13"
 MOST_WAITING: Final = 512  # datagrams that aiortc has not fetched
 FROM_CALLER: Final = 600.0  # datagrams a second in the long run; audio has 50, or 400 in packets of 2.5 ms
 DTLS: Final = 100.0  # of them, DTLS: each may hold dozens of messages of a data channel, at 50 µs
 FROM_OTHERS: Final = 200.0
-BURST: Final = 2.0  # s worth of them at once, such as after the network stood still
 MOST_ADDRESSES: Final = 100  # of a caller; at each new one aioice makes checks of its own, whosever it is
 MOST_SOURCES: Final = 31  # SSRCs of a call; as many as a receiver report can name (RFC 3550, 6.4.2)
 MOST_FAULTS: Final = 1000  # of aiortc in a call; one that came without a datagram would come for ever
@@ -47,23 +48,6 @@ class Inbox(asyncio.Queue[Any]):
     def put_nowait(self, item: Any) -> None:
         if item is None or self.qsize() < MOST_WAITING:
             super().put_nowait(item)
-
-
-class Allowance:
-    """A token bucket: ``rate`` a second."""
-
-    def __init__(self, rate: float) -> None:
-        self._rate = rate
-        self._left = rate * BURST
-        self._then = time.monotonic()
-
-    def take(self, now: float) -> bool:
-        self._left = min(self._rate * BURST, self._left + (now - self._then) * self._rate)
-        self._then = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
 
 
 class Guard:
