@@ -22,8 +22,7 @@ from .calls import Calls
 from .config import Config
 from .edge import IDLE_TIME, application, application_behind_front
 from .ending import ENDING_TIME, Ending, first
-from .engine import Engine
-from .figures import LoopLag
+from .engine import running
 from .forward import Forwarding
 from .front import create_front
 from .heartbeat import BEAT
@@ -188,10 +187,7 @@ async def _engine(app: web.Application) -> AsyncIterator[None]:
     rated = config.rated_calls
     if rated is None:
         rated = await loop.run_in_executor(None, measured, enhancer)
-    lag = LoopLag(loop)
-    try:
-        engine = Engine(enhancer, streams=config.max_calls, queue_packets=config.queue_packets, lag=lag)
-        await loop.run_in_executor(None, engine.start)
+    async with running(enhancer, streams=config.max_calls, queue_packets=config.queue_packets) as engine:
         app[ENGINE] = engine
         app[CALLS] = Calls(config, engine, rated, app[WORKER])
         forwarding = Forwarding(config.forward, config.forward_token) if config.forward is not None else None
@@ -201,9 +197,6 @@ async def _engine(app: web.Application) -> AsyncIterator[None]:
         await app[CALLS].close_all()
         if forwarding is not None:
             await forwarding.close()
-        await loop.run_in_executor(None, engine.stop)
-    finally:
-        lag.stop()
 
 
 async def _close_calls(app: web.Application) -> None:

@@ -18,7 +18,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Final
 
@@ -29,7 +30,7 @@ from percepnet.framing import SAMPLE_RATE, Float
 
 from .controls import Changes, Controls
 from .fallback import Fallback
-from .figures import BatchFigures
+from .figures import BatchFigures, LoopLag
 from .frames import BACKLOG_PACKETS, PACKET, cut
 from .overload import WINDOW, Overload
 from .port import SILENCE_DB, Port, Result, Sink, deliver, nobody
@@ -47,6 +48,22 @@ logger = logging.getLogger(__name__)
 
 class EngineFull(Exception):
     """All streams of the engine are taken."""
+
+
+@asynccontextmanager
+async def running(
+    enhancer: Enhancer, *, streams: int, queue_packets: int = BACKLOG_PACKETS
+) -> AsyncIterator["Engine"]:
+    """An engine that is at work inside; how late the event loop is counts as lateness, too."""
+    loop = asyncio.get_running_loop()
+    lag = LoopLag(loop)
+    engine = Engine(enhancer, streams=streams, queue_packets=queue_packets, lag=lag)
+    try:
+        await loop.run_in_executor(None, engine.start)
+        yield engine
+    finally:
+        lag.stop()
+        await loop.run_in_executor(None, engine.stop)
 
 
 class Engine:

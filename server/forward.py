@@ -2,18 +2,17 @@
 
 import asyncio
 import logging
-import random
 from typing import Final
 
 import aiohttp
 from aiortc import RTCRtpSender
 
+from .backoff import Backoff
+from .ending import first
 from .media import closing, opus, sender
 from .rooms import Room
 from .whipclient import WhipSession, connection
 
-FIRST_PAUSE: Final = 0.5  # s before it is tried again; doubles each time
-LONGEST_PAUSE: Final = 30.0  # s
 CONNECT_TIME: Final = 15.0  # s
 ANSWER_TIME: Final = 10.0  # s
 
@@ -24,7 +23,7 @@ class Forwarding:
     """Pushes each room that somebody publishes in to ``url``, where ``{room}`` stands for its name.
 
     A publisher that goes takes the push along. A server that refuses, goes away or restarts is tried again, with
-    pauses that grow to ``LONGEST_PAUSE`` and are scattered, so that many do not come back at once.
+    the pauses of :class:`Backoff`.
     """
 
     def __init__(self, url: str, token: str | None = None) -> None:
@@ -48,19 +47,17 @@ class Forwarding:
     async def _push(self, room: Room) -> None:
         url = self._url.replace("{room}", room.name)
         timeout = aiohttp.ClientTimeout(ANSWER_TIME)
-        pause = FIRST_PAUSE
+        backoff = Backoff()
         async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as http:
             while room.published:
                 try:
-                    if await self._session(http, url, room):
-                        pause = FIRST_PAUSE
+                    await self._session(http, url, room)
                 except (OSError, TimeoutError, aiohttp.ClientError, ValueError) as error:
                     logger.warning("room %s cannot be pushed: %s", room.name, error)
-                await _any(pause * random.uniform(0.5, 1.5), room.left)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                await first(backoff.pause(), room.left.wait())
 
-    async def _session(self, http: aiohttp.ClientSession, url: str, room: Room) -> bool:
-        """One push until it or the room ends; whether it was ever connected."""
+    async def _session(self, http: aiohttp.ClientSession, url: str, room: Room) -> None:
+        """One push until it or the room ends."""
         peer, over, connected = connection(), asyncio.Event(), asyncio.Event()
 
         def changed() -> None:
@@ -78,24 +75,12 @@ class Forwarding:
         session: WhipSession | None = None
         try:
             session = await WhipSession.open(http, url, peer, self._token)
-            await _any(CONNECT_TIME, room.left, connected, over)
+            await first(room.left.wait(), connected.wait(), over.wait(), within=CONNECT_TIME)
             if connected.is_set():
                 logger.info("room %s is pushed", room.name)
-                await _any(None, room.left, over)
-            return connected.is_set()
+                await first(room.left.wait(), over.wait())
         finally:
             heard.stop()
             await closing.close(peer)
             if session is not None:
                 await session.end(http)
-
-
-async def _any(within: float | None, *events: asyncio.Event) -> None:
-    """Until one of the events is set, or so many seconds have passed."""
-    tasks = [asyncio.create_task(event.wait()) for event in events]
-    try:
-        await asyncio.wait(tasks, timeout=within, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

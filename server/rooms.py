@@ -88,7 +88,6 @@ class Rooms:
             room = self._rooms[name] = Room(name, self._encoding, self._empty)
         if room.published:
             raise RoomTaken(f"room {name!r} has a publisher; allowed is one")
-        room.published = True
         room.left.clear()
         return _Publisher(room, self.on_publish)
 
@@ -124,10 +123,14 @@ class Room:
     def __init__(self, name: str, encoding: OpusOptions, on_change: Callable[["Room"], object]) -> None:
         self.name = name
         self.voice = Broadcast(encoding)
-        self.published = False
-        self.left = asyncio.Event()  # set when its publisher has gone
+        self.left = asyncio.Event()  # set while it has no publisher
+        self.left.set()
         self.seats = 0  # of listeners
         self.on_change = on_change
+
+    @property
+    def published(self) -> bool:
+        return not self.left.is_set()
 
 
 class Pair:
@@ -159,7 +162,6 @@ class _Publisher:
         if self._room is not None:
             room, self._room = self._room, None
             await room.voice.unpublish()
-            room.published = False
             room.left.set()
             room.on_change(room)
 

@@ -7,7 +7,7 @@ restart. Controls may stand in the query: ``/whip/desk?attenuation_limit_db=20``
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
@@ -124,7 +124,7 @@ async def _offer(request: web.Request, checked: Callable[[str], Offer]) -> Offer
         raise problem(web.HTTPBadRequest, str(error)) from error
 
 
-def _candidates(fragment: str, call: Call) -> Iterator[RTCIceCandidate | None]:
+def _candidates(fragment: str, call: Call) -> list[RTCIceCandidate | None]:
     """What a fragment of SDP (RFC 8840) holds, in order; ValueError where it is none, or of other credentials."""
     lines = [line.strip() for line in fragment.splitlines() if line.strip()]
     found: list[RTCIceCandidate | None] = []
@@ -150,7 +150,7 @@ def _candidates(fragment: str, call: Call) -> Iterator[RTCIceCandidate | None]:
                 raise ValueError(f"the body must be lines of SDP, not {line[:100]!r}")
     if len(found) > MOST_ALIKE:
         raise ValueError(f"at most {MOST_ALIKE} candidates, not {len(found)}")
-    return iter(found)
+    return found
 
 
 def _candidate(text: str) -> RTCIceCandidate:

@@ -4,7 +4,7 @@ from itertools import permutations
 
 import pytest
 
-from server.sidecar.backoff import Backoff
+from server.backoff import Backoff
 from server.sidecar.claims import (
     GRACE,
     beaten,

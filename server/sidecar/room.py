@@ -5,10 +5,10 @@ import contextlib
 import logging
 from collections.abc import Callable
 
+from server.backoff import Backoff
 from server.ending import first
 from server.engine import EngineFull
 
-from .backoff import Backoff
 from .claims import beaten, enhanced_feed, patience, sidecar_display
 from .janus import Handle, JanusError, Session, SessionLost
 from .owning import finished

@@ -12,12 +12,12 @@ from aiohttp import web
 
 from percepnet import Enhancer
 from server import eventloop
+from server.backoff import Backoff
 from server.ending import Ending, first
-from server.engine import Engine
-from server.figures import LoopLag, process_figures
-from server.media import audiolevel
+from server.engine import Engine, running
+from server.figures import process_figures
+from server.media import audiolevel, libopus
 
-from .backoff import Backoff
 from .janus import BROKEN, JanusError, Session, SessionLost, session
 from .options import SidecarOptions
 from .room import Room
@@ -112,16 +112,11 @@ async def _serve(options: SidecarOptions, ending: Ending) -> None:
 async def running_engine(options: SidecarOptions) -> AsyncIterator[Engine]:
     loop = asyncio.get_running_loop()
     audiolevel.install()
+    libopus.library()  # found now, not in the first call
     streams = options.publishers
     enhancer = await loop.run_in_executor(None, lambda: Enhancer(streams=streams, model=options.model))
-    lag = LoopLag(loop)
-    engine = Engine(enhancer, streams=streams, lag=lag)
-    try:
-        await loop.run_in_executor(None, engine.start)
+    async with running(enhancer, streams=streams) as engine:
         yield engine
-    finally:
-        lag.stop()
-        await loop.run_in_executor(None, engine.stop)
 
 
 @asynccontextmanager
