@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from calling import until
 from numpy.typing import NDArray
 
 from percepnet.cli import main
@@ -111,18 +112,31 @@ class Ends:
             answer = self.relay.answered(sdp(server))
             assert offer != answer
             assert all("candidate:" not in line or " typ host" in line for line in offer.splitlines())
-            listening = [asyncio.create_task(self._serve(server)), asyncio.create_task(self._listen(caller))]
+            serving = asyncio.create_task(self._serve(server))
+            listening = asyncio.create_task(self._listen(caller))
             near = ("127.0.0.1", int(answer.split("127.0.0.1 ")[1].split()[0]))
             for packet in packets:
                 await loop.sock_sendto(caller, packet, near)
                 await asyncio.sleep(0)
             async with asyncio.timeout(TIMEOUT):
-                while not listening[1].done():  # what says that it was all may get lost, too
-                    await loop.sock_sendto(caller, LAST, near)
-                    await asyncio.wait(listening, timeout=0.02)
-            listening[0].cancel()
-            await asyncio.wait(listening)
+                await self._ended(caller, near, LAST, listening)
+                # The first end does not wait for those that were overtaken.
+                await until(lambda: not self.relay._there._waiting, "what is under way has come")
+                await self._ended(caller, near, LAST + LAST, asyncio.create_task(self._listen(caller)))
+            for task in (serving, listening):
+                task.cancel()
+            await asyncio.wait([serving, listening])
             await self.relay.close()
+
+    async def _ended(
+        self, caller: socket.socket, near: tuple[str, int], last: bytes, hearing: "asyncio.Task[bytes]"
+    ) -> None:
+        """Say ``last`` until it comes back: what says that it was all may get lost, too."""
+        while not (hearing.done() and hearing.result() == last):
+            if hearing.done():
+                hearing = asyncio.create_task(self._listen(caller))
+            await asyncio.get_running_loop().sock_sendto(caller, last, near)
+            await asyncio.wait([hearing], timeout=0.02)
 
     async def _serve(self, server: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -131,12 +145,16 @@ class Ends:
             if sender not in self.addresses:
                 self.addresses.append(sender)
             await loop.sock_sendto(server, data, sender)
-            if data != LAST:
+            if not data.startswith(LAST):
                 self.heard.append(data)
 
-    async def _listen(self, caller: socket.socket) -> None:
-        while (data := (await asyncio.get_running_loop().sock_recvfrom(caller, 2000))[0]) != LAST:
+    async def _listen(self, caller: socket.socket) -> bytes:
+        """Until somebody says that it was all; returns that."""
+        while not (data := (await asyncio.get_running_loop().sock_recvfrom(caller, 2000))[0]).startswith(
+            LAST
+        ):
             self.answered.append(data)
+        return data
 
 
 def sdp(end: socket.socket) -> str:
