@@ -13,7 +13,7 @@ from unittest.mock import patch
 import aiohttp
 import numpy as np
 from aiohttp import web
-from aiortc import RTCPeerConnection
+from aiortc import RTCConfiguration, RTCPeerConnection
 from numpy.typing import NDArray
 
 from server import engine
@@ -54,6 +54,16 @@ async def serving(standstill: float = TIMEOUT, **options: object) -> AsyncIterat
                 yield Server(url, app[CALLS], http)
         finally:
             await runner.cleanup()
+
+
+async def offered() -> dict[str, str]:
+    """An offer whose caller never connects."""
+    connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    connection.addTransceiver("audio")
+    await connection.setLocalDescription(await connection.createOffer())
+    sdp = connection.localDescription.sdp
+    await connection.close()
+    return {"sdp": sdp, "type": "offer"}
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:

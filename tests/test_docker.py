@@ -128,7 +128,6 @@ def test_compose_sets_our_containers_in_a_sandbox_and_names_files_that_exist() -
     assert grace >= int(services["server"]["environment"]["PERCEPNET_DRAIN_TIME"]) + ENDING_TIME + 2
 
 
-@pytest.mark.skipif("sidecar" not in COMMANDS, reason="no sidecar")
 def test_the_sidecars_command_line_is_understood() -> None:
     (compose,) = documents(DOCKER / "compose.yaml")
     command, *arguments = compose["services"]["sidecar"]["command"]

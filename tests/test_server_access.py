@@ -13,8 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from aiortc import RTCConfiguration, RTCPeerConnection
-from calling import Server, serving
+from calling import Server, offered, serving
 
 from percepnet.cli import main
 from server import tls
@@ -34,15 +33,6 @@ PUBLIC = {
 
 def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
-
-
-async def offer() -> dict[str, str]:
-    connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-    connection.addTransceiver("audio")
-    await connection.setLocalDescription(await connection.createOffer())
-    sdp = connection.localDescription.sdp
-    await connection.close()
-    return {"sdp": sdp, "type": "offer"}
 
 
 @pytest.fixture
@@ -102,7 +92,7 @@ async def test_every_route_but_the_page_and_its_health_needs_a_token(app: web.Ap
 
 
 async def test_a_call_is_made_heard_changed_and_ended_with_any_of_the_tokens(server: Server) -> None:
-    body = await offer()
+    body = await offered()
     async with server.http.post("/offer", json=body) as answer:
         assert answer.status == 401
     assert len(server.calls) == 0
@@ -310,7 +300,7 @@ async def test_the_command_serves_https_with_tokens(
     async with served("--workers", str(workers), *options, *limits) as server:
         assert server.url.startswith("https://127.0.0.1:")
         connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=str(cert)))
-        body = await offer()
+        body = await offered()
         async with aiohttp.ClientSession(server.url, connector=connector) as http:
 
             async def status(path: str, caller: str = "", **more: Any) -> tuple[int, Any]:

@@ -5,8 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from aiortc import RTCConfiguration, RTCPeerConnection
-from calling import Server, given_back, holdings, packets, serving, until
+from calling import Server, given_back, holdings, offered, packets, serving, until
 
 from server.engine import Engine
 from server.figures import KEPT_STEPS, BatchFigures, LoopLag
@@ -24,12 +23,7 @@ async def stats(server: Server) -> dict[str, object]:
 
 async def refused(server: Server) -> str:
     """Offer a call that must be refused as it should; returns the reason."""
-    connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-    connection.addTransceiver("audio")
-    await connection.setLocalDescription(await connection.createOffer())
-    body = {"sdp": connection.localDescription.sdp, "type": "offer"}
-    await connection.close()
-    async with server.http.post("/offer", json=body) as answer:
+    async with server.http.post("/offer", json=await offered()) as answer:
         assert answer.status == 503
         assert int(answer.headers["Retry-After"]) >= 1
         return (await answer.json())["error"]

@@ -17,8 +17,7 @@ import aiohttp
 import numpy as np
 import pytest
 from aiohttp import web
-from aiortc import RTCConfiguration, RTCPeerConnection
-from calling import PACKET, TIMEOUT, packets, serving, until
+from calling import PACKET, TIMEOUT, offered, packets, serving, until
 
 from server import app
 from server import heartbeat as heartbeat_module
@@ -87,16 +86,6 @@ async def served(*options: str, folder: Path | None = None) -> AsyncIterator[Ser
         if process.returncode is None:
             process.kill()
             await server.ended()
-
-
-async def offered() -> dict[str, str]:
-    """An offer whose caller never connects."""
-    connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-    connection.addTransceiver("audio")
-    await connection.setLocalDescription(await connection.createOffer())
-    sdp = connection.localDescription.sdp
-    await connection.close()
-    return {"sdp": sdp, "type": "offer"}
 
 
 def worker_of(id: str) -> int:

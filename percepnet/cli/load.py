@@ -99,9 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--server-options", type=shlex.split, default=[], metavar="TEXT", help="of ours, with --compare"
     )
 
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="a page of plots (.html)")
-    add_quiet(parser)
+    add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -177,6 +175,22 @@ def shown(load: Load, speech: Speech, watch: Watch | None, *, quiet: bool) -> Ru
             bar.update(min(seconds, bar.total or 0) - bar.n)
 
         return run_load(load, speech, watch, progress)
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """``--json``, ``--report``, ``--quiet``."""
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="a page of plots (.html)")
+    add_quiet(parser)
+
+
+def add_server(parser: argparse.ArgumentParser) -> None:
+    """``url`` of a server, or ``--server-options`` of one that is started, and its ``--token-file``."""
+    parser.add_argument("url", nargs="?", metavar="URL", help="of a running server (default: one is started)")
+    parser.add_argument(
+        "--server-options", type=shlex.split, default=[], metavar="TEXT", help="of the server that is started"
+    )
+    add_token(parser)
 
 
 def add_token(parser: argparse._ActionsContainer) -> None:

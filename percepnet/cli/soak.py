@@ -2,15 +2,12 @@
 
 import argparse
 import json
-import shlex
-from pathlib import Path
 from typing import Any
 
 from percepnet.bench import machine
 from percepnet.cli import FAILURE, INTERRUPTED
-from percepnet.cli.load import add_token, shown, token
+from percepnet.cli.load import add_output, add_server, shown, token
 from percepnet.cli.options import within
-from percepnet.cli.progress import add_quiet
 from server.app import static_folder
 from server.loadtest.options import Load
 from server.loadtest.speech import Speech, read
@@ -23,7 +20,7 @@ from server.weather.soak import is_flat, judge, page, summary
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``percepnet soak``."""
     seconds = within(float, 0.1, 3600)
-    parser.add_argument("url", nargs="?", metavar="URL", help="of a running server (default: one is started)")
+    add_server(parser)
     parser.add_argument("--minutes", type=within(float, 0.05, 1440), default=10.0, help="(default: 10)")
     parser.add_argument("--calls", type=within(int, 1, 1000), default=4, help="at once (default: 4)")
     parser.add_argument(
@@ -49,13 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=within(int, 0, 2**31), default=1, help="of all chance (default: 1)")
     parser.add_argument("--processes", type=within(int, 1, 64), default=1, help="of callers (default: 1)")
-    parser.add_argument(
-        "--server-options", type=shlex.split, default=[], metavar="TEXT", help="of the server that is started"
-    )
-    add_token(parser)
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="a page of plots (.html)")
-    add_quiet(parser)
+    add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:

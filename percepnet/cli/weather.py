@@ -2,15 +2,14 @@
 
 import argparse
 import json
-import shlex
 from pathlib import Path
 from typing import Any, Final
 
 from percepnet.bench import machine
 from percepnet.cli import FAILURE
-from percepnet.cli.load import ECHO, add_token, token
+from percepnet.cli.load import ECHO, add_output, add_server, token
 from percepnet.cli.options import within
-from percepnet.cli.progress import add_quiet, progress_bar
+from percepnet.cli.progress import progress_bar
 from server.app import static_folder
 from server.loadtest.speech import Speech, read
 from server.weather.conditions import ALLOWED, CALM, TABLE, Weather
@@ -32,7 +31,7 @@ ALONE: Final = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``percepnet weather``."""
-    parser.add_argument("url", nargs="?", metavar="URL", help="of a running server (default: one is started)")
+    add_server(parser)
     parser.add_argument(
         "--conditions",
         type=_conditions,
@@ -60,13 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--echo", type=Path, default=ECHO, metavar="SCRIPT", help="of the plain echo (default: the tests')"
     )
     parser.add_argument("--no-echo", action="store_true", help="only the server")
-    parser.add_argument(
-        "--server-options", type=shlex.split, default=[], metavar="TEXT", help="of the server that is started"
-    )
-    add_token(parser)
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="a page of plots (.html)")
-    add_quiet(parser)
+    add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,1 +1,17 @@
 """Plug-ins for frameworks of voice agents; each module needs the extra of its name, such as ``percepnet[pipecat]``."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def needs(package: str, name: str) -> Iterator[None]:
+    """Around the import of ``package``: where it is missing, ModuleNotFoundError tells which extra brings it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != package:
+            raise
+        raise ModuleNotFoundError(
+            f"this plug-in needs {name}: pip install 'percepnet[{package}]'", name=error.name
+        ) from error

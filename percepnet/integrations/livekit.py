@@ -20,16 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from percepnet.framing import SAMPLE_RATE
+from percepnet.integrations import needs
 from percepnet.streaming import StreamingEnhancer
 
-try:
+with needs("livekit", "LiveKit"):
     from livekit.rtc import AudioFrame, FrameProcessor
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] != "livekit":
-        raise
-    raise ModuleNotFoundError(
-        "this plug-in needs LiveKit: pip install 'percepnet[livekit]'", name=error.name
-    ) from error
 
 
 class PercepNetProcessor(FrameProcessor[AudioFrame]):

@@ -20,17 +20,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from percepnet.integrations import needs
 from percepnet.streaming import StreamingEnhancer
 
-try:
+with needs("pipecat", "Pipecat"):
     from pipecat.audio.filters.base_audio_filter import BaseAudioFilter
     from pipecat.frames.frames import FilterControlFrame, FilterEnableFrame, FilterUpdateSettingsFrame
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] != "pipecat":
-        raise
-    raise ModuleNotFoundError(
-        "this plug-in needs Pipecat: pip install 'percepnet[pipecat]'", name=error.name
-    ) from error
 
 SETTINGS: Final = ("enabled", "attenuation_limit_db", "postfilter")
 
