@@ -27,3 +27,15 @@ def noisy() -> NDArray[np.float32]:
 def clean() -> NDArray[np.float32]:
     """The speech in ``noisy``, aligned to the sample."""
     return recording("clean")
+
+
+@pytest.fixture
+def speech(noisy: NDArray[np.float32]) -> NDArray[np.int16]:
+    """``noisy`` as a caller sends it."""
+    return (noisy * 32768).astype(np.int16)
+
+
+@pytest.fixture
+def hiss() -> NDArray[np.int16]:
+    """Noise without speech, which an enhancer takes away."""
+    return np.random.default_rng(3).normal(0, 1500, 48_000).astype(np.int16)

@@ -12,8 +12,7 @@ import aiohttp
 import aioice.ice
 import numpy as np
 import pytest
-from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender
-from aiortc.sdp import SessionDescription
+from aiortc import RTCConfiguration, RTCPeerConnection
 from calling import (
     PACKET,
     TIMEOUT,
@@ -33,7 +32,7 @@ from server import call
 from server.loadtest.caller import Caller
 from server.loadtest.hearing import lag
 from server.loadtest.wire import Tape, Wire
-from server.media import closing, receiver, sender
+from server.media import closing
 from server.media.opus import LOOKAHEAD, SPEECH_LOOKAHEAD
 
 Pcm = NDArray[np.int16]
@@ -41,17 +40,6 @@ LATENCY = 1440
 ENCODERS_LOOKAHEAD = (
     SPEECH_LOOKAHEAD + LOOKAHEAD
 )  # samples; the caller's, which is aiortc's, and the server's
-
-
-@pytest.fixture
-def speech(noisy: NDArray[np.float32]) -> Pcm:
-    return (noisy * 32768).astype(np.int16)
-
-
-@pytest.fixture
-def hiss() -> Pcm:
-    """Noise without speech, which an enhancer takes away."""
-    return np.random.default_rng(3).normal(0, 1500, 48_000).astype(np.int16)
 
 
 def shift_of(sent: Pcm, heard: Pcm) -> int:
@@ -392,106 +380,6 @@ async def test_the_server_ends_with_calls_running(speech: Pcm) -> None:
         await caller.__aenter__()
     await until(lambda: caller.connection.connectionState == "closed", "the caller knows")
     await caller.hang_up()
-
-
-class Asking:
-    """A caller whose offer has these ``a=fmtp`` parameters of Opus; keeps the answer's, and packets that come."""
-
-    def __init__(self, server: Server, pcm: Pcm, monkeypatch: pytest.MonkeyPatch, parameters: str) -> None:
-        self.caller = Caller(server.url, pcm)
-        self.packets: list[bytes] = []
-        self.answered = ""
-        (transceiver,) = self.caller.connection.getTransceivers()
-        handle = transceiver.receiver._handle_rtp_packet
-        post = aiohttp.ClientSession.post
-
-        async def noted(packet: Any, arrival_time_ms: int) -> None:
-            self.packets.append(packet.payload)
-            await handle(packet, arrival_time_ms=arrival_time_ms)
-
-        def asking(session: aiohttp.ClientSession, url: str, *, json: dict[str, Any]) -> Any:
-            line = f"\\g<0>a=fmtp:96 {parameters}\r\n" if parameters else "\\g<0>"
-            return post(session, url, json={**json, "sdp": re.sub("a=rtpmap:96 .*\r\n", line, json["sdp"])})
-
-        transceiver.receiver._handle_rtp_packet = noted  # type: ignore[method-assign]
-        monkeypatch.setattr(aiohttp.ClientSession, "post", asking)
-
-    async def talk(self, count: int) -> None:
-        async with self.caller as caller:
-            await packets(caller, count)
-            session = SessionDescription.parse(caller.connection.remoteDescription.sdp)
-        self.answered = next(str(media) for media in session.media if media.kind == "audio")
-
-    @property
-    def bitrate(self) -> float:
-        return float(np.mean([8 * len(payload) for payload in self.packets]) * 50)
-
-    @property
-    def stereo(self) -> set[bool]:
-        return {bool(payload[0] & 4) for payload in self.packets}  # RFC 6716, 3.1
-
-    @property
-    def with_fec(self) -> int:
-        # Below mode 16 is SILK; after its header of VAD flags comes that of redundancy (RFC 6716, 4.2.3)
-        return sum(bool(payload[1] & 0x40) for payload in self.packets if payload[0] >> 3 < 16)
-
-
-OPUS_CALLS = [
-    ({}, "", "maxaveragebitrate=64000;stereo=0;sprop-stereo=0;useinbandfec=1;usedtx=0"),
-    (
-        {"opus_bitrate": 96000, "opus_stereo": True, "opus_fec": True, "opus_dtx": True},
-        "maxaveragebitrate=24000;stereo=0;useinbandfec=1",
-        "maxaveragebitrate=96000;stereo=1;sprop-stereo=0;useinbandfec=1;usedtx=1",
-    ),
-    (
-        {"opus_stereo": True, "opus_fec": True},
-        "stereo=1",
-        "maxaveragebitrate=64000;stereo=1;sprop-stereo=1;useinbandfec=1;usedtx=0",
-    ),
-]
-
-
-@pytest.mark.parametrize(("options", "offered", "answered"), OPUS_CALLS)
-async def test_the_answer_has_the_options_of_opus_and_the_packets_have_what_the_offer_lets_them(
-    speech: Pcm, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], offered: str, answered: str
-) -> None:
-    async with serving(**options) as server:
-        call = Asking(server, speech, monkeypatch, offered)
-        await call.talk(100)
-    assert f"a=fmtp:96 {answered}" in call.answered
-    assert call.stereo == {"sprop-stereo=1" in answered}
-    assert call.bitrate < (26_000 if "maxaveragebitrate" in offered else 68_000)
-    assert bool(call.with_fec) is ("useinbandfec=1" in offered)
-
-
-async def test_a_call_works_with_all_that_aiortc_has_of_its_own(
-    speech: Pcm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(sender, "_RESULT", "Elsewhere")
-    monkeypatch.setattr(receiver, "_WORKER", "elsewhere")
-    async with serving() as server:
-        call = Asking(server, speech, monkeypatch, "")
-        await call.talk(50)
-        heard = call.caller.heard()
-    assert "options of Opus have no effect" in caplog.text
-    assert "elsewhere" in caplog.text
-    assert "a=fmtp" not in call.answered
-    assert call.stereo == {True}
-    assert level_db(heard) > -50
-
-
-@pytest.mark.parametrize("codec", ["audio/G722", "audio/PCMU", "audio/PCMA"])
-async def test_a_caller_without_opus_is_heard(speech: Pcm, codec: str) -> None:
-    async with serving() as server:
-        caller = Caller(server.url, speech, {"enabled": False})
-        (transceiver,) = caller.connection.getTransceivers()
-        capabilities = RTCRtpSender.getCapabilities("audio").codecs
-        transceiver.setCodecPreferences([one for one in capabilities if one.mimeType == codec])
-        async with caller:
-            await packets(caller, 75)
-            heard = caller.heard()
-    assert len(set(np.diff([pts for pts, _ in caller.frames]))) == 1
-    assert level_db(heard[len(heard) // 3 :]) == pytest.approx(level_db(speech[24_000:72_000]), abs=3)
 
 
 async def test_calls_need_no_threads_of_their_own(speech: Pcm) -> None:

@@ -20,16 +20,6 @@ SDP = {"Content-Type": "application/sdp"}
 FRAGMENT = {"Content-Type": "application/trickle-ice-sdpfrag"}
 
 
-@pytest.fixture
-def speech(noisy: NDArray[np.float32]) -> Pcm:
-    return (noisy * 32768).astype(np.int16)
-
-
-@pytest.fixture
-def hiss() -> Pcm:
-    return np.random.default_rng(3).normal(0, 1500, 48_000).astype(np.int16)
-
-
 async def test_listeners_hear_the_publisher_enhanced_and_encoded_once(
     speech: Pcm, noisy: NDArray[np.float32], clean: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:

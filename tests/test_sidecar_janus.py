@@ -34,11 +34,6 @@ HEARD = 20 * 48_000  # samples; longer than anybody listens
 ENCODERS_LOOKAHEAD = SPEECH_LOOKAHEAD + LOOKAHEAD  # samples; the speaker's, which is aiortc's, and the twin's
 
 
-@pytest.fixture
-def speech(noisy: NDArray[np.float32]) -> Pcm:
-    return (noisy * 32768).astype(np.int16)
-
-
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine would turn twins dry: overload has tests on a clock of its own."""
