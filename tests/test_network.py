@@ -36,6 +36,20 @@ def test_both_topologies_export_and_agree_with_pytorch(name: str, tmp_path: Path
         assert parity(path, topology, weights)[index] < tolerance
 
 
+def test_training_may_cut_a_call_anywhere_and_go_on_with_the_state() -> None:
+    torch.manual_seed(0)
+    model, x = PercepNet(TOPOLOGIES["toy"]), torch.from_numpy(features(3, 60))
+    with torch.no_grad():
+        gain, strength, after = model(x)
+        pieces, state = [], None
+        for piece in x.split([1, 2, 3, 20, 34], dim=1):
+            *answers, state = model(piece, state)
+            pieces.append(answers)
+    for whole, cut in zip((gain, strength), zip(*pieces, strict=True), strict=True):
+        torch.testing.assert_close(torch.cat(cut, 1), whole, atol=1e-6, rtol=0)
+    torch.testing.assert_close(state, after, atol=1e-6, rtol=0)
+
+
 def test_sizes_are_those_published() -> None:
     count = {name: sum(p.numel() for p in PercepNet(t).parameters()) for name, t in TOPOLOGIES.items()}
     assert count["full"] == pytest.approx(7.96e6, rel=0.005)

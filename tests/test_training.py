@@ -67,9 +67,7 @@ def test_decoded_corpus_is_the_recording(corpus: Corpus, clean: Float) -> None:
 
 def test_mixtures_are_sane_varied_and_repeatable(corpus: Corpus) -> None:
     length = 2 * SAMPLE_RATE
-    mixers = [
-        Mixer(corpus, length, seed=seed) for seed in range(2)
-    ]  # each simulates its rooms, which takes long
+    mixers = [Mixer(corpus, length, seed=seed) for seed in range(2)]
     mixtures = [mixer.draw() for mixer in mixers for _ in range(15)]
     for mixture in mixtures:
         assert mixture.noisy.shape == mixture.clean.shape == (length,)
@@ -155,6 +153,7 @@ def test_toy_trains_resumes_and_exports_a_model_that_runs(data: Path, tmp_path: 
     assert reports[-1]["speech_loss"] < 20
 
     more = ["--topology", "toy", "--mixtures", "0.1", "--batch", "8", "--hops", "100", "--steps", "67"]
+    more += ["--threads", "2"]
     assert main(["train", *folders, *more]) == 0
     resumed = [json.loads(line) for line in log.read_text().splitlines()][-1]
     assert resumed["step"] == 67
@@ -179,6 +178,21 @@ def test_a_run_of_another_topology_is_not_gone_on_with(data: Path, tmp_path: Pat
         str(tmp_path / "cache"),
     ]
     assert main([*command, "--preset", "toy"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--hops", "300"], "--hops 300: 1000, the length of a mixture, must be a multiple of it"),
+        (["--threads", "33"], "--threads 33: from 1 to --batch, which is 32"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named(
+    options: list[str], message: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--data", str(data), "--run", str(tmp_path / "run"), *options]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_mixtures_of_another_version_are_refused(data: Path, tmp_path: Path) -> None:

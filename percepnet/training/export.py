@@ -82,23 +82,9 @@ def _in_pytorch(
     """Gains and strengths ``[B, T, 68]`` side by side, and the states after the last hop."""
     model = PercepNet(topology)
     model.load_state_dict(weights)
-    found: dict[str, Float] = {}
-    for name, module in model.named_children():
-        if isinstance(module, torch.nn.GRU):  # its state is its last output
-            module.register_forward_hook(
-                lambda _, __, output, name=name: found.update({name: output[0][:, -1].numpy()})
-            )
-        elif isinstance(
-            module, torch.nn.Conv1d
-        ):  # its state are the last inputs but the one it has just used up
-            kept = module.kernel_size[0] - 1
-            module.register_forward_hook(
-                lambda _, inputs, __, name=name, kept=kept: found.update(
-                    {name: inputs[0][..., -kept:].transpose(1, 2).numpy()}
-                )
-            )
     with torch.no_grad():
-        answers = torch.cat(model(torch.from_numpy(features)), -1).numpy()
-    if set(found) != set(states(topology)):
-        raise RuntimeError(f"the network has states {sorted(found)}, the graph {sorted(states(topology))}")
-    return answers, found
+        gain, strength, after = model(torch.from_numpy(features))
+    # hops come last in the states of convolutions, and layers first in those of GRUs
+    found = [part.transpose(1, 2) if index < 2 else part[0] for index, part in enumerate(after)]
+    named = {name: part.numpy() for name, part in zip(states(topology), found, strict=True)}
+    return torch.cat([gain, strength], -1).numpy(), named

@@ -16,7 +16,6 @@ from percepnet.training.rooms import EARLY, room_response
 
 _SPEEDS: Final = ((1, 1), (1, 1), (9, 10), (10, 9), (7, 8), (8, 7), (19, 20), (20, 19))
 _NOISE_SPEEDS: Final = (*_SPEEDS, (1, 2), (2, 3), (3, 4), (4, 3), (3, 2), (2, 1))
-_ROOMS: Final = 64  # responses that one mixer draws from
 _NYQUIST: Final = SAMPLE_RATE / 2
 
 
@@ -32,7 +31,6 @@ class Mixer:
     def __init__(self, corpus: Corpus, length: int, seed: int) -> None:
         self.corpus, self.length = corpus, length
         self.rng = np.random.default_rng(seed)
-        self.rooms = [room_response(self.rng) for _ in range(_ROOMS)]
         self._weights = {
             kind: np.array([min(r.length, 60 * SAMPLE_RATE) for r in getattr(corpus, kind)], float)
             for kind in ("speech", "noise")
@@ -46,7 +44,7 @@ class Mixer:
         speech, bandwidth = self._speech()
         wanted = speech
         if rng.random() < 0.3:
-            response = self.rooms[rng.integers(len(self.rooms))]
+            response = room_response(rng)
             wanted = fftconvolve(speech, response[:EARLY])[: self.length]
             speech = fftconvolve(speech, response)[: self.length]
         noise = self._noise()

@@ -15,6 +15,8 @@ from percepnet.features import FEATURES
 STRENGTH_UNITS: Final = 128
 SPAN: Final = (5, 3)  # hops that the two convolutions see
 
+State = list[Tensor]  # of a batch of calls, between one forward() and the next
+
 
 @dataclass(frozen=True)
 class Topology:
@@ -48,17 +50,28 @@ class PercepNet(nn.Module):
         self.strength_gru = nn.GRU(2 * units, STRENGTH_UNITS, batch_first=True)
         self.strength = nn.Linear(STRENGTH_UNITS, BANDS)
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Gains and strengths ``[B, T, 34]`` in [0, 1], from features ``[B, T, 70]`` that begin with the call."""
-        x = torch.tanh(self.dense(features)).transpose(1, 2)  # [B, dense, T]
-        x = torch.tanh(self.conv1(nn.functional.pad(x, (SPAN[0] - 1, 0))))  # [B, units, T]
-        x = torch.tanh(self.conv2(nn.functional.pad(x, (SPAN[1] - 1, 0))))  # [B, units, T]
-        conv = x.transpose(1, 2)  # [B, T, units]
-        h1, _ = self.gru1(conv)  # [B, T, units]
-        h2, _ = self.gru2(h1)  # [B, T, units]
-        h3, _ = self.gru3(h2)  # [B, T, units]
-        hg, _ = self.gain_gru(h3)  # [B, T, units]
-        hs, _ = self.strength_gru(torch.cat([h3, conv], -1))  # [B, T, STRENGTH_UNITS]
+    def new_state(self, batch: int) -> State:
+        """The state of ``batch`` calls that begin: what the convolutions look back at, and what the GRUs hold."""
+        units, like = self.topology.units, self.dense.weight
+        past = [(self.topology.dense, SPAN[0] - 1), (units, SPAN[1] - 1)]
+        return [like.new_zeros(batch, *shape) for shape in past] + [
+            like.new_zeros(1, batch, size) for size in (units, units, units, units, STRENGTH_UNITS)
+        ]
+
+    def forward(self, features: Tensor, state: State | None = None) -> tuple[Tensor, Tensor, State]:
+        """Gains and strengths ``[B, T, 34]`` in [0, 1] from features ``[B, T, 70]``, and the state after them.
+
+        Without a ``state`` the features begin with the call; with one they go on where those before it ended.
+        """
+        past1, past2, s1, s2, s3, sg, ss = self.new_state(len(features)) if state is None else state
+        x1 = torch.cat([past1, torch.tanh(self.dense(features)).transpose(1, 2)], -1)  # [B, dense, 4 + T]
+        x2 = torch.cat([past2, torch.tanh(self.conv1(x1))], -1)  # [B, units, 2 + T]
+        conv = torch.tanh(self.conv2(x2)).transpose(1, 2)  # [B, T, units]
+        h1, s1 = self.gru1(conv, s1)  # [B, T, units]
+        h2, s2 = self.gru2(h1, s2)  # [B, T, units]
+        h3, s3 = self.gru3(h2, s3)  # [B, T, units]
+        hg, sg = self.gain_gru(h3, sg)  # [B, T, units]
+        hs, ss = self.strength_gru(torch.cat([h3, conv], -1), ss)  # [B, T, STRENGTH_UNITS]
         gain = torch.sigmoid(self.gain(torch.cat([conv, h1, h2, h3, hg], -1)))  # [B, T, 34]
         strength = torch.sigmoid(self.strength(hs))  # [B, T, 34]
-        return gain, strength
+        return gain, strength, [x1[..., 1 - SPAN[0] :], x2[..., 1 - SPAN[1] :], s1, s2, s3, sg, ss]

@@ -13,11 +13,13 @@ import multiprocessing
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -27,7 +29,7 @@ from percepnet.framing import HOP, SAMPLE_RATE
 from percepnet.training import listening, shards
 from percepnet.training.corpus import Corpus
 from percepnet.training.losses import Loss, band_loss
-from percepnet.training.model import TOPOLOGIES, PercepNet
+from percepnet.training.model import TOPOLOGIES, PercepNet, State
 from percepnet.training.weights import load_weights
 
 _AVERAGED: Final = 20  # the weights that are validated and exported are averaged over this part of the run
@@ -42,6 +44,7 @@ _TOY: Final = {
     "listen_every": 60,
     "batch": 8,
     "hops": 100,
+    "threads": 1,
 }
 
 
@@ -81,9 +84,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="end after so long, if that comes before --steps"
     )
-    parser.add_argument("--batch", type=int, default=16, help="sequences in a step (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="sequences in a step (default: %(default)s)")
     parser.add_argument(
-        "--hops", type=int, default=500, help="10 ms hops in a sequence (default: %(default)s)"
+        "--hops",
+        type=int,
+        default=200,
+        help="10 ms hops of a mixture in one step; it goes on in the next (default: %(default)s)",
     )
     parser.add_argument(
         "--save-every", type=int, default=250, help="steps between checkpoints (default: %(default)s)"
@@ -100,7 +106,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=1, help="processes that make mixtures (default: %(default)s)"
     )
-    parser.add_argument("--threads", type=int, help="threads of the network's arithmetic")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="slices of a batch that are computed at once (default: %(default)s)",
+    )
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument(
         "--bf16", action="store_true", help="multiply in bfloat16: twice as fast where the CPU can"
@@ -131,10 +142,12 @@ def run(args: argparse.Namespace) -> int:
     if args.preset == "toy":
         for name, value in _TOY.items():
             setattr(args, name, value)
-    if args.hops > shards.HOPS:
-        raise ValueError(f"--hops {args.hops}: at most {shards.HOPS}, the length of a mixture")
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    if args.hops < 1 or shards.HOPS % args.hops:
+        raise ValueError(
+            f"--hops {args.hops}: {shards.HOPS}, the length of a mixture, must be a multiple of it"
+        )
+    if not 1 <= args.threads <= args.batch:
+        raise ValueError(f"--threads {args.threads}: from 1 to --batch, which is {args.batch}")
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     args.run.mkdir(parents=True, exist_ok=True)
     shards.produce(args.data, args.cache, "valid", min(1.0, args.mixtures))
@@ -211,6 +224,10 @@ class _Training:
             self.model.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=0.01
         )
         self.loss = Loss(args.gamma, args.speech_weight, args.over_weight)
+        # Slices, each on one core, for a GRU's products are too small to be shared between cores.
+        torch.set_num_threads(1)
+        self.pool = ThreadPoolExecutor(args.threads, initializer=torch.set_num_threads, initargs=(1,))
+        self.states = self._new_states()
         self.examples = listening.Examples(Corpus(args.data, args.cache, "valid"))
         self.step, self.seconds = 0, 0.0  # of training, until now
         self.checkpoint = args.run / "checkpoint.pt"
@@ -229,7 +246,7 @@ class _Training:
         began = time.monotonic() - self.seconds
         batches = self._batches()
         while self.progress < 1:
-            losses.append(self._update(next(batches).to(self.device)))
+            losses.append(self._update(*next(batches)))
             self.heard.value += self.args.batch * self.args.hops * HOP / SAMPLE_RATE / 3600
             self.seconds = time.monotonic() - began
             bar.update()
@@ -248,18 +265,20 @@ class _Training:
         """The part of the run that is done, by steps or by time."""
         return max(self.step / self.args.steps, self.seconds / (60 * self.args.minutes))
 
-    def _update(self, batch: Tensor) -> float:
+    def _update(self, batch: Tensor, begun: Tensor) -> float:
         cosine = _FINAL_RATE + (1 - _FINAL_RATE) * (0.5 + 0.5 * math.cos(math.pi * min(1, self.progress)))
         warm_up = min(1, self.progress / _WARM_UP)
         for group in self.optimiser.param_groups:
             group["lr"] = self.args.rate * warm_up * cosine
-        features, ideal = _split(batch)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16):
-            gain, strength = self.model(features)
-        gain_loss, strength_loss = band_loss(gain.float(), strength.float(), *ideal, self.loss)
-        loss = gain_loss + strength_loss
-        self.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        slices = [
+            self.pool.submit(self._gradients, rows, fresh, state)
+            for rows, fresh, state in zip(
+                batch.chunk(self.args.threads), begun.chunk(self.args.threads), self.states, strict=True
+            )
+        ]
+        losses, gradients, self.states = zip(*(part.result() for part in slices), strict=True)
+        for parameter, parts in zip(self.model.parameters(), zip(*gradients, strict=True), strict=True):
+            parameter.grad = sum(parts[1:], parts[0]) / len(parts)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
         self.optimiser.step()
         self.step += 1
@@ -267,7 +286,28 @@ class _Training:
         decay = min(span / (span + 1), self.step / (self.step + 10))
         for name, value in self.model.state_dict().items():
             self.average[name].lerp_(value, 1 - decay)
-        return float(loss.detach())
+        return float(np.mean(losses))
+
+    def _new_states(self) -> tuple[State, ...]:
+        sizes = [len(part) for part in torch.arange(self.args.batch).chunk(self.args.threads)]
+        return tuple(self.model.new_state(size) for size in sizes)
+
+    def _gradients(
+        self, batch: Tensor, begun: Tensor, state: State
+    ) -> tuple[float, tuple[Tensor, ...], State]:
+        """Loss and gradients of a slice of a step, and the state after it.
+
+        ``begun [B]``: which rows are the first of their mixture.
+        """
+        features, ideal = _split(batch.to(self.device))
+        kept = (~begun).to(self.device)[:, None, None]  # [B, 1, 1]
+        state = [part * (kept if len(part) == len(kept) else kept.transpose(0, 1)) for part in state]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16):
+            gain, strength, state = self.model(features, state)
+        gain_loss, strength_loss = band_loss(gain.float(), strength.float(), *ideal, self.loss)
+        loss = gain_loss + strength_loss
+        gradients = torch.autograd.grad(loss, list(self.model.parameters()))
+        return float(loss.detach()), gradients, [part.detach() for part in state]
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -279,30 +319,32 @@ class _Training:
         for path in paths:
             features, ideal = _split(torch.from_numpy(np.load(path)).to(self.device))
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16):
-                gain, strength = model(features)
+                gain, strength, _ = model(features)
             sums += [float(part) for part in band_loss(gain.float(), strength.float(), *ideal, self.loss)]
         gain_loss, strength_loss = sums / len(paths)
         return {"valid_gain": float(gain_loss), "valid_strength": float(strength_loss)}
 
-    def _batches(self) -> Iterator[Tensor]:
-        """Random sequences of the shards that exist, ``[batch, hops, COLUMNS]``, without end."""
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Endless sequences ``[batch, hops, COLUMNS]`` of the shards that exist, and which ``[batch]`` of them begin.
+
+        Each row goes through its mixture from one step to the next, and then through another.
+        """
         folder, rng = self.args.cache / "train", np.random.default_rng(self.step)
         wanted = round(self.args.mixtures / shards.HOURS) or 1
-        rows: list[np.memmap[Any, Any]] = []
-        while True:
-            if not rows or ((self.args.fresh or len(rows) < wanted) and self.step % 20 == 0):
-                rows = self._shards(folder, wanted)
-            chosen = rng.integers(len(rows), size=self.args.batch)
-            starts = rng.integers(shards.HOPS - self.args.hops + 1, size=self.args.batch)
-            mixtures = rng.integers(shards.STREAMS, size=self.args.batch)
-            yield torch.from_numpy(
-                np.stack(
-                    [
-                        rows[i][m, s : s + self.args.hops]
-                        for i, m, s in zip(chosen, mixtures, starts, strict=True)
-                    ]
-                )
-            )
+        hops, batch = self.args.hops, self.args.batch
+        present: list[NDArray[np.float16]] = []
+        mixtures: list[NDArray[np.float16]] = [np.empty((0, shards.COLUMNS), np.float16)] * batch
+        place = rng.integers(shards.HOPS // hops, size=batch) * hops
+        for step in itertools.count():
+            if not present or ((self.args.fresh or len(present) < wanted) and step % 20 == 0):
+                present = self._shards(folder, wanted)
+            place = np.where(place == shards.HOPS, 0, place)
+            begun = (place == 0) | (step == 0)
+            for row in np.flatnonzero(begun):
+                mixtures[row] = present[rng.integers(len(present))][rng.integers(shards.STREAMS)]
+            rows = np.stack([m[p : p + hops] for m, p in zip(mixtures, place, strict=True)])
+            place = place + hops
+            yield torch.from_numpy(rows), torch.from_numpy(begun)
 
     def _shards(self, folder: Path, wanted: int) -> list[Any]:
         """The shards there are, at least one: waits for the first, and fails when its makers have."""
