@@ -1,11 +1,12 @@
 """The one thread that enhances the packets of all calls. It knows nothing of WebRTC.
 
 The thread sleeps until a packet waits. Then it takes one from every call that has any, and enhances them as
-one batch. At low load that is a batch of one, at once; at high load more packets gather while a batch is
-computed, and the next is larger and cheaper per call. Only this thread touches the ``Enhancer``.
+one batch. At low load that is a batch of one, at once; at high load it lets packets gather that are about to
+come (``server.gathering``), and more while a batch is computed: batches are larger, and cheaper per call. Only
+this thread touches the ``Enhancer``.
 
-So a packet waits for one batch at most and is computed in the next; up to the rated load both together take
-10 ms (``server.rating``). Beyond it calls are shed, the newest first: who was there keeps what they have, and
+So a packet waits for others or for one batch, and is computed in the next; up to the rated load both together
+take 10 ms (``server.rating``). Beyond it calls are shed, the newest first: who was there keeps what they have, and
 the calls that change are always the same few. They come back in the reverse order (``server.overload``).
 A burst of one call's packets, which its network had held up, is no overload: each counts as waiting only from
 when it would have been due had they come one by one.
@@ -32,6 +33,7 @@ from .controls import Changes, Controls
 from .fallback import Fallback
 from .figures import BatchFigures, LoopLag
 from .frames import BACKLOG_PACKETS, PACKET, cut
+from .gathering import LONGEST, Gathering
 from .overload import WINDOW, Overload
 from .port import SILENCE_DB, Port, Result, Sink, deliver, nobody
 
@@ -87,11 +89,13 @@ class Engine:
         self._clock = clock
         self._fallback = Fallback(enhancer, streams)
         self._overload = Overload()
+        self._gathering = Gathering()
         self._wake = threading.Condition()  # guards everything from here to the thread
         self._free = list(range(streams - 1, -1, -1))
         self._ports: dict[int, Port] = {}  # the oldest call first
         self._ready: list[Port] = []  # those with packets that wait
         self._shed: list[Port] = []  # in the order in which they were
+        self._enough = 1  # ready ports that the thread is woken up for
         self._opened: list[Port] = []  # since the last batch
         self._turned: dict[Port, Changes] = {}  # since the last batch
         self._passed: set[Port] = set()  # those of whose packets some went past, since their last batch
@@ -164,7 +168,7 @@ class Engine:
             port.figures.packets_in += 1
             if not port.waiting:
                 self._ready.append(port)
-                if len(self._ready) == 1:
+                if len(self._ready) >= self._enough:
                     self._wake.notify()
             queued = self._clock()
             port.due = max(queued, port.due + BURST_STEP)
@@ -209,6 +213,7 @@ class Engine:
             while not (self._ready or self._stopping):
                 if not self._wake.wait(WINDOW if self._shed else None):
                     break  # calls wait to come back, even if nobody speaks
+            self._gather()
             if self._stopping:
                 return False
             opened, self._opened = self._opened, []
@@ -246,6 +251,23 @@ class Engine:
                     logger.warning("the engine goes on")
         return True
 
+    def _gather(self) -> None:
+        """Wait for packets that are due soon, as far as the oldest that waits has the patience. Under the lock."""
+        patience = self._gathering.patience
+        while self._ready and not self._stopping and all(len(port.waiting) == 1 for port in self._ready):
+            now = self._clock()
+            until = min(port.waiting[0][2] for port in self._ready) + patience
+            coming = sum(
+                -LONGEST < port.due + PACKET / SAMPLE_RATE - now < until - now
+                for port in self._ports.values()
+                if not port.waiting
+            )
+            if not coming or now >= until:
+                break
+            self._enough = len(self._ready) + coming
+            self._wake.wait(until - now)
+        self._enough = 1
+
     def _step(self, batch: list[tuple[Port, int, Float, float, float]], dry: Float) -> None:
         began = self._clock()
         x = np.stack([samples for _, _, samples, *_ in batch])  # [calls, 960]
@@ -254,6 +276,7 @@ class Engine:
         ended = self._clock()
         step_ms = (ended - began) * 1e3
         self.batches.note(len(batch), step_ms)
+        self._gathering.note(began, ended)
         results: list[Result] = []
         with self._wake:  # or packets that go past would overtake these
             for samples, (port, time_, _, queued, _), (level_in, level_out) in zip(

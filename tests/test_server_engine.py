@@ -17,6 +17,7 @@ from server.controls import Controls
 from server.engine import Engine, EngineFull
 from server.fallback import RETRY_PACKETS, WARM_UP_PACKETS
 from server.frames import PACKET
+from server.gathering import BUSY, LONGEST, SPARE, Gathering
 from server.port import Port
 
 Float = NDArray[np.float32]
@@ -113,6 +114,19 @@ def alone(pcm: Float) -> Float:
 
 def delayed(pcm: Float) -> Float:
     return np.concatenate([np.zeros(LATENCY, np.float32), pcm])[: len(pcm)]
+
+
+@pytest.mark.parametrize(
+    ("share", "patience"), [(0.5 * SPARE, 0), ((SPARE + BUSY) / 2, LONGEST / 2), (1.5 * BUSY, LONGEST)]
+)
+def test_the_busier_the_engine_the_longer_packets_wait_for_others(share: float, patience: float) -> None:
+    gathering = Gathering()
+    assert gathering.patience == 0
+    for n in range(500):
+        gathering.note(n * 0.02, (n + share) * 0.02)
+    assert gathering.patience == pytest.approx(patience, abs=1e-5)
+    gathering.note(100, 100.001)
+    assert gathering.patience == 0
 
 
 def test_two_interleaved_calls_get_what_separate_enhancers_give(engine: Engine, noisy: Float) -> None:
@@ -250,6 +264,48 @@ def test_a_burst_of_one_call_is_no_overload(noisy: Float) -> None:
         now = max(now, n * 0.020)
     assert (len(burst.heard), len(steady.heard)) == (100, 100)
     assert (burst.port.figures.dropped, engine.shed_calls, engine.overloaded) == (0, 0, False)
+
+
+class Patient(Gathering):
+    """Would wait for ever."""
+
+    patience = 1e6  # type: ignore[assignment]
+
+
+def test_a_busy_engine_waits_for_the_packet_that_is_due_and_computes_both_at_once(
+    gate: Gate, noisy: Float
+) -> None:
+    now = 0.0
+    engine = Engine(gate, streams=4, clock=lambda: now)
+    engine.start()
+    a, b = Ear(engine), Ear(engine)
+    a.say(noisy[:PACKET])
+    b.say(noisy[:PACKET])
+    engine._gathering = Patient()
+    for n in range(1, 20):
+        now += 0.018
+        a.port.submit(n, noisy[n * PACKET :][:PACKET])
+        now += 0.002
+        b.port.submit(n, noisy[n * PACKET :][:PACKET])
+        a.wait(n + 1)
+        b.wait(n + 1)
+    assert gate.batches[-19:] == [sorted([a.port.slot, b.port.slot])] * 19
+    engine.stop()
+
+
+@pytest.mark.parametrize("other", ["silent for a while", "hung up"])
+def test_a_busy_engine_waits_for_nobody_else(other: str, gate: Gate, noisy: Float) -> None:
+    now = 0.0
+    engine = Engine(gate, streams=4, clock=lambda: now)
+    engine.start()
+    a, b = Ear(engine), Ear(engine)
+    b.say(noisy[:PACKET])
+    now = 0.1 if other == "silent for a while" else 0.015
+    engine._gathering = Patient()
+    if other == "hung up":
+        b.port.close()
+    a.say(noisy[:PACKET])
+    engine.stop()
 
 
 def test_a_fault_gives_that_call_dry_audio_and_leaves_the_others_alone(

@@ -1,5 +1,6 @@
 """Too many calls for the processor, on a clock of its own: who is shed, what is heard, who comes back when."""
 
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -58,6 +59,19 @@ class Slow:
         return joined[:, :PACKET] * np.where(on, GAIN, np.float32(1))[:, None]
 
 
+class Waiting(threading.Condition):
+    """For an engine without a thread: who waits lets the simulation go on."""
+
+    def __init__(self, go_on: Callable[[float], None]) -> None:
+        super().__init__()
+        self._go_on = go_on
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self._go_on(timeout)
+        return True
+
+
 class Simulation:
     """Calls that speak every 20 ms, spread over them, to an engine without its thread."""
 
@@ -73,6 +87,7 @@ class Simulation:
         self.shed: list[tuple[float, int]] = []  # how many after each batch
         self._next: list[float] = []
         self._random = np.random.default_rng(1)
+        self.engine._wake = Waiting(self._wait)
         for _ in range(calls):
             self.call()
 
@@ -94,20 +109,25 @@ class Simulation:
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
         end = self.clock.now + seconds
         while self.clock.now < end and not until():
-            now = self.clock.now = max(self.clock.now, min(self._next))
-            for due, n in sorted((due, n) for n, due in enumerate(self._next)):
-                while due <= now:
-                    packet = self._random.normal(0, 0.1, PACKET).astype(np.float32)
-                    self.said[n].append(packet)
-                    self.clock.now = due  # it came while the engine was busy
-                    if not self.ports[n].closed:
-                        self.ports[n].submit(round(due * 48_000), packet)
-                    due += 0.02
-                self._next[n] = due
-            self.clock.now = now
+            self._speak(max(self.clock.now, min(self._next)))
             if any(port.waiting for port in self.ports):
                 assert self.engine.work()
                 self.shed.append((self.clock.now, self.engine.shed_calls))
+
+    def _speak(self, now: float) -> None:
+        for due, n in sorted((due, n) for n, due in enumerate(self._next)):
+            while due <= now:
+                packet = self._random.normal(0, 0.1, PACKET).astype(np.float32)
+                self.said[n].append(packet)
+                self.clock.now = due  # it came while the engine was busy
+                if not self.ports[n].closed:
+                    self.ports[n].submit(round(due * 48_000), packet)
+                due += 0.02
+            self._next[n] = due
+        self.clock.now = now
+
+    def _wait(self, timeout: float) -> None:
+        self._speak(min(self.clock.now + timeout, max(self.clock.now, min(self._next))))
 
     def dropped(self) -> int:
         return sum(port.figures.dropped for port in self.ports)
