@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Iterable
 from typing import Final, Self
+from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -104,6 +105,33 @@ def needs_token(tokens: Tokens | None) -> Middleware:
         )
 
     return check
+
+
+def known_as(config: Config, tokens: Tokens | None) -> Middleware:
+    """421 for requests to a name that is none of this machine's own, where anybody on it may call.
+
+    A page could else give its own name the address 127.0.0.1 (DNS rebinding): to the browser, this server would
+    be of that page's origin. ``--access open``, a proxy that is trusted and tokens go without.
+    """
+    free = tokens is not None or config.access == "open" or config.trust_forwarded
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if free or is_loopback(_host_of(request)):
+            return await handler(request)
+        raise problem(
+            web.HTTPMisdirectedRequest,
+            f"this server is localhost, not {request.host}; --access open answers to any name",
+        )
+
+    return check
+
+
+def _host_of(request: web.Request) -> str:
+    try:
+        return urlsplit(f"//{request.host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def is_loopback(host: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Final
 
 from aiohttp import web
 
-from .access import Tokens, needs_token
+from .access import Tokens, known_as, needs_token
 from .addresses import FORWARDED, AddressLimits, TooMany, caller_of
 from .config import Config
 from .origins import headers_for, leave
@@ -45,10 +45,9 @@ def application(config: Config, calls_of: Callable[[str], int]) -> web.Applicati
 
     ``calls_of`` tells how many calls an address has. Raises as :meth:`Tokens.of`.
     """
-    app = web.Application(
-        client_max_size=LARGEST_BODY,
-        middlewares=[errors_as_json, leave(config.allow_origins), needs_token(Tokens.of(config))],
-    )
+    tokens = Tokens.of(config)
+    gates = [known_as(config, tokens), leave(config.allow_origins), needs_token(tokens)]
+    app = web.Application(client_max_size=LARGEST_BODY, middlewares=[errors_as_json, *gates])
     app[CALLER] = lambda request: caller_of(request, config.trust_forwarded)
     app[LIMITS] = AddressLimits(config.max_calls_per_address, config.offers_per_second, calls_of)
     app[ANSWERS] = Counter()

@@ -208,6 +208,37 @@ async def test_pages_of_allowed_origins_may_call_and_others_may_not() -> None:
         assert answer.status == 403
 
 
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8080", "192.168.1.2", "localhost.evil", "[::1", ""]
+)
+async def test_a_page_that_gives_its_name_to_this_machine_reaches_nothing(host: str) -> None:
+    """DNS rebinding: no browser keeps that page from an open server that answers to any name."""
+    async with serving() as server:
+        for method, path in (("GET", "/"), ("GET", "/calls"), ("POST", "/offer"), ("POST", "/whip/desk")):
+            headers = {"Host": host}
+            async with server.http.request(method, path, headers=headers, data=b"{}") as answer:
+                assert answer.status == 421
+                assert "--access open" in (await answer.json())["error"]
+                assert host in (await answer.json())["error"]
+    free: tuple[dict[str, object], ...] = (
+        {"access": "open"},
+        {"tokens": (TOKEN,)},
+        {"trust_forwarded": (ipaddress.ip_network("127.0.0.1"),)},
+    )
+    for options in free:
+        async with (
+            serving(**options) as server,
+            server.http.get("/healthz", headers={"Host": "calls.example.org"}) as answer,
+        ):
+            assert answer.status == 200
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:8080", "127.0.0.1", "127.0.0.2:99", "[::1]:8080"])
+async def test_an_open_server_answers_to_each_name_of_this_machine(host: str) -> None:
+    async with serving() as server, server.http.get("/calls", headers={"Host": host}) as answer:
+        assert answer.status == 200
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 that signs itself, and its key."""
