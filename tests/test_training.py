@@ -1,7 +1,9 @@
 """From recordings to a model that runs: mixtures, shards, the loop, its resumption and the export."""
 
 import json
+from itertools import islice, pairwise
 from pathlib import Path
+from unittest.mock import patch
 
 import av
 import numpy as np
@@ -15,6 +17,7 @@ from percepnet.cli import main
 from percepnet.features import FEATURES
 from percepnet.framing import HOP, SAMPLE_RATE, Float
 from percepnet.training import shards
+from percepnet.training.batches import Batches
 from percepnet.training.corpus import Corpus, scan
 from percepnet.training.losses import Loss, band_loss
 from percepnet.training.mixing import Mixer
@@ -139,6 +142,26 @@ def test_shards_hold_what_the_loss_compares(corpus: Corpus, monkeypatch: pytest.
     with_speech = gain.max((1, 2)) > 0.05
     assert not weight[with_speech][..., above].any()
     assert weight[..., : BANDS // 2].any()
+
+
+def test_rows_go_through_whole_mixtures_from_step_to_step(tmp_path: Path) -> None:
+    length, hops = shards.HOPS, 200
+    for number in range(2):  # each value tells shard, mixture and hop
+        where = np.arange(number * 4 * length, (number + 1) * 4 * length).reshape(4, length, 1)
+        np.save(tmp_path / f"{number:05d}.npy", where)
+    batches = Batches(tmp_path, 2 * shards.HOURS, 3, hops, fresh=False, failed=lambda: False)
+    with patch.object(shards, "STREAMS", 4):
+        steps = list(islice(batches.draw(seed=1), 40))
+    assert steps[0][1].all()
+    heard = set()
+    for (before, _), (now, begun) in pairwise(steps):
+        ends = before[:, -1, 0]
+        goes_on = now[:, 0, 0] == ends + 1
+        assert torch.equal(begun, (ends + 1) % length == 0)
+        assert goes_on[~begun].all()
+        assert (now[begun][:, 0, 0] % length == 0).all()
+        heard.update((now[begun][:, 0, 0] // length).tolist())
+    assert len(heard) > 4  # of eight mixtures
 
 
 def test_toy_trains_resumes_and_exports_a_model_that_runs(data: Path, tmp_path: Path) -> None:

@@ -5,28 +5,24 @@ A run goes on from ``RUN/checkpoint.pt`` where that exists.
 """
 
 import argparse
-import contextlib
 import itertools
 import json
 import math
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from percepnet.bands import BANDS
-from percepnet.features import FEATURES
 from percepnet.framing import HOP, SAMPLE_RATE
 from percepnet.training import listening, shards
+from percepnet.training.batches import Batches, split
 from percepnet.training.corpus import Corpus
 from percepnet.training.losses import Loss, band_loss
 from percepnet.training.model import TOPOLOGIES, PercepNet, State
@@ -200,14 +196,6 @@ def _produce(args: argparse.Namespace, first: int, heard: Any) -> None:
     )
 
 
-def _split(batch: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Features, and (ideal gains, ideal strengths, weights, speech), of shard rows ``[B, T, COLUMNS]``."""
-    features, gain, strength, weight, speaking = torch.split(
-        batch.float(), [FEATURES, BANDS, BANDS, BANDS, 1], dim=-1
-    )
-    return features, (gain, strength, weight, speaking)
-
-
 class _Training:
     """A run: network, optimiser, averaged weights and the step they are at."""
 
@@ -244,9 +232,13 @@ class _Training:
         bar = tqdm(total=self.args.steps, initial=self.step, desc="training", unit="step", disable=None)
         losses: list[float] = []
         began = time.monotonic() - self.seconds
-        batches = self._batches()
+        args = self.args
+        batches = Batches(
+            args.cache / "train", args.mixtures, args.batch, args.hops, fresh=args.fresh, failed=self._failed
+        )
+        rows = batches.draw(seed=self.step)
         while self.progress < 1:
-            losses.append(self._update(*next(batches)))
+            losses.append(self._update(*next(rows)))
             self.heard.value += self.args.batch * self.args.hops * HOP / SAMPLE_RATE / 3600
             self.seconds = time.monotonic() - began
             bar.update()
@@ -299,7 +291,7 @@ class _Training:
 
         ``begun [B]``: which rows are the first of their mixture.
         """
-        features, ideal = _split(batch.to(self.device))
+        features, ideal = split(batch.to(self.device))
         kept = (~begun).to(self.device)[:, None, None]  # [B, 1, 1]
         state = [part * (kept if len(part) == len(kept) else kept.transpose(0, 1)) for part in state]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16):
@@ -309,6 +301,11 @@ class _Training:
         gradients = torch.autograd.grad(loss, list(self.model.parameters()))
         return float(loss.detach()), gradients, [part.detach() for part in state]
 
+    def _failed(self) -> bool:
+        """Whether a maker of mixtures has ended by a fault; waits a second for it."""
+        self.producers[0].join(timeout=1)
+        return bool(self.producers[0].exitcode)
+
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Losses of the averaged weights on the validation mixtures."""
@@ -317,48 +314,12 @@ class _Training:
         sums = np.zeros(2)
         paths = shards.paths(self.args.cache / "valid")
         for path in paths:
-            features, ideal = _split(torch.from_numpy(np.load(path)).to(self.device))
+            features, ideal = split(torch.from_numpy(np.load(path)).to(self.device))
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16):
                 gain, strength, _ = model(features)
             sums += [float(part) for part in band_loss(gain.float(), strength.float(), *ideal, self.loss)]
         gain_loss, strength_loss = sums / len(paths)
         return {"valid_gain": float(gain_loss), "valid_strength": float(strength_loss)}
-
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Endless sequences ``[batch, hops, COLUMNS]`` of the shards that exist, and which ``[batch]`` of them begin.
-
-        Each row goes through its mixture from one step to the next, and then through another.
-        """
-        folder, rng = self.args.cache / "train", np.random.default_rng(self.step)
-        wanted = round(self.args.mixtures / shards.HOURS) or 1
-        hops, batch = self.args.hops, self.args.batch
-        present: list[NDArray[np.float16]] = []
-        mixtures: list[NDArray[np.float16]] = [np.empty((0, shards.COLUMNS), np.float16)] * batch
-        place = rng.integers(shards.HOPS // hops, size=batch) * hops
-        for step in itertools.count():
-            if not present or ((self.args.fresh or len(present) < wanted) and step % 20 == 0):
-                present = self._shards(folder, wanted)
-            place = np.where(place == shards.HOPS, 0, place)
-            begun = (place == 0) | (step == 0)
-            for row in np.flatnonzero(begun):
-                mixtures[row] = present[rng.integers(len(present))][rng.integers(shards.STREAMS)]
-            rows = np.stack([m[p : p + hops] for m, p in zip(mixtures, place, strict=True)])
-            place = place + hops
-            yield torch.from_numpy(rows), torch.from_numpy(begun)
-
-    def _shards(self, folder: Path, wanted: int) -> list[Any]:
-        """The shards there are, at least one: waits for the first, and fails when its makers have."""
-        rows: list[Any] = []
-        while not rows:
-            present = shards.paths(folder)
-            for path in present[-wanted:] if self.args.fresh else present[:wanted]:
-                with contextlib.suppress(FileNotFoundError):  # its place was taken meanwhile
-                    rows.append(np.load(path, mmap_mode="r"))
-            if not rows:
-                self.producers[0].join(timeout=1)
-                if self.producers[0].exitcode:
-                    raise RuntimeError("the process that makes mixtures has failed; see its error above")
-        return rows
 
     def _save(self, report: dict[str, float]) -> None:
         state = {
