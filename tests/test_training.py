@@ -16,7 +16,7 @@ from percepnet.bands import BANDS, CENTRES_HZ
 from percepnet.cli import main
 from percepnet.features import FEATURES
 from percepnet.framing import HOP, SAMPLE_RATE, Float
-from percepnet.training import shards
+from percepnet.training import listening, shards
 from percepnet.training.batches import Batches
 from percepnet.training.corpus import Corpus, scan
 from percepnet.training.losses import Loss, band_loss
@@ -164,8 +164,11 @@ def test_rows_go_through_whole_mixtures_from_step_to_step(tmp_path: Path) -> Non
     assert len(heard) > 4  # of eight mixtures
 
 
-def test_toy_trains_resumes_and_exports_a_model_that_runs(data: Path, tmp_path: Path) -> None:
+def test_toy_trains_resumes_and_exports_a_model_that_runs(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """``percepnet train --preset toy`` and ``percepnet export``, as their user runs them."""
+    monkeypatch.setattr(listening, "_COUNT", 3)
     folders = ["--data", str(data), "--run", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")]
     assert main(["train", *folders, "--preset", "toy"]) == 0
     log = tmp_path / "run" / "log.jsonl"

@@ -30,6 +30,7 @@ from percepnet.training.weights import load_weights
 
 _AVERAGED: Final = 20  # the weights that are validated and exported are averaged over this part of the run
 _WARM_UP: Final = 0.03  # of the run: the learning rate rises to its highest
+_CHECKPOINT: Final = "checkpoint.pt"  # in the run's folder
 _CLIP: Final = 1.0  # gradient norm
 _FINAL_RATE: Final = 0.03  # of the highest learning rate, at the end of the cosine
 _TOY: Final = {
@@ -145,6 +146,7 @@ def run(args: argparse.Namespace) -> int:
     if not 1 <= args.threads <= args.batch:
         raise ValueError(f"--threads {args.threads}: from 1 to --batch, which is {args.batch}")
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    state = _resumed(args, device)
     args.run.mkdir(parents=True, exist_ok=True)
     shards.produce(args.data, args.cache, "valid", min(1.0, args.mixtures))
     context = multiprocessing.get_context("spawn")
@@ -160,12 +162,24 @@ def run(args: argparse.Namespace) -> int:
     for producer in producers:
         producer.start()
     try:
-        _Training(args, device, producers, heard).loop()
+        _Training(args, device, producers, heard, state).loop()
     finally:
         for producer in producers:
             producer.terminate()
             producer.join()
     return 0
+
+
+def _resumed(args: argparse.Namespace, device: torch.device) -> dict[str, Any] | None:
+    """What the run has saved, None for a new one; ValueError if it is of another topology."""
+    path = args.run / _CHECKPOINT
+    if not path.exists():
+        return None
+    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    wanted = TOPOLOGIES[args.topology].as_dict()
+    if state["topology"] != wanted:
+        raise ValueError(f"{path} is of topology {state['topology']}; allowed: {args.topology}, {wanted}")
+    return state
 
 
 def _produce(args: argparse.Namespace, first: int, heard: Any) -> None:
@@ -200,7 +214,12 @@ class _Training:
     """A run: network, optimiser, averaged weights and the step they are at."""
 
     def __init__(
-        self, args: argparse.Namespace, device: torch.device, producers: list[Any], heard: Any
+        self,
+        args: argparse.Namespace,
+        device: torch.device,
+        producers: list[Any],
+        heard: Any,
+        state: dict[str, Any] | None,
     ) -> None:
         self.args, self.device, self.producers, self.heard = args, device, producers, heard
         torch.manual_seed(0)
@@ -218,11 +237,7 @@ class _Training:
         self.states = self._new_states()
         self.examples = listening.Examples(Corpus(args.data, args.cache, "valid"))
         self.step, self.seconds = 0, 0.0  # of training, until now
-        self.checkpoint = args.run / "checkpoint.pt"
-        if self.checkpoint.exists():
-            state = torch.load(self.checkpoint, map_location=device, weights_only=True)
-            if state["topology"] != self.model.topology.as_dict():
-                raise ValueError(f"{self.checkpoint} is of topology {state['topology']}, not {args.topology}")
+        if state is not None:
             self.model.load_state_dict(state["model"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.average, self.step, self.seconds = state["average"], state["step"], state["seconds"]
@@ -330,8 +345,9 @@ class _Training:
             "step": self.step,
             "seconds": self.seconds,
         }
-        partial = self.checkpoint.with_suffix(".part")
+        checkpoint = self.args.run / _CHECKPOINT
+        partial = checkpoint.with_suffix(".part")
         torch.save(state, partial)
-        partial.replace(self.checkpoint)
+        partial.replace(checkpoint)
         with (self.args.run / "log.jsonl").open("a") as log:
             log.write(json.dumps(report) + "\n")
