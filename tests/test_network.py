@@ -15,8 +15,7 @@ from percepnet.features import FEATURES
 from percepnet.framing import Float
 from percepnet.network import MODELS, Network
 from percepnet.training.export import FLOAT_TOLERANCE, INT8_TOLERANCE, parity
-from percepnet.training.graph import build, parts, states
-from percepnet.training.model import TOPOLOGIES, PercepNet
+from percepnet.training.topologies import TOPOLOGIES, build, has_eight_bits, network, parts, states
 from percepnet.training.weights import load_weights, save_weights
 
 
@@ -24,21 +23,25 @@ def features(streams: int, hops: int) -> Float:
     return np.random.default_rng(0).standard_normal((streams, hops, FEATURES)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", ["full", "lite"])
-def test_both_topologies_export_and_agree_with_pytorch(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["full", "lite", "subband"])
+def test_topologies_export_and_agree_with_pytorch(name: str, tmp_path: Path) -> None:
     topology = TOPOLOGIES[name]
     torch.manual_seed(0)
-    weights = PercepNet(topology).state_dict()
+    weights = network(topology).state_dict()
     arrays = {key: value.numpy() for key, value in weights.items()}
-    for quantised, tolerance, index in ((False, FLOAT_TOLERANCE, 0), (True, INT8_TOLERANCE, 1)):
+    forms = [(False, FLOAT_TOLERANCE, 0)]
+    if has_eight_bits(topology):
+        forms.append((True, INT8_TOLERANCE, 1))
+    for quantised, tolerance, index in forms:
         path = tmp_path / f"{name}{quantised}.onnx"
         onnx.save(build(topology, arrays, quantised=quantised), path)
         assert parity(path, topology, weights)[index] < tolerance
 
 
-def test_training_may_cut_a_call_anywhere_and_go_on_with_the_state() -> None:
+@pytest.mark.parametrize("name", ["toy", "subband"])
+def test_training_may_cut_a_call_anywhere_and_go_on_with_the_state(name: str) -> None:
     torch.manual_seed(0)
-    model, x = PercepNet(TOPOLOGIES["toy"]), torch.from_numpy(features(3, 60))
+    model, x = network(TOPOLOGIES[name]), torch.from_numpy(features(3, 60))
     with torch.no_grad():
         gain, strength, after = model(x)
         pieces, state = [], None
@@ -51,9 +54,10 @@ def test_training_may_cut_a_call_anywhere_and_go_on_with_the_state() -> None:
 
 
 def test_sizes_are_those_published() -> None:
-    count = {name: sum(p.numel() for p in PercepNet(t).parameters()) for name, t in TOPOLOGIES.items()}
+    count = {name: sum(p.numel() for p in network(t).parameters()) for name, t in TOPOLOGIES.items()}
     assert count["full"] == pytest.approx(7.96e6, rel=0.005)
     assert count["lite"] == pytest.approx(2.2e6, rel=0.03)
+    assert count["subband"] == pytest.approx(139e3, rel=0.005)
 
 
 def test_shipped_model_is_its_shipped_weights() -> None:
@@ -74,6 +78,22 @@ def test_eight_bit_answers_do_not_depend_on_the_batch_or_the_chunks() -> None:
             np.testing.assert_array_equal(r[0], strength[row, hop : hop + size])
             hop += size
         np.testing.assert_array_equal(alone[0], state[row])
+
+
+def test_answers_in_float_do_not_depend_on_the_batch_or_the_chunks(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    weights = {key: value.numpy() for key, value in network(TOPOLOGIES["subband"]).state_dict().items()}
+    onnx.save(build(TOPOLOGIES["subband"], weights, quantised=False), tmp_path / "subband.onnx")
+    model, x = Network(tmp_path / "subband.onnx"), features(5, 40)
+    gain, strength, state = model(x, model.new_state(5))
+    for row, sizes in ((0, [40]), (1, [2] * 20), (2, [1] * 40), (3, [3, 5, 7, 25])):
+        alone, hop = model.new_state(1), 0
+        for size in sizes:
+            g, r, alone = model(x[row : row + 1, hop : hop + size], alone)
+            np.testing.assert_allclose(g[0], gain[row, hop : hop + size], rtol=0, atol=1e-5)
+            np.testing.assert_allclose(r[0], strength[row, hop : hop + size], rtol=0, atol=1e-5)
+            hop += size
+        np.testing.assert_allclose(alone[0], state[row], rtol=0, atol=1e-5)
 
 
 def test_the_state_is_a_row_for_each_stream_of_named_parts() -> None:
@@ -101,7 +121,7 @@ def test_one_session_serves_all() -> None:
 
 
 def test_weights_survive_the_file_to_16_bits(tmp_path: Path) -> None:
-    weights = PercepNet(TOPOLOGIES["toy"]).state_dict()
+    weights = network(TOPOLOGIES["toy"]).state_dict()
     save_weights(tmp_path / "toy.npz", TOPOLOGIES["toy"], weights)
     topology, loaded = load_weights(tmp_path / "toy.npz")
     assert topology == TOPOLOGIES["toy"]

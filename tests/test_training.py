@@ -21,8 +21,8 @@ from percepnet.training.batches import Batches
 from percepnet.training.corpus import Corpus, scan
 from percepnet.training.losses import Loss, band_loss
 from percepnet.training.mixing import Mixer
-from percepnet.training.model import TOPOLOGIES
 from percepnet.training.rooms import EARLY, room_response
+from percepnet.training.topologies import TOPOLOGIES
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,7 @@ import torch
 from percepnet.features import FEATURES
 from percepnet.framing import Float
 from percepnet.network import Network
-from percepnet.training.graph import build, parts, states
-from percepnet.training.model import PercepNet, Topology
+from percepnet.training.topologies import AnyTopology, build, has_eight_bits, network, parts, states
 from percepnet.training.weights import load_weights, save_weights
 
 FLOAT_TOLERANCE: Final = 1e-4  # largest difference of a gain, strength or state from PyTorch's
@@ -24,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``percepnet export``."""
     parser.add_argument("weights", type=Path, help="a run's checkpoint.pt, or shipped weights (.npz)")
     parser.add_argument(
-        "out", type=Path, help="stem of the files: OUT.onnx (eight bits), OUT.float.onnx and OUT.npz"
+        "out",
+        type=Path,
+        help="stem of the files: OUT.onnx, OUT.npz, and OUT.float.onnx where OUT.onnx is of eight bits",
     )
 
 
@@ -36,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
     save_weights(shipped, topology, weights)
     topology, weights = load_weights(shipped)  # 16-bit
     arrays = {name: value.numpy() for name, value in weights.items()}
-    for quantised, suffix in ((False, ".float.onnx"), (True, ".onnx")):
+    forms = ((False, ".float.onnx"), (True, ".onnx")) if has_eight_bits(topology) else ((False, ".onnx"),)
+    for quantised, suffix in forms:
         path = args.out.with_name(args.out.name + suffix)
         onnx.save(build(topology, arrays, quantised=quantised), path)
         worst, rms = parity(path, topology, weights)
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def parity(path: Path, topology: Topology, weights: dict[str, torch.Tensor]) -> tuple[float, float]:
+def parity(path: Path, topology: AnyTopology, weights: dict[str, torch.Tensor]) -> tuple[float, float]:
     """Largest and root-mean-square difference of every output from PyTorch's, over features that move like speech's.
 
     The features run through onnxruntime two hops at a time, as in a call, and through PyTorch at once. The largest is
@@ -77,14 +79,12 @@ def parity(path: Path, topology: Topology, weights: dict[str, torch.Tensor]) -> 
 
 
 def _in_pytorch(
-    features: Float, topology: Topology, weights: dict[str, torch.Tensor]
+    features: Float, topology: AnyTopology, weights: dict[str, torch.Tensor]
 ) -> tuple[Float, dict[str, Float]]:
     """Gains and strengths ``[B, T, 68]`` side by side, and the states after the last hop."""
-    model = PercepNet(topology)
+    model = network(topology)
     model.load_state_dict(weights)
     with torch.no_grad():
         gain, strength, after = model(torch.from_numpy(features))
-    # hops come last in the states of convolutions, and layers first in those of GRUs
-    found = [part.transpose(1, 2) if index < 2 else part[0] for index, part in enumerate(after)]
-    named = {name: part.numpy() for name, part in zip(states(topology), found, strict=True)}
+    named = {name: part.numpy() for name, part in zip(states(topology), after, strict=True)}
     return torch.cat([gain, strength], -1).numpy(), named

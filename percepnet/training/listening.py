@@ -13,9 +13,8 @@ from torch import Tensor
 from percepnet.enhancer import Enhancer
 from percepnet.framing import HOP, LATENCY, SAMPLE_RATE, Float
 from percepnet.training.corpus import Corpus
-from percepnet.training.graph import build
 from percepnet.training.mixing import Mixer, Mixture
-from percepnet.training.model import Topology
+from percepnet.training.topologies import AnyTopology, build
 
 _COUNT: Final = 12
 _SEED: Final = 2 * 10**6  # of no shard
@@ -37,7 +36,7 @@ class Examples:
             if speaking.any() and pause.any() and (mixture.noisy != mixture.clean).any():
                 self.mixtures.append(mixture)
 
-    def scores(self, topology: Topology, weights: dict[str, Tensor]) -> dict[str, float]:
+    def scores(self, topology: AnyTopology, weights: dict[str, Tensor]) -> dict[str, float]:
         """Means over the mixtures.
 
         ``si_sdr`` in dB and ``pesq_wb``, where the extra ``[eval]`` is installed; ``noise_reduction``: dB by which the

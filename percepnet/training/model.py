@@ -15,7 +15,7 @@ from percepnet.features import FEATURES
 STRENGTH_UNITS: Final = 128
 SPAN: Final = (5, 3)  # hops that the two convolutions see
 
-State = list[Tensor]  # of a batch of calls, between one forward() and the next
+State = list[Tensor]  # of a batch of calls, ``[B, …]`` each, between one forward() and the next
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,6 @@ class Topology:
 
     def as_dict(self) -> dict[str, int]:
         return asdict(self)
-
-
-TOPOLOGIES: Final = {"full": Topology(), "lite": Topology(units=256), "toy": Topology(dense=32, units=32)}
 
 
 class PercepNet(nn.Module):
@@ -53,20 +50,22 @@ class PercepNet(nn.Module):
     def new_state(self, batch: int) -> State:
         """The state of ``batch`` calls that begin: what the convolutions look back at, and what the GRUs hold."""
         units, like = self.topology.units, self.dense.weight
-        past = [(self.topology.dense, SPAN[0] - 1), (units, SPAN[1] - 1)]
-        return [like.new_zeros(batch, *shape) for shape in past] + [
-            like.new_zeros(1, batch, size) for size in (units, units, units, units, STRENGTH_UNITS)
-        ]
+        past = [(SPAN[0] - 1, self.topology.dense), (SPAN[1] - 1, units)]
+        held = [(size,) for size in (units, units, units, units, STRENGTH_UNITS)]
+        return [like.new_zeros(batch, *shape) for shape in (*past, *held)]
 
     def forward(self, features: Tensor, state: State | None = None) -> tuple[Tensor, Tensor, State]:
         """Gains and strengths ``[B, T, 34]`` in [0, 1] from features ``[B, T, 70]``, and the state after them.
 
         Without a ``state`` the features begin with the call; with one they go on where those before it ended.
         """
-        past1, past2, s1, s2, s3, sg, ss = self.new_state(len(features)) if state is None else state
-        x1 = torch.cat([past1, torch.tanh(self.dense(features)).transpose(1, 2)], -1)  # [B, dense, 4 + T]
-        x2 = torch.cat([past2, torch.tanh(self.conv1(x1))], -1)  # [B, units, 2 + T]
-        conv = torch.tanh(self.conv2(x2)).transpose(1, 2)  # [B, T, units]
+        past1, past2, *held = self.new_state(len(features)) if state is None else state
+        s1, s2, s3, sg, ss = (part[None] for part in held)  # as PyTorch's GRUs have it
+        x1 = torch.cat([past1, torch.tanh(self.dense(features))], 1)  # [B, 4 + T, dense]
+        x2 = torch.cat(
+            [past2, torch.tanh(self.conv1(x1.transpose(1, 2))).transpose(1, 2)], 1
+        )  # [B, 2 + T, units]
+        conv = torch.tanh(self.conv2(x2.transpose(1, 2))).transpose(1, 2)  # [B, T, units]
         h1, s1 = self.gru1(conv, s1)  # [B, T, units]
         h2, s2 = self.gru2(h1, s2)  # [B, T, units]
         h3, s3 = self.gru3(h2, s3)  # [B, T, units]
@@ -74,4 +73,5 @@ class PercepNet(nn.Module):
         hs, ss = self.strength_gru(torch.cat([h3, conv], -1), ss)  # [B, T, STRENGTH_UNITS]
         gain = torch.sigmoid(self.gain(torch.cat([conv, h1, h2, h3, hg], -1)))  # [B, T, 34]
         strength = torch.sigmoid(self.strength(hs))  # [B, T, 34]
-        return gain, strength, [x1[..., 1 - SPAN[0] :], x2[..., 1 - SPAN[1] :], s1, s2, s3, sg, ss]
+        after = [part[0] for part in (s1, s2, s3, sg, ss)]
+        return gain, strength, [x1[:, 1 - SPAN[0] :], x2[:, 1 - SPAN[1] :], *after]

@@ -25,7 +25,8 @@ from percepnet.training import listening, shards
 from percepnet.training.batches import Batches, split
 from percepnet.training.corpus import Corpus
 from percepnet.training.losses import Loss, band_loss
-from percepnet.training.model import TOPOLOGIES, PercepNet, State
+from percepnet.training.model import State
+from percepnet.training.topologies import TOPOLOGIES, network
 from percepnet.training.weights import load_weights
 
 _AVERAGED: Final = 20  # the weights that are validated and exported are averaged over this part of the run
@@ -223,7 +224,7 @@ class _Training:
     ) -> None:
         self.args, self.device, self.producers, self.heard = args, device, producers, heard
         torch.manual_seed(0)
-        self.model = PercepNet(TOPOLOGIES[args.topology]).to(device)
+        self.model = network(TOPOLOGIES[args.topology]).to(device)
         if args.init:
             self.model.load_state_dict(load_weights(args.init)[1])
         self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
@@ -307,8 +308,8 @@ class _Training:
         ``begun [B]``: which rows are the first of their mixture.
         """
         features, ideal = split(batch.to(self.device))
-        kept = (~begun).to(self.device)[:, None, None]  # [B, 1, 1]
-        state = [part * (kept if len(part) == len(kept) else kept.transpose(0, 1)) for part in state]
+        kept = (~begun).to(self.device)
+        state = [part * kept.view(-1, *[1] * (part.dim() - 1)) for part in state]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16):
             gain, strength, state = self.model(features, state)
         gain_loss, strength_loss = band_loss(gain.float(), strength.float(), *ideal, self.loss)
@@ -324,7 +325,7 @@ class _Training:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Losses of the averaged weights on the validation mixtures."""
-        model = PercepNet(self.model.topology).to(self.device)
+        model = network(self.model.topology).to(self.device)
         model.load_state_dict(self.average)
         sums = np.zeros(2)
         paths = shards.paths(self.args.cache / "valid")

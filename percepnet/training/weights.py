@@ -6,17 +6,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from percepnet.training.model import Topology
+from percepnet.training.topologies import AnyTopology
+from percepnet.training.topologies import topology as topology_of
 
 
-def save_weights(path: Path, topology: Topology, weights: dict[str, Tensor]) -> None:
+def save_weights(path: Path, topology: AnyTopology, weights: dict[str, Tensor]) -> None:
     """Write float16 weights and their topology."""
     arrays = {name: value.detach().cpu().numpy().astype(np.float16) for name, value in weights.items()}
     sizes = {f"topology.{name}": np.array(value) for name, value in topology.as_dict().items()}
     np.savez(path, **arrays, **sizes)  # type: ignore[arg-type]  # names become keywords
 
 
-def load_weights(path: Path) -> tuple[Topology, dict[str, Tensor]]:
+def load_weights(path: Path) -> tuple[AnyTopology, dict[str, Tensor]]:
     """Topology and float32 weights: of an ``.npz`` as shipped, or the averaged ones of a training checkpoint."""
     if path.suffix == ".npz":
         with np.load(path) as file:
@@ -30,6 +31,6 @@ def load_weights(path: Path) -> tuple[Topology, dict[str, Tensor]]:
                 for name in file
                 if not name.startswith("topology.")
             }
-        return Topology(**sizes), weights
+        return topology_of(sizes), weights
     state = torch.load(path, map_location="cpu", weights_only=True)
-    return Topology(**state["topology"]), state["average"]
+    return topology_of(state["topology"]), state["average"]
