@@ -46,7 +46,7 @@ def test_names_differ_and_the_enhancer_is_set_as_elsewhere() -> None:
     [
         (["janus", "--url", "10.0.0.1:8188", "--room", "1"], "url must be ws://"),
         ([*NEEDED], "required: --room"),
-        (["livekit", "--url", "ws://127.0.0.1", "--room", "1"], "invalid choice: 'livekit'"),
+        (["jitsi", "--url", "ws://127.0.0.1", "--room", "1"], "invalid choice: 'jitsi'"),
         ([*NEEDED, "--room", "1", "--publishers", "0"], "allowed are whole numbers from 1"),
         ([*NEEDED, "--room", "1", "--ice-server", "http://x"], "ICE server must be"),
     ],
