@@ -34,7 +34,6 @@ CHANGES: Final = (
     "track_unsubscribed",
     "track_muted",
     "track_unmuted",
-    "local_track_unpublished",
 )  # after which there may be more or less to do
 
 logger = logging.getLogger(__name__)

@@ -54,7 +54,8 @@ class Twin:
         if microphone.track is None:
             raise TwinFailed(f"LiveKit does not let it be heard: {self._stay.refused.pop(microphone.sid)}")
         self._voice = Voice(microphone.track, twin_display(self._person.name), self._engine, self._controls)
-        self._follow_muting(self._voice)
+        if microphone.muted:
+            self._voice.track.mute()
         await finished(first(self._publish(self._voice), self._stay.over()))
         if self.id is None:
             raise RoomOver("it was left meanwhile")
@@ -65,7 +66,7 @@ class Twin:
         """Wait until the twin cannot go on; raises :class:`TwinFailed`."""
         assert self._voice is not None
         assert self._running is not None
-        await first(self._heard(self._running), self._unpublished(), self._muting(self._voice))
+        await first(self._heard(self._running), self._follow_muting(self._voice))
 
     async def close(self) -> None:
         if self._running is not None:
@@ -110,16 +111,11 @@ class Twin:
         await asyncio.shield(running)
         raise TwinFailed("the microphone brings no more audio")
 
-    async def _unpublished(self) -> None:
-        await self._stay.until(lambda: self.id not in self._stay.me.track_publications)
-        raise TwinFailed("its track was taken from the room")
-
-    async def _muting(self, voice: Voice) -> None:
-        """The twin is muted as its participant is."""
+    async def _follow_muting(self, voice: Voice) -> None:
+        """When the participant is muted or is no longer. A moderator may mute the twin besides."""
+        microphone = self._person.microphone
         while True:
-            await self._stay.until(lambda: self._person.microphone.muted != voice.track.muted)
-            self._follow_muting(voice)
-
-    def _follow_muting(self, voice: Voice) -> None:
-        if self._person.microphone.muted != voice.track.muted:
-            (voice.track.mute if self._person.microphone.muted else voice.track.unmute)()
+            await self._stay.until(lambda: microphone.muted)
+            voice.track.mute()
+            await self._stay.until(lambda: not microphone.muted)
+            voice.track.unmute()
