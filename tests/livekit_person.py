@@ -91,6 +91,7 @@ class Person:
         offer: rtc.SessionDescription | None,
     ) -> None:
         """``offer``: of the one connection for all, where that is the way."""
+        self.is_cut = False  # off from signalling, and may come back
         self.published: dict[str, Published] = {}  # by SID
         self.asked_for: list[str] = []  # SIDs that were subscribed to, all told
         self.info = models.ParticipantInfo(
@@ -130,6 +131,22 @@ class Person:
             self._do(self._negotiate())
         else:
             await self._on_offer(self._first_offer)
+        await self._answer_all()
+
+    async def cut(self) -> None:
+        """End the signalling as a network does that fails for a moment."""
+        self.is_cut = True
+        await self._socket.close()
+
+    async def resume(self, socket: web.WebSocketResponse) -> None:
+        """Go on where they were, until the connection ends."""
+        self.is_cut, self._socket = False, socket
+        await self.say(reconnect=rtc.ReconnectResponse())
+        others = [other.listed() for other in self._room.people.values() if other is not self]
+        await self.say(update=rtc.ParticipantUpdate(participants=others))
+        await self._answer_all()
+
+    async def _answer_all(self) -> None:
         async for message in self._socket:
             request = rtc.SignalRequest.FromString(message.data)
             if (kind := request.WhichOneof("message")) == "leave":

@@ -8,7 +8,6 @@ import itertools
 import json
 import socket
 import time
-from collections.abc import Mapping
 from typing import Any, Self
 
 from aiohttp import web
@@ -64,11 +63,13 @@ class Room:
 class LiveKitServer:
     """Runs inside ``async with``; :meth:`kill` and :meth:`start` between are a crash and a restart.
 
-    With ``connections`` 2 it is an old one, which does not know the way with one connection for all.
+    With ``connections`` 2 it is an old one, which does not know the way with one connection for all. With
+    ``attributes`` False nobody may change their own.
     """
 
-    def __init__(self, connections: int = 1) -> None:
+    def __init__(self, connections: int = 1, attributes: bool = True) -> None:
         self._connections = connections
+        self._attributes = attributes
         with socket.create_server(("127.0.0.1", 0)) as taken:
             self._port = int(taken.getsockname()[1])
         self.url = f"ws://127.0.0.1:{self._port}"
@@ -110,22 +111,27 @@ class LiveKitServer:
 
     async def _serve(self, request: web.Request) -> web.WebSocketResponse:
         claims = claims_of(request)
+        claims["video"]["canUpdateOwnMetadata"] &= self._attributes
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         asked = join_request(request)
-        if asked.reconnect:  # to what is over: who restarts has forgotten all
+        room = self.rooms.setdefault(claims["video"]["room"], Room(claims["video"]["room"]))
+        if not asked.reconnect:
+            person = Person(room, socket, claims, asked.publisher_offer if self._connections == 1 else None)
+            await room.join(person)
+        elif (known := room.people.get(claims["sub"])) is not None and known.is_cut:
+            person = known
+        else:  # who restarts has forgotten all
             leave = rtc.LeaveRequest(action=rtc.LeaveRequest.RECONNECT, reason=models.STATE_MISMATCH)
             await socket.send_bytes(rtc.SignalResponse(leave=leave).SerializeToString())
             await socket.close()
             return socket
-        room = self.rooms.setdefault(claims["video"]["room"], Room(claims["video"]["room"]))
-        person = Person(room, socket, claims, asked.publisher_offer if self._connections == 1 else None)
-        await room.join(person)
         try:
-            await person.listen()
+            await (person.resume(socket) if asked.reconnect else person.listen())
         finally:
-            await room.leave(person)
-            await person.close()
+            if not person.is_cut:
+                await room.leave(person)
+                await person.close()
         return socket
 
 
@@ -140,7 +146,7 @@ def join_request(request: web.Request) -> rtc.JoinRequest:
     )
 
 
-def claims_of(request: web.Request) -> Mapping[str, Any]:
+def claims_of(request: web.Request) -> dict[str, Any]:
     """What the caller's token says; 401 where it is none of the server's."""
     token = request.headers.get("Authorization", "").removeprefix("Bearer ")
     signed, _, signature = token.rpartition(".")

@@ -75,7 +75,8 @@ class Stay:
 
     def report(self) -> dict[str, object]:
         """People and figures of the twins from here, ready for JSON."""
-        return {"joined": self.joined, **self._following.report()}
+        state = "mending" if self._mending is not None else "joined" if self.joined else "joining"
+        return {"state": state, **self._following.report()}
 
     async def live(self, url: str, token: str) -> None:
         """Be in the room until cancelled; raises :class:`RoomOver` where it cannot be joined, or is lost."""
