@@ -138,6 +138,12 @@ class Person:
         self.is_cut = True
         await self._socket.close()
 
+    async def remove(self) -> None:
+        """Out of the room, as a moderator does."""
+        reason = models.PARTICIPANT_REMOVED
+        await self.say(leave=rtc.LeaveRequest(action=rtc.LeaveRequest.DISCONNECT, reason=reason))
+        await self._socket.close()
+
     async def resume(self, socket: web.WebSocketResponse) -> None:
         """Go on where they were, until the connection ends."""
         self.is_cut, self._socket = False, socket

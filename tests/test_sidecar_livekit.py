@@ -173,6 +173,14 @@ async def test_two_sidecars_make_one_twin_and_none_of_twins_and_the_other_takes_
         assert livekit.person(other).asked_for == [microphone]
 
 
+async def test_who_is_removed_comes_back(caplog: pytest.LogCaptureFixture) -> None:
+    async with LiveKitServer() as livekit, sidecar(livekit) as made:
+        await until(lambda: made.connected, "the sidecar is there")
+        await livekit.person("one").remove()
+        await until(lambda: "PARTICIPANT_REMOVED" in caplog.text, "why it is not")
+        await until(lambda: made.connected, "it is back")
+
+
 async def test_why_a_room_cannot_be_joined_is_told(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

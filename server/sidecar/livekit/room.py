@@ -22,7 +22,7 @@ from .twin import Twin
 CONNECTING_TIME: Final = 30.0  # s; the SDK gives up earlier by itself
 MENDING_TIME: Final = 10.0  # s that the SDK has to mend a connection
 MARKING_TIME: Final = 5.0  # s until LiveKit has told of new attributes
-LEAVING_TIME: Final = 5.0  # s
+LEAVING_TIME: Final = 3.0  # s
 CHANGES: Final = (
     "participant_connected",
     "participant_disconnected",
@@ -50,9 +50,8 @@ class Stay:
         self._make_twin = make_twin
         self._sdk = rtc.Room()
         self._following: Following[Person] = Following(name, sidecar)
-        self._over: asyncio.Future[None] = (
-            asyncio.get_running_loop().create_future()
-        )  # its exception says why
+        loop = asyncio.get_running_loop()
+        self._over: asyncio.Future[None] = loop.create_future()  # its exception says why
         self._mending: asyncio.TimerHandle | None = None
         self._newcomer = True
         for event in CHANGES:
@@ -81,7 +80,7 @@ class Stay:
     async def live(self, url: str, token: str) -> None:
         """Be in the room until cancelled; raises :class:`RoomOver` where it cannot be joined, or is lost."""
         try:
-            await finished(self._join(url, token))
+            await self._join(url, token)
             if SIDECAR not in self.me.attributes:  # who has made the token does not know of it
                 await self.mark(sidecar_attributes(self._sidecar))
             self.joined = True
@@ -109,25 +108,35 @@ class Stay:
         return participant is not None and who.track in participant.track_publications
 
     async def mark(self, attributes: dict[str, str]) -> None:
-        """Give this participant attributes; raises :class:`TwinFailed` where LiveKit does not take them."""
+        """Give this participant attributes.
+
+        Raises :class:`TwinFailed` where LiveKit does not take them, and :class:`RoomOver` when the room is lost.
+        """
         await finished(first(self.me.set_attributes(attributes), self.over()))  # which tells of no refusal
         try:
             async with asyncio.timeout(MARKING_TIME):
-                await self.until(lambda: attributes.items() <= self.me.attributes.items())
+                await self.until(lambda: self.is_over or attributes.items() <= self.me.attributes.items())
         except TimeoutError:
             raise TwinFailed(
                 "LiveKit does not take attributes: the token must allow canUpdateOwnMetadata"
             ) from None
+        if self.is_over:
+            self._over.result()
 
     async def _join(self, url: str, token: str) -> None:
-        options = rtc.RoomOptions(auto_subscribe=False)
+        joining = asyncio.create_task(self._sdk.connect(url, token, rtc.RoomOptions(auto_subscribe=False)))
         try:
             async with asyncio.timeout(CONNECTING_TIME):
-                await self._sdk.connect(url, token, options)
+                await asyncio.shield(joining)
         except TimeoutError:
             raise RoomOver(f"not connected after {CONNECTING_TIME:g} s") from None
         except rtc.ConnectError as error:
             raise RoomOver(error.message) from None
+        finally:
+            # Cancelled, the SDK would go on by itself, and nobody could leave the room.
+            await asyncio.wait([joining], timeout=LEAVING_TIME)
+            joining.cancel()
+            await asyncio.gather(joining, return_exceptions=True)
 
     async def _leave(self) -> None:
         self._lose("it was left")
@@ -169,7 +178,7 @@ class Stay:
             self._mending = loop.call_later(MENDING_TIME, self._lose, "the connection is gone")
 
     def _check_mending(self) -> None:
-        """A connection that is mended loses nobody."""
+        """Somebody is gone: of a connection that is mended, hardly ever."""
         if self._mending is not None:
             self._lose("the connection is gone, and LiveKit has forgotten it")
 

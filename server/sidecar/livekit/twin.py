@@ -40,7 +40,10 @@ class Twin:
         self._subscribed = False
 
     async def open(self) -> None:
-        """Subscribe and publish; raises :class:`TwinFailed` or ``EngineFull``."""
+        """Subscribe and publish; raises :class:`TwinFailed`, ``EngineFull``, or ``RoomOver``.
+
+        The voice runs before there is somebody to send to, and goes nowhere: else audio would pile up meanwhile.
+        """
         microphone = self._person.microphone
         self._subscribed = True
         microphone.set_subscribed(True)
@@ -56,10 +59,10 @@ class Twin:
         self._voice = Voice(microphone.track, twin_display(self._person.name), self._engine, self._controls)
         if microphone.muted:
             self._voice.track.mute()
+        self._running = asyncio.create_task(self._voice.run(), name=f"voice of {self._person.id}")
         await finished(first(self._publish(self._voice), self._stay.over()))
         if self.id is None:
             raise RoomOver("it was left meanwhile")
-        self._running = asyncio.create_task(self._voice.run(), name=f"voice of {self._person.id}")
         await self._stay.mark(twin_attributes(self._person.id, str(self.id)))
 
     async def ended(self) -> None:
@@ -72,14 +75,15 @@ class Twin:
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
-        try:
-            async with asyncio.timeout(CLOSING_TIME):
-                if not self._stay.is_over:
-                    await first(self._withdraw(), self._stay.over())
-                if self._voice is not None:
-                    await self._voice.close()
-        except Exception:
-            logger.exception("the twin of %s did not close as it should", self._person.id)
+        steps = [first(self._withdraw(), self._stay.over())]
+        if self._voice is not None:
+            steps.append(self._voice.close())
+        for step in steps:
+            try:
+                async with asyncio.timeout(CLOSING_TIME):
+                    await step
+            except Exception:
+                logger.exception("the twin of %s did not close as it should", self._person.id)
 
     def report(self) -> dict[str, object]:
         """Figures, ready for JSON. Levels in dBFS, times in ms."""
@@ -100,6 +104,8 @@ class Twin:
 
     async def _withdraw(self) -> None:
         """Give back what the room has of it."""
+        if self._stay.is_over:
+            return
         if self.id in self._stay.me.track_publications:
             await self._stay.me.unpublish_track(self.id)
         if self.id is not None:
