@@ -5,12 +5,14 @@ import os
 import threading
 import time
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+RECENT_PACKETS: Final = 500  # 10 s: what the percentiles of the delay are taken over
 KEPT_STEPS: Final = 1000  # what the percentiles of the step time are taken over
 LAG_INTERVAL: Final = 0.05  # s between looks at the event loop
 KEPT_LAGS: Final = 11  # half a second; a median of so many ignores single stalls
@@ -40,6 +42,25 @@ class Histogram:
     def as_dict(self) -> dict[str, object]:
         """``counts[n]`` values are in ``(bounds[n - 1], bounds[n]]``, the last ones above all bounds."""
         return {"bounds": list(self._bounds), "counts": self._counts.copy(), "sum": round(self._sum, 6)}
+
+
+class RecentDelays:
+    """Of the last packets."""
+
+    def __init__(self) -> None:
+        self._delays: deque[float] = deque(maxlen=RECENT_PACKETS)
+
+    def note(self, seconds: float) -> None:
+        self._delays.append(seconds)
+
+    def percentiles_ms(self) -> tuple[float, float] | None:
+        """Median and 99th percentile; None before the first packet."""
+        if not self._delays:
+            return None
+        # Asked five times a second by each call: np.percentile takes ten times as long.
+        ordered = sorted(self._delays)
+        last = len(ordered) - 1
+        return ordered[round(last * 0.5)] * 1e3, ordered[round(last * 0.99)] * 1e3
 
 
 class BatchFigures:

@@ -49,6 +49,10 @@ def cut(dropped: Float, kept: Float) -> Float:
     return np.concatenate([head, kept[CUT:]])
 
 
+def to_pcm(samples: Float) -> NDArray[np.int16]:
+    return (samples * FULL_SCALE).round().clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+
+
 class FrameReader:
     """Turns frames into packets: mixes to mono, resamples, re-blocks, and conceals gaps.
 
@@ -156,7 +160,7 @@ class FrameWriter:
             self._resampler = AudioResampler(format="s16", layout=self._layout, rate=self._rate)
 
     def frame(self, packet: Packet) -> AudioFrame:
-        pcm = (packet.samples * FULL_SCALE).round().clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+        pcm = to_pcm(packet.samples)
         if self._resampler is not None:
             return self._resampled(packet.time, pcm, self._resampler)
         return self._stamped(packet.time, pcm.repeat(2) if self._layout == "stereo" else pcm)

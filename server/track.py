@@ -16,13 +16,12 @@ from percepnet.framing import Float
 from .allowance import Allowance
 from .controls import Controls
 from .engine import Engine
-from .figures import Histogram
+from .figures import Histogram, RecentDelays
 from .frames import BACKLOG_PACKETS, FrameReader, FrameWriter, Layout, Packet, cut
 
 FASTEST: Final = (
     75.0  # packets a second of a caller in the long run, half as fast again as time; two seconds' at once
 )
-RECENT_PACKETS: Final = 500  # 10 s: what the percentiles of the delay are taken over
 KEPT_ARRIVALS: Final = 64
 DELAY_BOUNDS: Final = (0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5)  # s
 
@@ -68,7 +67,7 @@ class EnhancedTrack(MediaStreamTrack):
         self._news = asyncio.Event()
         self._arrivals: dict[int, float] = {}  # when the last part of each packet came, by the packet's time
         self._sending: float | None = None  # arrival of the packet that recv() returned last
-        self._delays: deque[float] = deque(maxlen=RECENT_PACKETS)
+        self._delays = RecentDelays()
         self._pump: asyncio.Task[None] | None = None
         self.port = engine.open(self._enhanced, controls, self._event_loop)
 
@@ -77,7 +76,7 @@ class EnhancedTrack(MediaStreamTrack):
         # aiortc's sender fetches a frame as soon as the one before is on the wire.
         if self._sending is not None:
             delay = clock.monotonic() - self._sending
-            self._delays.append(delay)
+            self._delays.note(delay)
             self.delay_s.note(delay)
             self._sending = None
         if self._pump is None and self.readyState == "live":
@@ -101,13 +100,7 @@ class EnhancedTrack(MediaStreamTrack):
 
         That is what the server adds to the algorithm's own 30 ms. None before the first packet.
         """
-        if not self._delays:
-            return None
-        ordered = sorted(
-            self._delays
-        )  # asked five times a second by each call: np.percentile takes ten times as long
-        last = len(ordered) - 1
-        return ordered[round(last * 0.5)] * 1e3, ordered[round(last * 0.99)] * 1e3
+        return self._delays.percentiles_ms()
 
     def stop(self) -> None:
         super().stop()

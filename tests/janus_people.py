@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from server.loadtest.caller import RecordedTrack
 from server.media import audiolevel, receiver
-from server.sidecar.claims import enhanced_feed
+from server.sidecar.claims import Feed, enhanced_feed
 from server.sidecar.janus import Session, session
 from server.sidecar.transport import Message, connected
 from server.sidecar.twin import Peer
-from server.sidecar.videoroom import Feed, Publisher, VideoRoom
+from server.sidecar.videoroom import Publisher, VideoRoom
 
 Pcm = NDArray[np.int16]
 

@@ -11,6 +11,7 @@ from server.sidecar.claims import (
     enhanced_feed,
     patience,
     sidecar_display,
+    sidecar_name,
     twin_description,
     twin_display,
 )
@@ -21,8 +22,7 @@ FEEDS = range(1_000, 2_000)
 
 def first_of(feed: int, names: list[str]) -> str:
     """The sidecar among ``names`` whose turn it is, as all of them find."""
-    displays = ["Alice", "", *map(sidecar_display, names)]
-    waits = {name: patience(name, feed, displays, newcomer=False) for name in names}
+    waits = {name: patience(name, feed, names, newcomer=False) for name in names}
     assert sorted(waits.values()) == [GRACE * place for place in range(len(names))]
     return min(waits, key=lambda name: waits[name])
 
@@ -40,13 +40,12 @@ def test_who_leaves_takes_only_its_own_publishers_along() -> None:
 
 
 def test_who_comes_later_waits_longer_than_who_was_there_and_alone_not_at_all() -> None:
-    displays = [sidecar_display(name) for name in NAMES]
     for feed in range(20):
-        waits = [patience(name, feed, displays, newcomer=n > 1) for n, name in enumerate(NAMES)]
+        waits = [patience(name, feed, NAMES, newcomer=n > 1) for n, name in enumerate(NAMES)]
         assert len(set(waits)) == len(NAMES)  # whoever of them is new: never two at a time
         assert min(waits[2:]) > 0
         for newcomer in (False, True):
-            assert patience("one", feed, ["Alice", "", sidecar_display("one")], newcomer) == 0
+            assert patience("one", feed, ["one"], newcomer) == 0
             assert patience("one", feed, [], newcomer) == 0  # not listed yet
 
 
@@ -62,6 +61,8 @@ def test_twins_tell_whom_they_are_of_and_people_are_none() -> None:
     assert all(
         enhanced_feed(text) is None for text in ("", "microphone", "see percepnet: enhanced audio of 5")
     )
+    assert sidecar_name(sidecar_display("one")) == "one"
+    assert sidecar_name("Alice") is None
     assert twin_display("Alice") == "Alice (enhanced)"
     assert twin_display("") == "(enhanced)"
 

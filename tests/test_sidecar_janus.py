@@ -16,21 +16,22 @@ from calling import PACKET, TIMEOUT, given_back, holdings, unlikeness_db, until
 from janus_people import Listener, Pcm, Speaker, Watcher, in_session, watching
 from janus_server import ROOM, JanusServer, installed
 from numpy.typing import NDArray
+from twin_voice import HEARD, LATENCY, enhanced_voice, is_the_enhanced
 
 from percepnet import Enhancer
-from server.loadtest.hearing import enhancement, is_enhanced, lag
+from server.loadtest.hearing import lag
 from server.media.opus import LOOKAHEAD, SPEECH_LOOKAHEAD
 from server.overload import Overload
 from server.sidecar import claims
+from server.sidecar.claims import Feed
 from server.sidecar.janus import JanusError, SessionLost
 from server.sidecar.options import SidecarOptions
-from server.sidecar.sidecar import Sidecar, running_engine
-from server.sidecar.videoroom import PLUGIN, Feed, Publisher, VideoRoom
+from server.sidecar.process import running_engine
+from server.sidecar.sidecar import Sidecar
+from server.sidecar.videoroom import PLUGIN, Publisher, VideoRoom
 
 pytestmark = pytest.mark.skipif(not installed(), reason="needs Debian's janus")
 
-LATENCY = 1440
-HEARD = 20 * 48_000  # samples; longer than anybody listens
 ENCODERS_LOOKAHEAD = SPEECH_LOOKAHEAD + LOOKAHEAD  # samples; the speaker's, which is aiortc's, and the twin's
 
 
@@ -80,22 +81,7 @@ async def heard_from(room: VideoRoom, publisher: Publisher, packets: int) -> Pcm
 
 @pytest.fixture(scope="module")
 def enhanced(noisy: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What the library makes of the recording, as long as it takes; the recording goes on from its beginning."""
-    return Enhancer().process(np.resize(noisy, HEARD)[np.newaxis])[0]
-
-
-def is_the_enhanced(speech: Pcm, enhanced: NDArray[np.float32], heard: Pcm) -> bool:
-    """Nearer to what the library makes of the recording than to the recording, and quieter in its pauses."""
-    said = np.resize(speech, HEARD)
-    late = lag(said, heard)  # below 0: the listener came when some of it had been said
-    if late is None:
-        return False
-    part = slice(PACKET * 50, len(heard))
-    sent = np.roll(said, late)[part]
-    wanted = np.roll(enhanced, late - LATENCY)[part]
-    change = enhancement(sent, heard[part], np.ones(len(sent), bool))
-    nearer = unlikeness_db(heard[part], wanted) < unlikeness_db(heard[part], sent) / 2
-    return nearer and change is not None and is_enhanced(*change)
+    return enhanced_voice(noisy)
 
 
 async def assert_enhanced(
@@ -167,7 +153,7 @@ async def test_of_two_twins_the_one_with_the_lower_id_stays(
     tmp_path: Path, speech: Pcm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after the race that :mod:`server.sidecar.claims` tells of: neither sidecar knows that the other is there."""
-    monkeypatch.setattr("server.sidecar.room.patience", lambda *_: 0)
+    monkeypatch.setattr("server.sidecar.following.patience", lambda *_: 0)
     async with (
         JanusServer(tmp_path) as janus,
         sidecar(janus, "one") as one,

@@ -1,15 +1,22 @@
 """The sidecar's options, secrets apart from the command line."""
 
 import argparse
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from percepnet.cli import main
 from percepnet.cli import sidecar as command
+from server.sidecar.livekit.options import LiveKitOptions
+from server.sidecar.livekit.token import room_of, signed
 from server.sidecar.options import PIN, SECRET, TOKEN, SidecarOptions
 
 NEEDED = ["janus", "--url", "ws://127.0.0.1:8188"]
+LIVEKIT = ["livekit", "--url", "ws://127.0.0.1:7880"]
+KEYS = {"LIVEKIT_API_KEY": "key", "LIVEKIT_API_SECRET": "secret"}
 
 
 def options(*arguments: str, **environment: str) -> SidecarOptions:
@@ -35,6 +42,58 @@ def test_secrets_come_from_the_environment_or_a_file(tmp_path: Path) -> None:
     assert found.authorization == {"apisecret": "from a file"}
 
 
+def livekit_options(*arguments: str, **environment: str) -> LiveKitOptions:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return LiveKitOptions.from_arguments(parser.parse_args([*LIVEKIT, *arguments]), environment)
+
+
+def token_for(room: str) -> str:
+    return signed("key", "secret", room=room, identity="x", name="X", attributes={})
+
+
+def test_tokens_of_livekit_are_made_for_each_room_or_come_ready(tmp_path: Path) -> None:
+    rooms = livekit_options("--room", "office", "--room", "lobby", **KEYS).rooms
+    assert {name: room_of(token()) for name, token in rooms.items()} == {"office": "office", "lobby": "lobby"}
+    file = tmp_path / "token"
+    file.write_text(token_for("office") + "\n")
+    rooms = livekit_options("--token-file", str(file), LIVEKIT_TOKEN=token_for("lobby")).rooms
+    file.write_text("a newer one\n")
+    assert {name: token() for name, token in rooms.items()} == {
+        "office": "a newer one",
+        "lobby": token_for("lobby"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        (["--room", "office"], {}, "needs LIVEKIT_API_KEY and LIVEKIT_API_SECRET"),
+        ([], KEYS, "--room, --token-file or LIVEKIT_TOKEN must name one"),
+        ([], {"LIVEKIT_TOKEN": "nonsense"}, "a JWT that names its room"),
+        ([], {"LIVEKIT_TOKEN": token_for("")}, "a JWT that names its room"),
+    ],
+)
+def test_without_a_token_for_each_room_livekit_is_not_asked(
+    arguments: list[str], environment: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        livekit_options(*arguments, **environment)
+
+
+def test_where_livekits_sdk_is_missing_its_extra_is_named() -> None:
+    program = (
+        "import sys\nsys.modules['livekit.rtc'] = None\n"
+        "from percepnet.cli import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    call = [sys.executable, "-c", program, "sidecar", *LIVEKIT, "--room", "office"]
+    done = subprocess.run(
+        call, capture_output=True, text=True, check=False, timeout=60, env={**os.environ, **KEYS}
+    )
+    assert done.returncode == 1
+    assert "percepnet: this sidecar needs LiveKit's SDK: pip install 'percepnet[livekit]'\n" in done.stderr
+
+
 def test_names_differ_and_the_enhancer_is_set_as_elsewhere() -> None:
     assert options("--room", "1").name != options("--room", "1").name
     controls = options("--room", "1", "--attenuation-limit-db", "20", "--no-postfilter").controls
@@ -46,7 +105,7 @@ def test_names_differ_and_the_enhancer_is_set_as_elsewhere() -> None:
     [
         (["janus", "--url", "10.0.0.1:8188", "--room", "1"], "url must be ws://"),
         ([*NEEDED], "required: --room"),
-        (["livekit", "--url", "ws://127.0.0.1", "--room", "1"], "invalid choice: 'livekit'"),
+        (["jitsi", "--url", "ws://127.0.0.1", "--room", "1"], "invalid choice: 'jitsi'"),
         ([*NEEDED, "--room", "1", "--publishers", "0"], "allowed are whole numbers from 1"),
         ([*NEEDED, "--room", "1", "--ice-server", "http://x"], "ICE server must be"),
     ],

@@ -49,7 +49,10 @@ COMMANDS: Final = MappingProxyType(
         "sidecar": Command(
             "percepnet.cli.sidecar",
             "join the rooms of another server and publish an enhanced twin of each voice",
-            ("percepnet sidecar janus --url ws://127.0.0.1:8188 --room 1234 --room 5678 --stats-port 8081",),
+            (
+                "percepnet sidecar janus --url ws://127.0.0.1:8188 --room 1234 --room 5678 --stats-port 8081",
+                "percepnet sidecar livekit --url ws://127.0.0.1:7880 --room office --room lobby",
+            ),
         ),
         "load": Command(
             "percepnet.cli.load",

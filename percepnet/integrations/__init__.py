@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def needs(package: str, name: str) -> Iterator[None]:
+def needs(package: str, name: str, what: str = "this plug-in") -> Iterator[None]:
     """Around the import of ``package``: where it is missing, ModuleNotFoundError tells which extra brings it."""
     try:
         yield
@@ -13,5 +13,5 @@ def needs(package: str, name: str) -> Iterator[None]:
         if (error.name or "").partition(".")[0] != package:
             raise
         raise ModuleNotFoundError(
-            f"this plug-in needs {name}: pip install 'percepnet[{package}]'", name=error.name
+            f"{what} needs {name}: pip install 'percepnet[{package}]'", name=error.name
         ) from error

@@ -1,7 +1,8 @@
 """Who enhances whom, where several sidecars are in a room. Pure functions; each sidecar asks them by itself.
 
-What all of them see is at Janus. A sidecar is in the room under a name that tells it is one; a twin's audio has
-a description that names the publisher it is of. Three rules:
+What all of them see is at the server. At Janus a sidecar is in the room under a name that tells it is one, and a
+twin's audio has a description that names the publisher it is of; at LiveKit the sidecar has attributes that tell
+both (:mod:`.livekit.marks`). Three rules:
 
 1. *Turn.* For each publisher the sidecars present have an order (rendezvous hashing of their names with the
    publisher's id, so each is first for its share of publishers). The first begins at once, the next only if
@@ -25,9 +26,9 @@ Janus notices: at once over a WebSocket, after its session timeout (60 s) over H
 import hashlib
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, TypeAlias
 
-from .videoroom import Feed
+Feed: TypeAlias = int | str  # id of a publisher or a twin
 
 GRACE: Final = 3.0  # s for each sidecar that is before this one
 _SIDECAR: Final = "percepnet sidecar "
@@ -37,6 +38,11 @@ _TWIN: Final = "percepnet: enhanced audio of "
 def sidecar_display(name: str) -> str:
     """Under which a sidecar is in a room."""
     return _SIDECAR + name
+
+
+def sidecar_name(display: str) -> str | None:
+    """Of the sidecar that is in a room under ``display``; None where it is none."""
+    return display.removeprefix(_SIDECAR) if display.startswith(_SIDECAR) else None
 
 
 def twin_display(display: str) -> str:
@@ -55,13 +61,12 @@ def enhanced_feed(description: str) -> str | None:
     return found[1] if found else None
 
 
-def patience(name: str, feed: Feed, displays: Iterable[str], newcomer: bool) -> float:
+def patience(name: str, feed: Feed, sidecars: Iterable[str], newcomer: bool) -> float:
     """Seconds that the sidecar ``name`` waits for others before it begins a twin (rule 1).
 
-    ``displays``: of all who are in the room. ``newcomer``: whether the publisher was there before the sidecar.
+    ``sidecars``: names of those in the room. ``newcomer``: whether the publisher was there before the sidecar.
     """
-    present = {display.removeprefix(_SIDECAR) for display in displays if display.startswith(_SIDECAR)}
-    others = present - {name}
+    others = set(sidecars) - {name}
     own = _weight(name, feed)
     place = sum(_weight(other, feed) < own for other in others)
     return GRACE * (place + 0.5 * bool(newcomer and others))

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import aiohttp
 
+from .following import RoomOver
 from .owning import finished
 from .transport import Message, Transport
 
@@ -37,7 +38,7 @@ class JanusError(Exception):
         self.code = code
 
 
-class SessionLost(Exception):
+class SessionLost(RoomOver):
     """The session is over, and with it all that it held at Janus."""
 
 

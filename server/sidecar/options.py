@@ -6,15 +6,15 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from percepnet.cli.options import add_enhancer_options, within
 from server.config import for_argparse
 from server.controls import Controls
 from server.values import IceServer
 
+from .claims import Feed
 from .transport import checked_url
-from .videoroom import Feed
 
 SECRET: Final = "PERCEPNET_JANUS_SECRET"
 TOKEN: Final = "PERCEPNET_JANUS_TOKEN"
@@ -22,21 +22,67 @@ PIN: Final = "PERCEPNET_JANUS_PIN"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SidecarOptions:
+class CommonOptions:
+    """Those of sidecars beside any server."""
+
     url: str
-    rooms: tuple[Feed, ...]
     name: str
-    authorization: Mapping[str, str]  # what each request to Janus carries
-    pin: str | None = None
     model: Path | None = None
     controls: Controls = field(default_factory=Controls)
     publishers: int = 64  # enhanced at the same time, in all rooms
-    ice_servers: tuple[IceServer, ...] = ()
     stats_host: str = "127.0.0.1"
     stats_port: int | None = None
 
     @staticmethod
-    def add_arguments(parser: argparse.ArgumentParser) -> None:
+    def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+        """All but ``url``."""
+        parser.add_argument(
+            "--name", default=secrets.token_hex(4), help="of this sidecar among others (default: by chance)"
+        )
+        parser.add_argument(
+            "--publishers",
+            type=within(int, 1, 1024),
+            default=64,
+            metavar="N",
+            help="enhanced at the same time, in all rooms; further ones are left to other sidecars (default: 64)",
+        )
+        parser.add_argument(
+            "--stats-host", default="127.0.0.1", help="address of --stats-port (default: 127.0.0.1)"
+        )
+        parser.add_argument(
+            "--stats-port",
+            type=within(int, 0, 65535),
+            metavar="PORT",
+            help="answer GET /stats and GET /healthz (default: do not)",
+        )
+        add_enhancer_options(parser)
+
+    @staticmethod
+    def common(arguments: argparse.Namespace) -> dict[str, Any]:
+        return {
+            "url": arguments.url,
+            "name": arguments.name,
+            "model": arguments.model,
+            "controls": Controls(
+                postfilter=arguments.postfilter, attenuation_limit_db=arguments.attenuation_limit_db
+            ),
+            "publishers": arguments.publishers,
+            "stats_host": arguments.stats_host,
+            "stats_port": arguments.stats_port,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SidecarOptions(CommonOptions):
+    """Beside Janus."""
+
+    rooms: tuple[Feed, ...]
+    authorization: Mapping[str, str]  # what each request to Janus carries
+    pin: str | None = None
+    ice_servers: tuple[IceServer, ...] = ()
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--url",
             required=True,
@@ -52,17 +98,7 @@ class SidecarOptions:
             help="a VideoRoom to enhance the publishers of; repeatable",
         )
         parser.add_argument(
-            "--name", default=secrets.token_hex(4), help="of this sidecar among others (default: by chance)"
-        )
-        parser.add_argument(
             "--secret-file", type=Path, metavar="FILE", help=f"holds Janus's api_secret (or: {SECRET})"
-        )
-        parser.add_argument(
-            "--publishers",
-            type=within(int, 1, 1024),
-            default=64,
-            metavar="N",
-            help="enhanced at the same time, in all rooms; further ones are left to other sidecars (default: 64)",
         )
         parser.add_argument(
             "--ice-server",
@@ -73,18 +109,9 @@ class SidecarOptions:
             metavar="SERVER",
             help="stun:HOST:PORT or turn:USER:PASSWORD@HOST:PORT; repeatable",
         )
-        parser.add_argument(
-            "--stats-host", default="127.0.0.1", help="address of --stats-port (default: 127.0.0.1)"
-        )
-        parser.add_argument(
-            "--stats-port",
-            type=within(int, 0, 65535),
-            metavar="PORT",
-            help="answer GET /stats and GET /healthz (default: do not)",
-        )
-        add_enhancer_options(parser)
+        cls.add_common_arguments(parser)
         parser.epilog = (
-            f"{parser.epilog}\n\nenvironment:\n  {SECRET}, {TOKEN}: api_secret and token that Janus asks for"
+            f"environment:\n  {SECRET}, {TOKEN}: api_secret and token that Janus asks for"
             f"\n  {PIN}: of the rooms"
         )
 
@@ -98,19 +125,11 @@ class SidecarOptions:
             secret = arguments.secret_file.read_text().strip()
         given = {"apisecret": secret, "token": environment.get(TOKEN, "")}
         return cls(
-            url=arguments.url,
             rooms=tuple(dict.fromkeys(arguments.room)),
-            name=arguments.name,
             authorization={name: value for name, value in given.items() if value},
             pin=environment.get(PIN) or None,
-            model=arguments.model,
-            controls=Controls(
-                postfilter=arguments.postfilter, attenuation_limit_db=arguments.attenuation_limit_db
-            ),
-            publishers=arguments.publishers,
             ice_servers=tuple(arguments.ice_servers),
-            stats_host=arguments.stats_host,
-            stats_port=arguments.stats_port,
+            **cls.common(arguments),
         )
 
 

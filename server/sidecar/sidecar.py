@@ -1,23 +1,17 @@
-"""The sidecar as a process: one engine, one session with Janus, any number of rooms; whatever ends begins anew."""
+"""The sidecar beside Janus: one session with it, any number of rooms; whatever ends begins anew."""
 
 import asyncio
 import logging
-import signal
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 import aiohttp
-from aiohttp import web
 
-from percepnet import Enhancer
-from server import eventloop
 from server.backoff import Backoff
-from server.ending import Ending, first
-from server.engine import Engine, running
-from server.figures import process_figures
+from server.ending import first
+from server.engine import Engine
 from server.media import audiolevel, libopus
 
+from . import figures, process
 from .janus import BROKEN, JanusError, Session, SessionLost, session
 from .options import SidecarOptions
 from .room import Room
@@ -34,6 +28,8 @@ class Sidecar:
     """Enhances the publishers of the rooms that ``options`` name with ``engine``, until :meth:`run` is cancelled."""
 
     def __init__(self, options: SidecarOptions, engine: Engine) -> None:
+        audiolevel.install()
+        libopus.library()  # found now, not in the first call
         self.connected = False
         self._options = options
         self._engine = engine
@@ -57,10 +53,7 @@ class Sidecar:
             "name": self._options.name,
             "connected": self.connected,
             "rooms": {str(room.room): room.report() for room in self._rooms},
-            "shed": self._engine.shed_calls,
-            "batches": self._engine.batches.counts(),
-            "step_ms": self._engine.batches.step_ms(),
-            **process_figures(),
+            **figures.of_engine(self._engine),
         }
 
     async def _session(self) -> None:
@@ -93,49 +86,5 @@ class Sidecar:
 
 def serve(options: SidecarOptions) -> None:
     """Run a sidecar until SIGINT or SIGTERM, then leave the rooms and return."""
-    with Ending(drain_time=0) as ending:
-        eventloop.run(_serve(options, ending))
-
-
-async def _serve(options: SidecarOptions, ending: Ending) -> None:
-    ending.listen(signal.SIGINT, signal.SIGTERM)
     logging.getLogger("aioice").setLevel(logging.WARNING)  # it tells every step of every pair of candidates
-    async with AsyncExitStack() as stack:
-        engine = await stack.enter_async_context(running_engine(options))
-        sidecar = Sidecar(options, engine)
-        if options.stats_port is not None:
-            await stack.enter_async_context(_answering(sidecar, options.stats_host, options.stats_port))
-        await first(sidecar.run(), ending.told())
-
-
-@asynccontextmanager
-async def running_engine(options: SidecarOptions) -> AsyncIterator[Engine]:
-    loop = asyncio.get_running_loop()
-    audiolevel.install()
-    libopus.library()  # found now, not in the first call
-    streams = options.publishers
-    enhancer = await loop.run_in_executor(None, lambda: Enhancer(streams=streams, model=options.model))
-    async with running(enhancer, streams=streams) as engine:
-        yield engine
-
-
-@asynccontextmanager
-async def _answering(sidecar: Sidecar, host: str, port: int) -> AsyncIterator[None]:
-    """Answers ``GET /stats``, and ``GET /healthz`` with 503 while there is no session."""
-
-    async def stats(request: web.Request) -> web.Response:
-        return web.json_response(sidecar.report())
-
-    async def healthz(request: web.Request) -> web.Response:
-        return web.json_response({"connected": sidecar.connected}, status=200 if sidecar.connected else 503)
-
-    app = web.Application()
-    app.add_routes([web.get("/stats", stats), web.get("/healthz", healthz)])
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, host, port).start()
-        logger.info("figures at http://%s:%d/stats", *runner.addresses[0][:2])
-        yield
-    finally:
-        await runner.cleanup()
+    process.serve(options, lambda engine: Sidecar(options, engine))

@@ -13,20 +13,18 @@ from server.media.opus import OpusOptions
 from server.track import EnhancedTrack
 from server.values import IceServer
 
-from .claims import twin_description, twin_display
+from . import figures
+from .claims import Feed, twin_description, twin_display
+from .following import TwinFailed
 from .janus import Handle
 from .owning import finished
 from .transport import Message
-from .videoroom import Feed, Publisher, VideoRoom
+from .videoroom import Publisher, VideoRoom
 
 CONNECTING_TIME: Final = 15.0  # s, for each of the two connections
 CLOSING_TIME: Final = 5.0  # s
 
 logger = logging.getLogger(__name__)
-
-
-class TwinFailed(Exception):
-    """A twin cannot begin, or cannot go on."""
 
 
 class Peer:
@@ -135,22 +133,17 @@ class Twin:
         """Figures, ready for JSON. Levels in dBFS, times in ms."""
         if self._track is None or self.id is None:
             return {"state": "connecting"}
-        figures, counts = self._track.port.figures, self._reception.counts if self._reception else None
-        p50, p99 = self._track.delays_ms() or (None, None)
+        counts = self._reception.counts if self._reception else None
         return {
             "state": self._publication.connection.connectionState,
             "twin": self.id,
-            "enhancement": self._track.port.enhancement,
-            "packets": {
-                "in": figures.packets_in,
-                "out": figures.packets_out,
-                "dropped": figures.dropped + self._track.skipped,
-                "shed": figures.shed_packets,
-                "lost": counts.lost if counts else None,
-                "late": counts.late if counts else None,
-            },
-            "level": {"in_dbfs": round(figures.level_in_db, 1), "out_dbfs": round(figures.level_out_db, 1)},
-            "delay": {"server_p50_ms": p50 and round(p50, 3), "server_p99_ms": p99 and round(p99, 3)},
+            **figures.of_twin(
+                self._track.port,
+                self._track.skipped,
+                self._track.delays_ms(),
+                lost=counts.lost if counts else None,
+                late=counts.late if counts else None,
+            ),
         }
 
     def _on_track(self, source: MediaStreamTrack) -> None:

@@ -2,23 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, Self
 
 from aiortc import RTCSessionDescription
 
+from .claims import Feed
 from .janus import Handle, Listener, Session
 from .transport import Message
 
 PLUGIN: Final = "janus.plugin.videoroom"
-
-Feed: TypeAlias = int | str  # a number unless Janus is configured with string_ids
 
 
 @dataclass(frozen=True, slots=True)
 class Publisher:
     """Somebody who publishes audio."""
 
-    id: Feed
+    id: Feed  # a number unless Janus is configured with string_ids
     display: str
     mid: str  # of the audio
     description: str  # of the audio; what tells a twin

@@ -1,0 +1,127 @@
+"""A participant's enhanced twin: a subscription to their microphone, the engine, and a track of the sidecar's own."""
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from server.controls import Controls
+from server.ending import first
+from server.engine import Engine
+
+from .. import figures
+from ..claims import Feed, twin_display
+from ..following import RoomOver, TwinFailed
+from ..owning import finished
+from .marks import twin_attributes
+from .people import Person
+from .sdk import rtc
+from .voice import Voice
+
+if TYPE_CHECKING:
+    from .room import Stay
+
+SUBSCRIBING_TIME: Final = 15.0  # s
+CLOSING_TIME: Final = 5.0  # s
+
+logger = logging.getLogger(__name__)
+
+
+class Twin:
+    """The twin of ``person``; :meth:`open` makes it, :meth:`close` gives back all it took, however far that was."""
+
+    def __init__(self, stay: "Stay", person: Person, engine: Engine, controls: Controls) -> None:
+        self.id: Feed | None = None  # SID of its track
+        self._stay = stay
+        self._person = person
+        self._engine = engine
+        self._controls = controls
+        self._voice: Voice | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._subscribed = False
+
+    async def open(self) -> None:
+        """Subscribe and publish; raises :class:`TwinFailed`, ``EngineFull``, or ``RoomOver``.
+
+        The voice runs before there is somebody to send to, and goes nowhere: else audio would pile up meanwhile.
+        """
+        microphone = self._person.microphone
+        self._subscribed = True
+        microphone.set_subscribed(True)
+        try:
+            async with asyncio.timeout(SUBSCRIBING_TIME):
+                await self._stay.until(
+                    lambda: microphone.track is not None or microphone.sid in self._stay.refused
+                )
+        except TimeoutError:
+            raise TwinFailed(f"no audio {SUBSCRIBING_TIME:g} s after subscribing to it") from None
+        if microphone.track is None:
+            raise TwinFailed(f"LiveKit does not let it be heard: {self._stay.refused.pop(microphone.sid)}")
+        self._voice = Voice(microphone.track, twin_display(self._person.name), self._engine, self._controls)
+        if microphone.muted:
+            self._voice.track.mute()
+        self._running = asyncio.create_task(self._voice.run(), name=f"voice of {self._person.id}")
+        await finished(first(self._publish(self._voice), self._stay.over()))
+        if self.id is None:
+            raise RoomOver("it was left meanwhile")
+        await self._stay.mark(twin_attributes(self._person.id, str(self.id)))
+
+    async def ended(self) -> None:
+        """Wait until the twin cannot go on; raises :class:`TwinFailed`."""
+        assert self._voice is not None
+        assert self._running is not None
+        await first(self._heard(self._running), self._follow_muting(self._voice))
+
+    async def close(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        steps = [first(self._withdraw(), self._stay.over())]
+        if self._voice is not None:
+            steps.append(self._voice.close())
+        for step in steps:
+            try:
+                async with asyncio.timeout(CLOSING_TIME):
+                    await step
+            except Exception:
+                logger.exception("the twin of %s did not close as it should", self._person.id)
+
+    def report(self) -> dict[str, object]:
+        """Figures, ready for JSON. Levels in dBFS, times in ms."""
+        if self._voice is None or self.id is None:
+            return {"state": "connecting"}
+        return {
+            "state": "muted" if self._voice.track.muted else "connected",
+            "twin": self.id,
+            **figures.of_twin(self._voice.port, self._voice.skipped, self._voice.delays.percentiles_ms()),
+        }
+
+    async def _publish(self, voice: Voice) -> None:
+        try:
+            published = await self._stay.me.publish_track(voice.track, rtc.TrackPublishOptions())
+        except rtc.participant.PublishTrackError as error:
+            raise TwinFailed(f"LiveKit does not let it be published: {error}") from None
+        self.id = published.sid
+
+    async def _withdraw(self) -> None:
+        """Give back what the room has of it."""
+        if self._stay.is_over:
+            return
+        if self.id in self._stay.me.track_publications:
+            await self._stay.me.unpublish_track(self.id)
+        if self.id is not None:
+            await self._stay.me.set_attributes(twin_attributes(self._person.id, ""))
+        if self._subscribed and self._stay.has(self._person):
+            self._person.microphone.set_subscribed(False)
+
+    async def _heard(self, running: asyncio.Task[None]) -> None:
+        await asyncio.shield(running)
+        raise TwinFailed("the microphone brings no more audio")
+
+    async def _follow_muting(self, voice: Voice) -> None:
+        """When the participant is muted or is no longer. A moderator may mute the twin besides."""
+        microphone = self._person.microphone
+        while True:
+            await self._stay.until(lambda: microphone.muted)
+            voice.track.mute()
+            await self._stay.until(lambda: not microphone.muted)
+            voice.track.unmute()
