@@ -10,13 +10,16 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from percepnet.cli import INTERRUPTED, main
+from server.loadtest.callers import tell
 from server.loadtest.charts import bars, lines
 from server.loadtest.compare import OURS, contestants, running
 
@@ -147,6 +150,21 @@ def test_calls_in_a_row_leave_nothing(capsys: pytest.CaptureFixture[str], ours: 
     before, after = found["in_a_row"]["holdings"].values()
     assert list(found["in_a_row"]["holdings"]) == ["0", "6"]
     assert after["fds"] <= before["fds"]
+
+
+def test_results_of_hundreds_of_calls_pass_a_pipe_that_an_event_loop_has_left_non_blocking() -> None:
+    ours, theirs = Pipe()
+    os.set_blocking(theirs.fileno(), False)
+    results = [bytes(1000)] * 2000
+
+    def send() -> None:
+        with theirs:
+            tell(theirs, results)
+
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(send)
+        assert ours.recv() == results
+        sending.result()
 
 
 def test_ctrl_c_hangs_up_and_still_reports(ours: tuple[str, int]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Coroutine
@@ -115,8 +116,14 @@ def process(pipe: Connection, load: Load, speech: Speech, number: int) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError):
         pipe.send(READY)
         callers = run_quickly(_traffic(pipe, load, speech, number, pipe.recv()))
-        pipe.send(ENDED)
-        pipe.send([call.result() for call in callers.calls])
+        tell(pipe, ENDED)
+        tell(pipe, [call.result() for call in callers.calls])
+
+
+def tell(pipe: Connection, message: object) -> None:
+    """Send what is longer than the pipe, too, though an event loop that listened to it has left it non-blocking."""
+    os.set_blocking(pipe.fileno(), True)
+    pipe.send(message)
 
 
 async def _traffic(pipe: Connection, load: Load, speech: Speech, number: int, begin: float) -> Callers:

@@ -54,7 +54,7 @@ class Delays:
 
 def lag(sent: Pcm, heard: Pcm) -> int | None:
     """Samples by which ``heard`` is behind ``sent``; None where they have nothing in common."""
-    size = 2 * max(len(sent), len(heard))
+    size = 1 << (2 * max(len(sent), len(heard)) - 1).bit_length()  # else some take ten times as long
     product = np.fft.rfft(heard, size) * np.fft.rfft(sent, size).conj()
     correlation = np.fft.irfft(product, size)
     peak = int(np.argmax(correlation))
