@@ -4,7 +4,7 @@ import asyncio
 import gc
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -54,6 +54,17 @@ async def serving(standstill: float = TIMEOUT, **options: object) -> AsyncIterat
                 yield Server(url, app[CALLS], http)
         finally:
             await runner.cleanup()
+
+
+@asynccontextmanager
+async def at_work(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """``work`` as a task inside; cancelled and ended after."""
+    running = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def offered() -> dict[str, str]:

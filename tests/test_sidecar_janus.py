@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 import pytest
-from calling import PACKET, TIMEOUT, given_back, holdings, unlikeness_db, until
+from calling import PACKET, TIMEOUT, at_work, given_back, holdings, unlikeness_db, until
 from janus_people import Listener, Pcm, Speaker, Watcher, in_session, watching
 from janus_server import ROOM, JanusServer, installed
 from numpy.typing import NDArray
@@ -59,12 +59,8 @@ async def sidecar(
     )
     async with running_engine(options) as engine:
         made = Sidecar(options, engine)
-        running = asyncio.create_task(made.run())
-        try:
+        async with at_work(made.run()):
             yield made
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
 
 
 async def twin_of(watcher: Watcher, feed: Feed) -> Publisher:

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 import pytest
-from calling import PACKET, TIMEOUT, given_back, holdings, unlikeness_db, until
+from calling import PACKET, TIMEOUT, at_work, given_back, holdings, unlikeness_db, until
 from numpy.typing import NDArray
 from twin_voice import HEARD, enhanced_voice, is_the_enhanced
 
@@ -53,12 +53,8 @@ async def sidecar(
     options = LiveKitOptions(url=livekit.url, rooms={ROOM: token}, name=name, publishers=publishers)
     async with running_engine(options) as engine:
         made = Sidecar(options, engine)
-        running = asyncio.create_task(made.run())
-        try:
+        async with at_work(made.run()):
             yield made
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
 
 
 def room(made: Sidecar) -> dict[str, Any]:

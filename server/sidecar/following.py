@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from server.backoff import Backoff
 from server.ending import first
@@ -48,6 +48,7 @@ class Twin(Protocol):
 
 
 P = TypeVar("P", bound=Publisher)
+Sidecars: TypeAlias = Callable[[], Awaitable[Iterable[str]]]  # names of those in the room
 
 
 class Following(Generic[P]):
@@ -83,12 +84,12 @@ class Following(Generic[P]):
         self,
         publisher: P,
         make_twin: Callable[[P], Twin],
-        sidecars: Callable[[], Awaitable[Iterable[str]]],
+        sidecars: Sidecars,
         newcomer: bool,
     ) -> None:
         """Enhance ``publisher`` whenever it is this sidecar's turn, until that one is forgotten.
 
-        ``sidecars``: names of those in the room. ``newcomer``: whether the publisher was there before this sidecar.
+        ``newcomer``: whether the publisher was there before this sidecar.
         """
         if publisher == self.publishers.get(publisher.id):
             return
@@ -127,7 +128,7 @@ class Following(Generic[P]):
         self,
         publisher: P,
         make_twin: Callable[[P], Twin],
-        sidecars: Callable[[], Awaitable[Iterable[str]]],
+        sidecars: Sidecars,
         newcomer: bool,
     ) -> None:
         backoff = Backoff()
@@ -144,9 +145,7 @@ class Following(Generic[P]):
                 logger.exception("room %s: the twin of publisher %s failed", self._room, publisher.id)
             await backoff.pause()
 
-    async def _turn(
-        self, feed: Feed, sidecars: Callable[[], Awaitable[Iterable[str]]], newcomer: bool
-    ) -> None:
+    async def _turn(self, feed: Feed, sidecars: Sidecars, newcomer: bool) -> None:
         """Wait until nobody enhances the publisher and it is this sidecar's turn to do so."""
         while True:
             while self._twins_of(feed):
