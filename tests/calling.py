@@ -125,10 +125,10 @@ def holdings() -> dict[str, int]:
     }
 
 
-async def given_back(before: dict[str, int]) -> None:
+async def given_back(before: dict[str, int], patience: float = TIMEOUT) -> None:
     """Wait until no more is held than before."""
     try:
-        async with asyncio.timeout(TIMEOUT):
+        async with asyncio.timeout(patience):
             while any((now := holdings())[name] > before[name] for name in before):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
     except TimeoutError:
