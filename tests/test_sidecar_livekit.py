@@ -146,7 +146,9 @@ async def test_a_killed_server_gets_its_twins_back(speech: Pcm) -> None:
             await livekit.start()
             await until(lambda: made.connected, "the sidecar is back")
             if before:
-                await given_back(before, 3 * TIMEOUT)  # the SDK of those who were cut off tries again for long
+                await given_back(
+                    before, 3 * TIMEOUT
+                )  # the SDK of those who were cut off tries again for long
             before = before or holdings()
             before.pop("threads", None)  # some are the SDK's own
 
