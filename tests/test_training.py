@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import RECORDINGS
+from numpy.testing import assert_allclose
 
 from percepnet import Enhancer
 from percepnet.bands import BANDS, CENTRES_HZ
 from percepnet.cli import main
 from percepnet.features import FEATURES
-from percepnet.framing import HOP, SAMPLE_RATE, Float
-from percepnet.training import listening, shards
+from percepnet.framing import HOP, LOOKAHEAD, SAMPLE_RATE, Float
+from percepnet.postfilter import envelope_postfilter
+from percepnet.training import gru, listening, losses, shards
 from percepnet.training.batches import Batches
 from percepnet.training.corpus import Corpus, scan
-from percepnet.training.losses import Loss, band_loss
+from percepnet.training.losses import Loss, band_loss, loudness_loss
 from percepnet.training.mixing import Mixer
 from percepnet.training.rooms import EARLY, room_response
 from percepnet.training.topologies import TOPOLOGIES
@@ -115,6 +117,55 @@ def test_the_loss_is_least_at_the_ideal_and_weighs_what_it_is_told_to(gamma: flo
     pause[:, 1] = 0.4
     assert loss(pause, kind) < loss(low, kind)
     assert loss(pause, plain) == pytest.approx(loss(low, plain))
+
+
+def test_loudness_is_lost_where_a_band_is_heard() -> None:
+    levels = torch.zeros(1, 2 + LOOKAHEAD, BANDS)
+    levels[:, :, 20:] = -2.5  # 50 dB below the reference
+    ideal, weight = torch.ones(1, 2 + LOOKAHEAD, BANDS), torch.ones(1, 2 + LOOKAHEAD, BANDS)
+    loud, quiet = ideal.clone(), ideal.clone()
+    loud[..., 10], quiet[..., 30] = 0.5, 0.5
+
+    def loss(gain: torch.Tensor, wanted: torch.Tensor, added: float = 0) -> float:
+        return float(loudness_loss(gain, wanted, levels, weight, added))
+
+    assert loss(ideal, ideal) == pytest.approx(0, abs=1e-9)
+    assert loss(loud, ideal) > 100 * loss(quiet, ideal) > 0
+    assert loss(loud, ideal, 1) == pytest.approx(
+        loss(loud, ideal), rel=0.01
+    )  # the post-filter raises the others
+    silence = torch.full_like(ideal, 1e-3)
+    assert loss(ideal, silence, 1) == pytest.approx(2 * loss(ideal, silence))
+
+
+def test_the_loss_hears_what_the_postfilter_makes() -> None:
+    rng = np.random.default_rng(0)
+    gain, energy = rng.uniform(0, 1, (1, 3, BANDS)), rng.uniform(0, 1, (1, 3, BANDS))
+    mine = losses._postfilter(torch.from_numpy(gain), torch.from_numpy(energy))
+    assert_allclose(mine, envelope_postfilter(gain.astype(np.float32), np.sqrt(energy)), atol=1e-5)
+
+
+def test_the_compiled_gru_is_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layer = gru.RowGRU(32, 32, batch_first=True)
+    x, state, wanted = (
+        torch.randn(37, 20, 32, requires_grad=True),
+        torch.randn(1, 37, 32),
+        torch.randn(37, 20, 32),
+    )
+
+    def outcome() -> list[torch.Tensor]:
+        y, last = layer(x, state)
+        return [y, last, *torch.autograd.grad((y * wanted).sum() + last.sum(), [x, *layer.parameters()])]
+
+    monkeypatch.setattr(gru, "_kernel", None)
+    plain = outcome()
+    gru.prepare()
+    assert gru._kernel is not None
+    for mine, theirs in zip(outcome(), plain, strict=True):
+        assert_allclose(
+            mine.detach(), theirs.detach(), rtol=1e-4, atol=1e-4 * float(theirs.detach().abs().max())
+        )
 
 
 def test_room_responses_begin_with_the_direct_sound_and_decay() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from percepnet.bands import BANDS
 from percepnet.features import FEATURES
+from percepnet.training.gru import RowGRU
 from percepnet.training.model import State
 
 SPAN: Final = 3  # hops that the first layer sees
@@ -41,14 +42,19 @@ class Block(nn.Module):
         super().__init__()
         self.bands = nn.Linear(BANDS, BANDS)
         self.mix = nn.Linear(2 * channels, channels)
-        self.gru = nn.GRU(channels, channels, batch_first=True)
+        self.gru = RowGRU(channels, channels, batch_first=True)
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """x ``[B, BANDS, T, C]`` and state ``[B, BANDS, C]`` to the same."""
         batch, bands, hops, channels = x.shape
-        across = (self.bands.weight @ x.flatten(2)).view_as(x) + self.bands.bias[:, None, None]
-        x = x + torch.tanh(self.mix(torch.cat([x, across], -1)))
-        y, state = self.gru(x.reshape(batch * bands, hops, channels), state.reshape(1, -1, channels))
+        own, others = self.mix.weight[:, :channels], self.mix.weight[:, channels:]
+        across = torch.baddbmm(
+            self.bands.bias[:, None], self.bands.weight.expand(batch, -1, -1), x.flatten(2)
+        )
+        mixed = torch.addmm(self.mix.bias, x.view(-1, channels), own.t())
+        mixed = torch.addmm(mixed, across.view(-1, channels), others.t())
+        x = x + torch.tanh(mixed).view_as(x)
+        y, state = self.gru(x.view(batch * bands, hops, channels), state.reshape(1, -1, channels))
         return x + y.view_as(x), state.view(batch, bands, channels)
 
 
@@ -65,7 +71,7 @@ class SubbandNet(nn.Module):
         self.blocks = nn.ModuleList(Block(channels) for _ in range(topology.blocks))
         self.squeeze = nn.Linear(channels, SQUEEZED)
         self.pool = nn.Linear(SQUEEZED * BANDS, context)
-        self.context = nn.GRU(context, context, batch_first=True)
+        self.context = RowGRU(context, context, batch_first=True)
         self.spread = nn.Linear(context, channels)
         self.gain = nn.Linear(channels, 1, bias=False)
         self.gain_context = nn.Linear(context, BANDS)
@@ -83,7 +89,7 @@ class SubbandNet(nn.Module):
         past, *bands, context = self.new_state(len(features)) if state is None else state
         planes = torch.stack([features[..., :BANDS], features[..., BANDS : 2 * BANDS]], 1)
         planes = torch.cat([past, planes], 2)  # [B, 2, 2 + T, BANDS]
-        x = torch.tanh(self.stem(planes)).permute(0, 3, 2, 1)  # [B, BANDS, T, C] from here on
+        x = torch.tanh(self.stem(planes)).permute(0, 3, 2, 1).contiguous()  # [B, BANDS, T, C] from here on
         x = x + self.embedding + torch.tanh(self.overview(features))[:, None]
         for number, block in enumerate(self.blocks):
             if number == len(self.blocks) - 1:

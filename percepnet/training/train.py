@@ -20,12 +20,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from percepnet.bands import BANDS
 from percepnet.framing import HOP, SAMPLE_RATE
-from percepnet.training import listening, shards
+from percepnet.training import gru, listening, shards
 from percepnet.training.batches import Batches, split
 from percepnet.training.corpus import Corpus
-from percepnet.training.losses import Loss, band_loss
+from percepnet.training.losses import Loss, band_loss, loudness_loss, total_loss
 from percepnet.training.model import State
+from percepnet.training.subband import SubbandTopology
 from percepnet.training.topologies import TOPOLOGIES, network
 from percepnet.training.weights import load_weights
 
@@ -132,6 +134,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=Loss.over,
         help="what gains that are too low weigh more in it (default: %(default)s)",
     )
+    parser.add_argument(
+        "--loudness",
+        type=float,
+        default=Loss.loudness,
+        help="share of the error of loudness in the loss, 0 to 1 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--added-weight",
+        type=float,
+        default=Loss.added,
+        help="what bands that are too loud weigh more in it (default: %(default)s)",
+    )
     parser.add_argument("--init", type=Path, help="weights (.npz, as shipped) to begin a new run from")
 
 
@@ -148,6 +162,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--threads {args.threads}: from 1 to --batch, which is {args.batch}")
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     state = _resumed(args, device)
+    if isinstance(TOPOLOGIES[args.topology], SubbandTopology) and device.type == "cpu":
+        gru.prepare()
     args.run.mkdir(parents=True, exist_ok=True)
     shards.produce(args.data, args.cache, "valid", min(1.0, args.mixtures))
     context = multiprocessing.get_context("spawn")
@@ -231,7 +247,7 @@ class _Training:
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=0.01
         )
-        self.loss = Loss(args.gamma, args.speech_weight, args.over_weight)
+        self.loss = Loss(args.gamma, args.speech_weight, args.over_weight, args.loudness, args.added_weight)
         # Slices, each on one core, for a GRU's products are too small to be shared between cores.
         torch.set_num_threads(1)
         self.pool = ThreadPoolExecutor(args.threads, initializer=torch.set_num_threads, initargs=(1,))
@@ -312,8 +328,7 @@ class _Training:
         state = [part * kept.view(-1, *[1] * (part.dim() - 1)) for part in state]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16):
             gain, strength, state = self.model(features, state)
-        gain_loss, strength_loss = band_loss(gain.float(), strength.float(), *ideal, self.loss)
-        loss = gain_loss + strength_loss
+        loss = total_loss(gain.float(), strength.float(), ideal, features[..., :BANDS], self.loss)
         gradients = torch.autograd.grad(loss, list(self.model.parameters()))
         return float(loss.detach()), gradients, [part.detach() for part in state]
 
@@ -327,15 +342,18 @@ class _Training:
         """Losses of the averaged weights on the validation mixtures."""
         model = network(self.model.topology).to(self.device)
         model.load_state_dict(self.average)
-        sums = np.zeros(2)
+        sums = np.zeros(3)
         paths = shards.paths(self.args.cache / "valid")
         for path in paths:
             features, ideal = split(torch.from_numpy(np.load(path)).to(self.device))
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16):
                 gain, strength, _ = model(features)
-            sums += [float(part) for part in band_loss(gain.float(), strength.float(), *ideal, self.loss)]
-        gain_loss, strength_loss = sums / len(paths)
-        return {"valid_gain": float(gain_loss), "valid_strength": float(strength_loss)}
+            gain = gain.float()
+            losses = band_loss(gain, strength.float(), *ideal, self.loss)
+            loud = loudness_loss(gain, ideal[0], features[..., :BANDS], ideal[2], self.loss.added)
+            sums += [float(part) for part in (*losses, loud)]
+        names = ("valid_gain", "valid_strength", "valid_loudness")
+        return dict(zip(names, (sums / len(paths)).tolist(), strict=True))
 
     def _save(self, report: dict[str, float]) -> None:
         state = {

@@ -1,0 +1,217 @@
+// A GRU of a few channels over very many rows, forwards and backwards: what PyTorch's spends on memory, for its gates
+// of all rows go through it at every step, stays in the first cache here. Rows are taken TILE at a time through all
+// hops, and the gates are computed again on the way back instead of being kept.
+//
+// Notation is PyTorch's: r, z, n and W = [3C, C] in this order.
+
+#include <torch/extension.h>
+
+#include <cmath>
+#include <memory>
+#include <vector>
+
+namespace {
+
+constexpr int TILE = 16;
+constexpr int LANES = 16;
+typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4)));
+
+template <int C>
+struct Weights {
+  alignas(64) float in[C][3 * C], held[C][3 * C];    // transposed, for the way forwards
+  alignas(64) float in_t[3 * C][C], held_t[3 * C][C];  // as they come, for the way back
+  alignas(64) float bias[3 * C], bias_held[C];        // of r and z the sums of both biases
+
+  Weights(const at::Tensor& w_in, const at::Tensor& w_held, const at::Tensor& b_in, const at::Tensor& b_held) {
+    const float *wi = w_in.data_ptr<float>(), *wh = w_held.data_ptr<float>();
+    const float *bi = b_in.data_ptr<float>(), *bh = b_held.data_ptr<float>();
+    for (int j = 0; j < 3 * C; ++j) {
+      for (int k = 0; k < C; ++k) {
+        in[k][j] = in_t[j][k] = wi[j * C + k];
+        held[k][j] = held_t[j][k] = wh[j * C + k];
+      }
+      bias[j] = bi[j] + (j < 2 * C ? bh[j] : 0);
+      if (j >= 2 * C) bias_held[j - 2 * C] = bh[j];
+    }
+  }
+};
+
+// out[r] += Σ_k a[r][k] b[k], of the tile's rows
+template <int K, int N, int LDO, int ROWS>
+inline void multiply(const float (*a)[K], const float* b, int ldb, float (*out)[LDO], int from) {
+  for (int r = 0; r < TILE; r += ROWS) {
+    Vector sum[ROWS][N / LANES];
+    for (int i = 0; i < ROWS; ++i)
+      for (int n = 0; n < N / LANES; ++n) sum[i][n] = *(Vector*)(out[r + i] + from + n * LANES);
+    for (int k = 0; k < K; ++k)
+      for (int n = 0; n < N / LANES; ++n) {
+        const Vector w = *(const Vector*)(b + k * ldb + n * LANES);
+        for (int i = 0; i < ROWS; ++i) sum[i][n] += a[r + i][k] * w;
+      }
+    for (int i = 0; i < ROWS; ++i)
+      for (int n = 0; n < N / LANES; ++n) *(Vector*)(out[r + i] + from + n * LANES) = sum[i][n];
+  }
+}
+
+// out[j] += Σ_r a[r][j] b[r], over the tile's rows
+template <int J, int N>
+inline void accumulate(const float (*a)[J], const float (*b)[N], float (*out)[N]) {
+  constexpr int STEP = 8;
+  for (int j = 0; j < J; j += STEP) {
+    Vector sum[STEP][N / LANES];
+    for (int i = 0; i < STEP; ++i)
+      for (int n = 0; n < N / LANES; ++n) sum[i][n] = *(Vector*)(out[j + i] + n * LANES);
+    for (int r = 0; r < TILE; ++r)
+      for (int n = 0; n < N / LANES; ++n) {
+        const Vector w = *(const Vector*)(b[r] + n * LANES);
+        for (int i = 0; i < STEP; ++i) sum[i][n] += a[r][j + i] * w;
+      }
+    for (int i = 0; i < STEP; ++i)
+      for (int n = 0; n < N / LANES; ++n) *(Vector*)(out[j + i] + n * LANES) = sum[i][n];
+  }
+}
+
+template <int C>
+struct Tile {
+  alignas(64) float x[TILE][C] = {}, h[TILE][C] = {};
+  alignas(64) float gates[TILE][3 * C];  // r, z, n
+  alignas(64) float held[TILE][C];       // W_hn h + b_hn
+
+  void gather(const float* from, int64_t stride, int rows, float (*to)[C]) {
+    for (int r = 0; r < rows; ++r)
+      for (int c = 0; c < C; ++c) to[r][c] = from[r * stride + c];
+  }
+
+  void step(const Weights<C>& w) {
+    for (int r = 0; r < TILE; ++r) {
+      for (int j = 0; j < 3 * C; ++j) gates[r][j] = w.bias[j];
+      for (int c = 0; c < C; ++c) held[r][c] = w.bias_held[c];
+    }
+    multiply<C, C, 3 * C, 8>(x, w.in[0], 3 * C, gates, 0);
+    multiply<C, C, 3 * C, 8>(x, w.in[0] + C, 3 * C, gates, C);
+    multiply<C, C, 3 * C, 8>(x, w.in[0] + 2 * C, 3 * C, gates, 2 * C);
+    multiply<C, C, 3 * C, 8>(h, w.held[0], 3 * C, gates, 0);
+    multiply<C, C, 3 * C, 8>(h, w.held[0] + C, 3 * C, gates, C);
+    multiply<C, C, C, 8>(h, w.held[0] + 2 * C, 3 * C, held, 0);
+    for (int r = 0; r < TILE; ++r) {
+      float* g = gates[r];
+      for (int c = 0; c < 2 * C; ++c) g[c] = 1 / (1 + std::exp(-g[c]));
+      for (int c = 0; c < C; ++c) g[2 * C + c] = 2 / (1 + std::exp(-2 * (g[2 * C + c] + g[c] * held[r][c]))) - 1;
+    }
+  }
+};
+
+template <int C>
+void forward(const at::Tensor& x, const at::Tensor& h0, const Weights<C>& w, at::Tensor& y) {
+  const int64_t rows = x.size(0), hops = x.size(1);
+  const float *px = x.data_ptr<float>(), *ph = h0.data_ptr<float>();
+  float* py = y.data_ptr<float>();
+  Tile<C> t;
+  for (int64_t row = 0; row < rows; row += TILE) {
+    const int count = std::min<int64_t>(TILE, rows - row);
+    t.gather(ph + row * C, C, count, t.h);
+    for (int64_t hop = 0; hop < hops; ++hop) {
+      const int64_t at = (row * hops + hop) * C;
+      t.gather(px + at, hops * C, count, t.x);
+      t.step(w);
+      for (int r = 0; r < count; ++r)
+        for (int c = 0; c < C; ++c) {
+          const float z = t.gates[r][C + c], n = t.gates[r][2 * C + c];
+          py[at + r * hops * C + c] = t.h[r][c] = n + z * (t.h[r][c] - n);
+        }
+    }
+  }
+}
+
+template <int C>
+void backward(const at::Tensor& x, const at::Tensor& h0, const Weights<C>& w, const at::Tensor& y,
+              const at::Tensor& dy, at::Tensor& dx, at::Tensor& dh0, at::Tensor& dw_in,
+              at::Tensor& dw_held, at::Tensor& db_in, at::Tensor& db_held) {
+  const int64_t rows = x.size(0), hops = x.size(1);
+  const float *px = x.data_ptr<float>(), *ph = h0.data_ptr<float>(), *py = y.data_ptr<float>();
+  const float* pdy = dy.data_ptr<float>();
+  float(*wi)[C] = (float(*)[C])dw_in.data_ptr<float>();
+  float(*wh)[C] = (float(*)[C])dw_held.data_ptr<float>();
+  float *bi = db_in.data_ptr<float>(), *bh = db_held.data_ptr<float>();
+  Tile<C> t;
+  alignas(64) float dh[TILE][C], gi[TILE][3 * C], gh[TILE][3 * C], out[TILE][C];
+  for (int64_t row = 0; row < rows; row += TILE) {
+    const int count = std::min<int64_t>(TILE, rows - row);
+    std::fill(dh[0], dh[0] + TILE * C, 0.f);
+    std::fill(gi[0], gi[0] + TILE * 3 * C, 0.f);
+    std::fill(gh[0], gh[0] + TILE * 3 * C, 0.f);
+    for (int64_t hop = hops - 1; hop >= 0; --hop) {
+      const int64_t at = (row * hops + hop) * C;
+      t.gather(px + at, hops * C, count, t.x);
+      if (hop)
+        t.gather(py + at - C, hops * C, count, t.h);
+      else
+        t.gather(ph + row * C, C, count, t.h);
+      t.step(w);
+      for (int r = 0; r < count; ++r) {
+        const float* d = pdy + at + r * hops * C;
+        for (int c = 0; c < C; ++c) {
+          const float rr = t.gates[r][c], z = t.gates[r][C + c], n = t.gates[r][2 * C + c];
+          const float g = dh[r][c] + d[c];
+          const float an = g * (1 - z) * (1 - n * n);
+          gi[r][c] = gh[r][c] = an * t.held[r][c] * rr * (1 - rr);
+          gi[r][C + c] = gh[r][C + c] = g * (t.h[r][c] - n) * z * (1 - z);
+          gi[r][2 * C + c] = an;
+          gh[r][2 * C + c] = an * rr;
+          dh[r][c] = g * z;
+          out[r][c] = 0;
+        }
+      }
+      multiply<3 * C, C, C, 8>(gi, w.in_t[0], C, out, 0);
+      multiply<3 * C, C, C, 8>(gh, w.held_t[0], C, dh, 0);
+      for (int r = 0; r < count; ++r)
+        for (int c = 0; c < C; ++c) dx.data_ptr<float>()[at + r * hops * C + c] = out[r][c];
+      accumulate<3 * C, C>(gi, t.x, wi);
+      accumulate<3 * C, C>(gh, t.h, wh);
+      for (int r = 0; r < count; ++r)
+        for (int j = 0; j < 3 * C; ++j) bi[j] += gi[r][j], bh[j] += gh[r][j];
+    }
+    for (int r = 0; r < count; ++r)
+      for (int c = 0; c < C; ++c) dh0.data_ptr<float>()[(row + r) * C + c] = dh[r][c];
+  }
+}
+
+template <typename Work>
+void for_channels(int64_t channels, Work work) {
+  switch (channels) {
+    case 16: return work(std::integral_constant<int, 16>());
+    case 32: return work(std::integral_constant<int, 32>());
+    case 48: return work(std::integral_constant<int, 48>());
+    case 64: return work(std::integral_constant<int, 64>());
+    case 96: return work(std::integral_constant<int, 96>());
+    default: TORCH_CHECK(false, "channels ", channels, ": allowed are 16, 32, 48, 64, 96");
+  }
+}
+
+}  // namespace
+
+at::Tensor gru_forward(at::Tensor x, at::Tensor h0, at::Tensor w_in, at::Tensor w_held, at::Tensor b_in,
+                       at::Tensor b_held) {
+  auto y = at::empty_like(x);
+  for_channels(x.size(2), [&](auto c) {
+    auto w = std::make_unique<Weights<c>>(w_in, w_held, b_in, b_held);
+    forward<c>(x, h0, *w, y);
+  });
+  return y;
+}
+
+std::vector<at::Tensor> gru_backward(at::Tensor x, at::Tensor h0, at::Tensor w_in, at::Tensor w_held, at::Tensor b_in,
+                                     at::Tensor b_held, at::Tensor y, at::Tensor dy) {
+  auto dx = at::empty_like(x), dh0 = at::empty_like(h0), dwi = at::zeros_like(w_in), dwh = at::zeros_like(w_held);
+  auto dbi = at::zeros_like(b_in), dbh = at::zeros_like(b_held);
+  for_channels(x.size(2), [&](auto c) {
+    auto w = std::make_unique<Weights<c>>(w_in, w_held, b_in, b_held);
+    backward<c>(x, h0, *w, y, dy, dx, dh0, dwi, dwh, dbi, dbh);
+  });
+  return {dx, dh0, dwi, dwh, dbi, dbh};
+}
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.def("forward", &gru_forward, pybind11::call_guard<pybind11::gil_scoped_release>());
+  m.def("backward", &gru_backward, pybind11::call_guard<pybind11::gil_scoped_release>());
+}
