@@ -144,8 +144,12 @@ class TestEvaluate:
         with target.open(encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         assert [(row["file"], row["system"]) for row in rows] == [
-            (name, system) for name in ("deeper/two.flac", "one.flac") for system in ("noisy", "enhanced")
+            (name, system)
+            for name in ("deeper/two.flac", "one.flac")
+            for system in ("noisy", "enhanced", "clean")
         ]
+        assert all(float(row["dnsmos_ovrl"]) > 1 for row in rows)
+        assert {row["pesq_wb"] for row in rows if row["system"] == "clean"} == {"nan"}
         mean = sum(float(row["pesq_wb"]) for row in rows if row["system"] == "noisy") / 2
         assert re.search(rf"^noisy +{mean:.3f} ", table, re.MULTILINE)
 

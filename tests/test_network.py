@@ -98,7 +98,7 @@ def test_answers_in_float_do_not_depend_on_the_batch_or_the_chunks(tmp_path: Pat
 
 def test_the_state_is_a_row_for_each_stream_of_named_parts() -> None:
     topology, _ = load_weights(MODELS / "lite.npz")
-    found = parts(topology, Network().new_state(3))
+    found = parts(topology, Network("lite").new_state(3))
     assert {name: array.shape[1:] for name, array in found.items()} == states(topology)
 
 

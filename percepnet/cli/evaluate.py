@@ -20,7 +20,7 @@ from percepnet.cli.options import add_enhancer_options, add_jobs, within
 from percepnet.cli.processes import collect
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.enhancer import Enhancer
-from percepnet.evaluation import METRICS, means, scores
+from percepnet.evaluation import DNSMOS_FITS, METRICS, means, scores
 from percepnet.framing import LATENCY, SAMPLE_RATE, Float
 from percepnet.peers import PEERS
 from percepnet.portrait import portrait
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def score(task: Task) -> Scores:
-    """The scores of noisy, enhanced and every peer for one file."""
+    """The scores of noisy, enhanced and every peer for one file; of clean what needs no reference: the most there is."""
     clean, rate = _mono(task.folder / "clean" / task.name)
     noisy = _aligned(task.folder / "noisy" / task.name, clean, rate)
     found = {"noisy": scores(clean, noisy, rate) | {COST: math.nan}}
@@ -127,6 +127,7 @@ def score(task: Task) -> Scores:
         cost = 100 * (time.process_time() - began) * SAMPLE_RATE / len(wide)
         samples = resample(enhanced[None], SAMPLE_RATE, rate)[0, : len(noisy)]
         found[system] = scores(clean, samples, rate) | {COST: cost}
+    found["clean"] = dict.fromkeys(COLUMNS, math.nan) | scores(clean, clean, rate, DNSMOS_FITS)
     if task.picture:
         path = task.folder / "pictures" / task.name.with_suffix(".jpg")
         path.parent.mkdir(parents=True, exist_ok=True)
