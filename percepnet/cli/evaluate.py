@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def score(task: Task) -> Scores:
-    """The scores of noisy, enhanced and every peer for one file; of clean what needs no reference: the most there is."""
+    """The scores of noisy, enhanced and every peer for one file; of clean those that need no reference, as a bound."""
     clean, rate = _mono(task.folder / "clean" / task.name)
     noisy = _aligned(task.folder / "noisy" / task.name, clean, rate)
     found = {"noisy": scores(clean, noisy, rate) | {COST: math.nan}}
