@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from percepnet.bands import BANDS
+from percepnet.cli.options import within
 from percepnet.framing import HOP, SAMPLE_RATE
 from percepnet.training import gru, listening, shards
 from percepnet.training.batches import Batches, split
@@ -36,6 +37,13 @@ _WARM_UP: Final = 0.03  # of the run: the learning rate rises to its highest
 _CHECKPOINT: Final = "checkpoint.pt"  # in the run's folder
 _CLIP: Final = 1.0  # gradient norm
 _FINAL_RATE: Final = 0.03  # of the highest learning rate, at the end of the cosine
+_LOSS: Final = {  # option → field of Loss, its highest value, and what it is
+    "--gamma": ("gamma", 1, "compression of gains"),
+    "--speech-weight": ("speech", 100, "what a hop with speech weighs more"),
+    "--over-weight": ("over", 100, "what gains that are too low in such a hop weigh more"),
+    "--loudness": ("loudness", 1, "share of the error of loudness, in place of that of gains"),
+    "--added-weight": ("added", 100, "what bands that are too loud weigh more in it"),
+}
 _TOY: Final = {
     "topology": "toy",
     "mixtures": 0.1,
@@ -116,36 +124,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bf16", action="store_true", help="multiply in bfloat16: twice as fast where the CPU can"
     )
-    parser.add_argument(
-        "--gamma",
-        type=float,
-        default=Loss.gamma,
-        help="compression of gains in the loss (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--speech-weight",
-        type=float,
-        default=Loss.speech,
-        help="what a hop with speech weighs more in the loss (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--over-weight",
-        type=float,
-        default=Loss.over,
-        help="what gains that are too low weigh more in it (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--loudness",
-        type=float,
-        default=Loss.loudness,
-        help="share of the error of loudness in the loss, 0 to 1 (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--added-weight",
-        type=float,
-        default=Loss.added,
-        help="what bands that are too loud weigh more in it (default: %(default)s)",
-    )
+    for option, (name, highest, what) in _LOSS.items():
+        parser.add_argument(
+            option,
+            dest=name,
+            type=within(float, 0, highest),
+            default=getattr(Loss, name),
+            metavar="N",
+            help=f"in the loss: {what}, 0 to {highest} (default: %(default)s)",
+        )
     parser.add_argument("--init", type=Path, help="weights (.npz, as shipped) to begin a new run from")
 
 
@@ -247,7 +234,7 @@ class _Training:
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=0.01
         )
-        self.loss = Loss(args.gamma, args.speech_weight, args.over_weight, args.loudness, args.added_weight)
+        self.loss = Loss(**{name: getattr(args, name) for name, *_ in _LOSS.values()})
         # Slices, each on one core, for a GRU's products are too small to be shared between cores.
         torch.set_num_threads(1)
         self.pool = ThreadPoolExecutor(args.threads, initializer=torch.set_num_threads, initargs=(1,))
