@@ -1,43 +1,89 @@
-"""How many calls one core carries within the bound, from what a step of the enhancer costs here."""
+"""How many calls one core carries within the bound, from what the enhancer and a packet's way cost here."""
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 from typing import Final
 
 import numpy as np
+import pylibsrtp
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters
+from aiortc.rtp import RtpPacket
+from av import AudioFrame
 
 from percepnet import Enhancer
+from percepnet.framing import SAMPLE_RATE
 
-from .frames import PACKET
+from .frames import PACKET, TIME_BASE, FrameReader, FrameWriter
+from .media.audiolevel import audio_level_dbov
+from .media.decoding import Decoding
+from .media.opus import MIME_TYPE, OpusEncoder, OpusOptions
 from .overload import BOUND
 
-PACKET_TIME: Final = 0.02  # s
-# s of the core for a packet's way in and out: ICE, SRTP, jitter buffer, Opus both ways. Measured on a slow core
-# (percepnet load, 7 calls, less the enhancer's share); a faster one carries more than this rates, see --rated-calls.
-MEDIA_TIME: Final = 0.0014
+PACKET_TIME: Final = PACKET / SAMPLE_RATE  # s
+# Of what packet_time() measures: the rest is the event loop, ICE, RTCP and the kernel.
+WHOLE_WAY: Final = 2.0
 MARGIN: Final = 0.8  # of the core: the rest is for set-ups, figures and the noise of the measurement
 REPEATS: Final = 7  # of each step, at most
 LONGEST: Final = 0.8  # s for all of it
+PACKETS: Final = 50  # that go the media's way
 
 logger = logging.getLogger(__name__)
 
 
-def rated_calls(per_batch: float, per_call: float) -> int:
+def rated_calls(per_batch: float, per_call: float, media: float) -> int:
     """Calls that a core carries if a batch of n costs ``per_batch + n · per_call`` seconds; at least 1.
 
     What waits while one batch is computed is the next, so a packet waits for one batch at most and is
     computed in another: both must be over within ``BOUND``. Batches may then take ``BOUND / 2`` each, that is
     ``PACKET_TIME / (BOUND / 2)`` = 4 of them in the time of a packet, and the core has to bear
-    4 · per_batch + calls · (per_call + media) ≤ margin · PACKET_TIME.
+    4 · per_batch + calls · (per_call + media) ≤ margin · PACKET_TIME, where ``media`` are the seconds for a packet's
+    way in and out.
     """
     batches = PACKET_TIME / (BOUND / 2)
     room = MARGIN * PACKET_TIME - batches * per_batch
-    return max(1, int(room / (per_call + MEDIA_TIME)))
+    return max(1, int(room / (per_call + media)))
 
 
-def measured(enhancer: Enhancer, clock: Callable[[], float] = time.thread_time) -> int:
+def media_time(clock: Callable[[], float] = time.thread_time) -> float:
+    """Seconds of the core for a packet's way in and out: parts of it done here, and ``WHOLE_WAY``.
+
+    Those are RTP, SRTP and Opus both ways, and audio from frames to arrays and back, of noise.
+    """
+    codec = RTCRtpCodecParameters(MIME_TYPE, SAMPLE_RATE, 2, payloadType=96)
+    key = os.urandom(30)
+    policies = [
+        pylibsrtp.Policy(key=key, ssrc_type=direction)
+        for direction in (pylibsrtp.Policy.SSRC_ANY_OUTBOUND, pylibsrtp.Policy.SSRC_ANY_INBOUND)
+    ]
+    outbound, inbound = map(pylibsrtp.Session, policies)
+    frames: list[AudioFrame] = []
+    decoding, encoder, reader = Decoding(frames.append), OpusEncoder(OpusOptions()), FrameReader()
+    frame = AudioFrame(format="s16", layout="mono", samples=PACKET)
+    noise = np.random.default_rng(0).normal(0, 1000, PACKET).astype(np.int16)
+    frame.planes[0].update(noise.tobytes())
+    frame.sample_rate, frame.time_base = SAMPLE_RATE, TIME_BASE
+    writer = FrameWriter(frame)
+    cost = math.inf
+    for n in range(PACKETS):
+        frame.pts = n * PACKET
+        began = clock()
+        payloads, timestamp = encoder.encode(frame, audio_level_dbov(frame))
+        packet = RtpPacket(96, sequence_number=n, timestamp=timestamp, ssrc=1, payload=payloads[0])
+        received = RtpPacket.parse(inbound.unprotect(outbound.protect(packet.serialize())))
+        decoding.decode(codec, received.sequence_number, received.timestamp, received.payload)
+        frame = writer.frame(reader.push(frames.pop())[0])
+        cost = min(cost, clock() - began)
+    return WHOLE_WAY * cost
+
+
+def measured(
+    enhancer: Enhancer,
+    clock: Callable[[], float] = time.thread_time,
+    media: Callable[[], float] = media_time,
+) -> int:
     """Rate the enhancer with steps of noise, in less than a second; all its streams are as new after it.
 
     Processor time of the thread, so that waiting for the core does not count; and the shortest of several
@@ -57,12 +103,14 @@ def measured(enhancer: Enhancer, clock: Callable[[], float] = time.thread_time) 
             break
     enhancer.reset()
     per_batch, per_call = _line(sizes, costs)
-    calls = rated_calls(per_batch, per_call)
+    way = media()
+    calls = rated_calls(per_batch, per_call, way)
     logger.info(
-        "rated at %d calls: a batch costs %.2f ms and %.2f ms per call",
+        "rated at %d calls: a batch costs %.2f ms, each call in it %.2f ms, and a packet's way in and out %.2f ms",
         calls,
         per_batch * 1e3,
         per_call * 1e3,
+        way * 1e3,
     )
     return calls
 

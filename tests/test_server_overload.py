@@ -1,5 +1,6 @@
 """Too many calls for the processor, on a clock of its own: who is shed, what is heard, who comes back when."""
 
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 
@@ -15,11 +16,11 @@ from server.fallback import WARM_UP_PACKETS, Fallback
 from server.frames import PACKET
 from server.overload import BOUND, LATE, QUIET, RETURN_INTERVAL
 from server.port import Port
-from server.rating import MARGIN, MEDIA_TIME, measured, rated_calls
+from server.rating import MARGIN, WHOLE_WAY, measured, media_time, rated_calls
 
 Float = NDArray[np.float32]
 PER_BATCH, PER_CALL = 0.001, 0.0005  # s that a batch costs
-RATED = rated_calls(PER_BATCH, PER_CALL - MEDIA_TIME)  # nothing but the engine takes time here
+RATED = rated_calls(PER_BATCH, PER_CALL, 0)  # nothing but the engine takes time here
 GAIN = np.float32(0.25)  # what the fake enhancer makes of its input
 
 
@@ -292,8 +293,8 @@ def test_an_event_loop_that_lags_counts_as_lateness() -> None:
 
 
 def test_the_rating_follows_from_the_costs() -> None:
-    assert rated_calls(0.001, 0.001 - MEDIA_TIME) == int((MARGIN * 20 - 4) / 1)
-    assert rated_calls(1.0, 1.0) == 1
+    assert rated_calls(0.001, 0.0003, 0.0007) == int((MARGIN * 20 - 4) / 1)
+    assert rated_calls(1.0, 1.0, 0) == 1
 
 
 @pytest.mark.parametrize(("per_batch", "per_call"), [(PER_BATCH, PER_CALL), (0.0002, 0.002)])
@@ -307,5 +308,12 @@ def test_the_rating_is_measured(per_batch: float, per_call: float) -> None:
             return y
 
     enhancer = Costly(32, clock)
-    assert abs(measured(enhancer, clock) - rated_calls(per_batch, per_call)) <= 1  # type: ignore[arg-type]
+    found = measured(enhancer, clock, lambda: 0.001)  # type: ignore[arg-type]
+    assert abs(found - rated_calls(per_batch, per_call, 0.001)) <= 1
     assert not enhancer._delayed.any()
+
+
+def test_what_a_packet_costs_is_measured_in_packets() -> None:
+    ticks = itertools.count()
+    assert media_time(lambda: next(ticks)) == WHOLE_WAY  # one tick from the clock before to the clock after
+    assert 1e-5 < media_time() < 0.1
