@@ -120,22 +120,22 @@ def test_the_loss_is_least_at_the_ideal_and_weighs_what_it_is_told_to(gamma: flo
 
 
 def test_loudness_is_lost_where_a_band_is_heard() -> None:
-    levels = torch.zeros(1, 2 + LOOKAHEAD, BANDS)
-    levels[:, :, 20:] = -2.5  # 50 dB below the reference
     ideal, weight = torch.ones(1, 2 + LOOKAHEAD, BANDS), torch.ones(1, 2 + LOOKAHEAD, BANDS)
-    loud, quiet = ideal.clone(), ideal.clone()
-    loud[..., 10], quiet[..., 30] = 0.5, 0.5
+    lowered, silence = ideal.clone(), torch.full_like(ideal, 1e-3)
+    lowered[..., 10] = 0.5
 
-    def loss(gain: torch.Tensor, wanted: torch.Tensor, added: float = 0) -> float:
+    def loss(gain: torch.Tensor, wanted: torch.Tensor, *, level_db: float = 0, added: float = 0) -> float:
+        levels = torch.zeros(1, 2 + LOOKAHEAD, BANDS)
+        levels[..., 10] = level_db / 20
         return float(loudness_loss(gain, wanted, levels, weight, added))
 
     assert loss(ideal, ideal) == pytest.approx(0, abs=1e-9)
-    assert loss(loud, ideal) > 100 * loss(quiet, ideal) > 0
-    assert loss(loud, ideal, 1) == pytest.approx(
-        loss(loud, ideal), rel=0.01
-    )  # the post-filter raises the others
-    silence = torch.full_like(ideal, 1e-3)
-    assert loss(ideal, silence, 1) == pytest.approx(2 * loss(ideal, silence))
+    assert (
+        loss(lowered, ideal) > 200 * loss(lowered, ideal, level_db=-50) > 0
+    )  # 200 by Stevens's law, 10^(5 · 0.46)
+    raised = loss(lowered, ideal, added=1) - loss(lowered, ideal)  # the other bands, by the post-filter
+    assert 0 < raised < 0.01 * loss(lowered, ideal)
+    assert loss(ideal, silence, added=1) == pytest.approx(2 * loss(ideal, silence))
 
 
 def test_the_loss_hears_what_the_postfilter_makes() -> None:

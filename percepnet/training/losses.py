@@ -13,7 +13,7 @@ from percepnet.postfilter import BETA
 
 _EPS: Final = 1e-3  # the power has no gradient at 0
 _STEVENS: Final = 0.23  # loudness of a band from its energy (Zwicker; ITU-T P.862)
-_INAUDIBLE: Final = 10**-4.5  # of the mean band at the level reference: what is masked or below the threshold
+_INAUDIBLE: Final = 1e-6  # of the mean band at the level reference: what is masked or below the threshold
 
 
 @dataclass(frozen=True)
