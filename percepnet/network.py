@@ -20,7 +20,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 MODELS: Final = Path(__file__).parent / "models"
-DEFAULT_MODEL: Final = MODELS / "lite.onnx"
+DEFAULT_MODEL: Final = MODELS / "subband.onnx"
 
 
 @cache

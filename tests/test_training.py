@@ -17,6 +17,7 @@ from percepnet.bands import BANDS, CENTRES_HZ
 from percepnet.cli import main
 from percepnet.features import FEATURES
 from percepnet.framing import HOP, LOOKAHEAD, SAMPLE_RATE, Float
+from percepnet.network import Network
 from percepnet.postfilter import envelope_postfilter
 from percepnet.training import gru, listening, losses, shards
 from percepnet.training.batches import Batches
@@ -239,6 +240,16 @@ def test_toy_trains_resumes_and_exports_a_model_that_runs(
     assert main(["export", str(tmp_path / "run" / "checkpoint.pt"), str(tmp_path / "toy")]) == 0
     out = Enhancer(streams=2, model=tmp_path / "toy.onnx").process(np.zeros((2, 960), np.float32))
     assert out.shape == (2, 960)
+
+    checkpoint, sharper = str(tmp_path / "run" / "checkpoint.pt"), str(tmp_path / "sharper")
+    assert main(["export", checkpoint, sharper, "--contrast", "2"]) == 0
+    said = np.random.default_rng(0).standard_normal((1, 2, FEATURES)).astype(np.float32)
+    plain, sharp = (Network(tmp_path / f"{name}.float.onnx") for name in ("toy", "sharper"))
+    (gain, strength, _), (sharp_gain, same, _) = (net(said, net.new_state(1)) for net in (plain, sharp))
+    assert_allclose(
+        np.log(sharp_gain / (1 - sharp_gain)), 2 * np.log(gain / (1 - gain)), atol=0.02
+    )  # 16-bit weights
+    assert_allclose(same, strength, atol=1e-6)
 
 
 def test_a_run_of_another_topology_is_not_gone_on_with(data: Path, tmp_path: Path) -> None:

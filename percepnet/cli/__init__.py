@@ -117,7 +117,7 @@ COMMANDS: Final = MappingProxyType(
             "train a network on folders of speech and noise",
             (
                 "percepnet train --data data/ --preset toy",
-                "percepnet train --data data/ --topology lite --run runs/lite",
+                "percepnet train --data data/ --run runs/mine",
             ),
         ),
         "export": Command(

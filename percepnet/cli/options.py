@@ -6,13 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from percepnet.enhancer import MAX_ATTENUATION_LIMIT_DB
+from percepnet.network import DEFAULT_MODEL
 
 
 def add_enhancer_options(parser: argparse.ArgumentParser) -> None:
     """How the enhancer is set: ``model``, ``postfilter``, ``attenuation_limit_db``."""
     group = parser.add_argument_group("enhancer")
     group.add_argument(
-        "--model", type=Path, metavar="MODEL", help="a shipped network or an .onnx file (default: lite)"
+        "--model",
+        type=Path,
+        metavar="MODEL",
+        help=f"a shipped network or an .onnx file (default: {DEFAULT_MODEL.stem})",
     )
     group.add_argument(
         "--no-postfilter", dest="postfilter", action="store_false", help="leave the envelope post-filter out"

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import torch
 
+from percepnet.cli.options import within
 from percepnet.features import FEATURES
 from percepnet.framing import Float
 from percepnet.network import Network
@@ -17,6 +18,7 @@ from percepnet.training.weights import load_weights, save_weights
 FLOAT_TOLERANCE: Final = 1e-4  # largest difference of a gain, strength or state from PyTorch's
 INT8_TOLERANCE: Final = 0.03  # root of the mean square difference of gains and strengths, likewise
 _HOPS: Final = 400
+_GAIN: Final = ("gain.", "gain_context.")  # what the sigmoid of the gains is of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,11 +29,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="stem of the files: OUT.onnx, OUT.npz, and OUT.float.onnx where OUT.onnx is of eight bits",
     )
+    parser.add_argument(
+        "--contrast",
+        type=within(float, 0.5, 2),
+        default=1.0,
+        help="factor on what goes into the sigmoid of the gains, 0.5 to 2: more of it takes more away where the "
+        "network doubts, and less where it does not (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Export and check; returns the exit code."""
     topology, weights = load_weights(args.weights)
+    weights |= {name: args.contrast * value for name, value in weights.items() if name.startswith(_GAIN)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     shipped = args.out.with_name(f"{args.out.name}.npz")
     save_weights(shipped, topology, weights)

@@ -13,17 +13,17 @@ from percepnet.postfilter import BETA
 
 _EPS: Final = 1e-3  # the power has no gradient at 0
 _STEVENS: Final = 0.23  # loudness of a band from its energy (Zwicker; ITU-T P.862)
-_INAUDIBLE: Final = 1e-6  # of the mean band at the level reference: what is masked or below the threshold
+_INAUDIBLE: Final = 10**-4.5  # of the mean band at the level reference: what is masked or below the threshold
 
 
 @dataclass(frozen=True)
 class Loss:
     """What an error weighs."""
 
-    gamma: float = 0.5  # compression: an error at a low gain is heard as well as one at a high gain
+    gamma: float = 0.7  # compression: an error at a low gain is heard as well as one at a high gain
     speech: float = 0.0  # what a hop with speech weighs more, in hops without
     over: float = 0.0  # what a gain that is too low weighs more in such a hop, likewise
-    loudness: float = 0.0  # share of the error of loudness, from 0 to 1; that of the gains has the rest
+    loudness: float = 0.8  # share of the error of loudness, from 0 to 1; that of the gains has the rest
     added: float = 0.0  # what weighs more there: loudness that should not be
 
 

@@ -53,6 +53,8 @@ _TOY: Final = {
     "batch": 8,
     "hops": 100,
     "threads": 1,
+    "gamma": 0.5,
+    "loudness": 0.0,  # P20's loss falls fastest
 }
 
 
@@ -70,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset", choices=["toy"], help="toy: a tiny network, some 60 steps, under a minute"
     )
-    parser.add_argument("--topology", choices=sorted(TOPOLOGIES), default="lite")
+    parser.add_argument("--topology", choices=sorted(TOPOLOGIES), default="subband")
     parser.add_argument(
         "--mixtures", type=float, default=20, help="hours of different mixtures (default: %(default)s)"
     )
@@ -109,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="steps between scores of what the network makes of validation mixtures (default: %(default)s)",
     )
     parser.add_argument(
-        "--rate", type=float, default=1.5e-3, help="highest learning rate (default: %(default)s)"
+        "--rate", type=float, default=2e-3, help="highest learning rate (default: %(default)s)"
     )
     parser.add_argument(
         "--workers", type=int, default=1, help="processes that make mixtures (default: %(default)s)"
