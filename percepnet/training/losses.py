@@ -71,7 +71,7 @@ def loudness_loss(
     what a band that is too loud weighs more, as added noise is heard more than what is left out (ITU-T P.862).
     """
     hops = gain.shape[1] - LOOKAHEAD
-    energy = 10 ** (2 * levels[:, :hops]) * torch.as_tensor(WIDTHS)  # of the mean band at the reference
+    energy = 10 ** (2 * levels[:, :hops]) * levels.new_tensor(WIDTHS)  # of the mean band at the reference
     gain, ideal_gain, weight = (x[:, LOOKAHEAD:] for x in (gain, ideal_gain, weight))
     difference = _loudness(_postfilter(gain, energy).square() * energy) - _loudness(
         ideal_gain.square() * energy
