@@ -210,9 +210,7 @@ def test_hostile_input_gives_finite_audio_and_is_forgotten_after_two_seconds(noi
     )
     assert np.isfinite(out).all()
     fresh = Enhancer(streams=1).process(voice[None])[0]
-    recovered = out[
-        0, 3 * SAMPLE_RATE :
-    ]  # 2 s after the last hostile sample; the level reference takes so long
+    recovered = out[0, 3 * SAMPLE_RATE :]  # 2 s after the last hostile sample: the level reference is slow
     reference = fresh[2 * SAMPLE_RATE :]
     assert level(recovered - reference) < level(reference) - 6
     assert abs(level(recovered) - level(reference)) < 3
