@@ -122,13 +122,16 @@ def holdings() -> dict[str, int]:
         "threads": sum(not thread.name.startswith("asyncio_") for thread in threading.enumerate()),
         "tasks": len(asyncio.all_tasks()),
         "connections": sum(isinstance(thing, RTCPeerConnection) for thing in gc.get_objects()),
+        "LiveKit's things": sum(
+            type(thing).__name__ == "FfiHandle" and not thing.disposed for thing in gc.get_objects()
+        ),
     }
 
 
-async def given_back(before: dict[str, int], patience: float = TIMEOUT) -> None:
+async def given_back(before: dict[str, int]) -> None:
     """Wait until no more is held than before."""
     try:
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(TIMEOUT):
             while any((now := holdings())[name] > before[name] for name in before):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
     except TimeoutError:

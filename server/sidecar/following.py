@@ -140,7 +140,8 @@ class Following(Generic[P]):
             except RoomOver:
                 return
             except self._told as error:
-                logger.warning("room %s: no twin of publisher %s: %s", self._room, publisher.id, error)
+                # its text alone: who keeps log records would keep all that the error went through
+                logger.warning("room %s: no twin of publisher %s: %s", self._room, publisher.id, str(error))
             except Exception:
                 logger.exception("room %s: the twin of publisher %s failed", self._room, publisher.id)
             await backoff.pause()

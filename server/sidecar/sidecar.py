@@ -75,7 +75,7 @@ class Sidecar:
             try:
                 await room.live(made)
             except JanusError as error:
-                logger.warning("room %s: %s", room.room, error)
+                logger.warning("room %s: %s", room.room, str(error))
             except Exception:
                 logger.exception("room %s: left", room.room)
             await backoff.pause()

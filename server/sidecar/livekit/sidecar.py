@@ -52,7 +52,7 @@ class Sidecar:
             try:
                 await stay.live(self._options.url, await asyncio.to_thread(token))
             except (RoomOver, OSError, ValueError) as error:
-                logger.warning("room %s: %s", room, error)
+                logger.warning("room %s: %s", room, str(error))
             except Exception:
                 logger.exception("room %s: left", room)
             await backoff.pause()
