@@ -16,6 +16,7 @@ from percepnet.framing import Float
 from percepnet.network import MODELS, Network
 from percepnet.training.export import FLOAT_TOLERANCE, INT8_TOLERANCE, parity
 from percepnet.training.topologies import TOPOLOGIES, build, has_eight_bits, network, parts, states
+from percepnet.training.subband import SubbandTopology
 from percepnet.training.weights import load_weights, save_weights
 
 
@@ -53,6 +54,19 @@ def test_training_may_cut_a_call_anywhere_and_go_on_with_the_state(name: str) ->
     torch.testing.assert_close(state, after, atol=1e-6, rtol=0)
 
 
+def test_a_grown_network_answers_as_the_narrower_one_and_what_is_new_learns() -> None:
+    torch.manual_seed(0)
+    small = network(SubbandTopology(channels=16, context=24))
+    large = network(SubbandTopology(channels=32, context=32))
+    assert large.topology.holds(small.topology) and not small.topology.holds(large.topology)
+    large.grow(small.state_dict())
+    x = torch.from_numpy(features(2, 30))
+    for narrow, wide in zip(small(x)[:2], large(x)[:2], strict=True):
+        torch.testing.assert_close(wide, narrow, atol=1e-6, rtol=0)
+    large(x)[0].sum().backward()
+    assert large.gain.weight.grad[:, 16:].abs().min() > 0
+
+
 def test_sizes_are_those_published() -> None:
     count = {name: sum(p.numel() for p in network(t).parameters()) for name, t in TOPOLOGIES.items()}
     assert count["full"] == pytest.approx(7.96e6, rel=0.005)
@@ -67,7 +81,7 @@ def test_shipped_model_is_its_shipped_weights() -> None:
 
 
 def test_eight_bit_answers_do_not_depend_on_the_batch_or_the_chunks() -> None:
-    network, x = Network(), features(5, 40)
+    network, x = Network("lite"), features(5, 40)
     x[0] *= 100  # a loud neighbour must not change anybody's quantisation
     gain, strength, state = network(x, network.new_state(5))
     for row, sizes in ((1, [2] * 20), (2, [1] * 40), (3, [3, 5, 7, 25]), (4, [39, 1])):

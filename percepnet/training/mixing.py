@@ -56,8 +56,10 @@ class Mixer:
         noise *= level / max(np.sqrt(np.mean(np.square(noise))), 1e-5) * 10 ** (-ratio / 20)
         if kind < 0.05:  # noise only
             scale, bandwidth = 0.0, _NYQUIST
-        elif kind < 0.12:  # noise-free
+        elif kind < 0.15:  # noise-free
             noise *= 0
+        if rng.random() < 0.08:
+            self._blast(noise, level)
         speech, wanted = speech * scale, wanted * scale
         noisy = speech + noise
 
@@ -121,6 +123,21 @@ class Mixer:
             noise = noise / max(np.sqrt(np.mean(np.square(noise))), 1e-5)
             total += noise * (10 ** (rng.uniform(-12, 0) / 20) if part else 1)
         return _equalise(total, rng)
+
+    def _blast(self, noise: Float, level: float) -> None:
+        """Add something up to 40 dB louder than the speech for up to a second: a slammed door, a knocked microphone."""
+        rng = self.rng
+        length = int(rng.uniform(0.02, 1) * SAMPLE_RATE)
+        start = int(rng.integers(self.length - length))
+        kind = rng.random()
+        if kind < 0.6:
+            recording = self.corpus.noise[rng.choice(len(self.corpus.noise), p=self._weights["noise"])]
+            blast = self.corpus.crop(recording, length, rng)
+        else:
+            blast = _hum(length, rng) if kind < 0.8 else _coloured(length, rng)
+        blast *= level / max(np.sqrt(np.mean(np.square(blast))), 1e-5) * 10 ** (rng.uniform(10, 40) / 20)
+        edge = np.minimum(np.arange(length), np.arange(length)[::-1])
+        noise[start : start + length] += blast * np.minimum(edge / rng.choice([1, 48, 480]), 1)
 
 
 def _tilt(samples: Float, rng: np.random.Generator) -> Float:

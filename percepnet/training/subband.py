@@ -27,12 +27,18 @@ SQUEEZED: Final = 16  # numbers that each band tells the context
 class SubbandTopology:
     """Sizes of one member of the family."""
 
-    channels: int = 32  # of each band
-    context: int = 96  # units of the GRU that hears all bands at once
+    channels: int = 48  # of each band
+    context: int = 128  # units of the GRU that hears all bands at once
     blocks: int = 2
 
     def as_dict(self) -> dict[str, int]:
         return asdict(self)
+
+    def holds(self, other: "SubbandTopology") -> bool:
+        """Whether a network of these sizes can be grown from one of the ``other``'s."""
+        return (
+            other.channels <= self.channels and other.context <= self.context and other.blocks == self.blocks
+        )
 
 
 class Block(nn.Module):
@@ -101,3 +107,21 @@ class SubbandNet(nn.Module):
         strength = self.strength(x)[..., 0].transpose(1, 2) + self.strength_bias
         after = [planes[:, :, 1 - SPAN :], *bands, context[0]]
         return torch.sigmoid(gain), torch.sigmoid(strength), after
+
+    @torch.no_grad()
+    def grow(self, weights: dict[str, Tensor]) -> None:
+        """Take over what a narrower network with as many blocks has learned: the outputs are the same at first.
+
+        What this one has more keeps its random weights, and nothing of what was there listens to it yet. Source:
+        Net2Net (Chen et al. 2016), with zeros in place of copies.
+        """
+        for name, new in self.state_dict().items():
+            old = weights[name]
+            gates = 3 if "gru" in name or name.startswith("context") else 1
+            sources = 2 if name.endswith("mix.weight") else 1  # the band itself, and the others
+            to = new.view(gates, new.shape[0] // gates, *new.shape[1:])[:, : old.shape[0] // gates]
+            of = old.view(gates, -1, *old.shape[1:])
+            if new.dim() == 2:
+                to, of = (x.unflatten(2, (sources, -1)) for x in (to, of))
+                to.zero_()
+            to[tuple(map(slice, of.shape))] = of

@@ -28,8 +28,8 @@ from percepnet.training.batches import Batches, split
 from percepnet.training.corpus import Corpus
 from percepnet.training.losses import Loss, band_loss, loudness_loss, total_loss
 from percepnet.training.model import State
-from percepnet.training.subband import SubbandTopology
-from percepnet.training.topologies import TOPOLOGIES, network
+from percepnet.training.subband import SubbandNet, SubbandTopology
+from percepnet.training.topologies import TOPOLOGIES, AnyNetwork, network
 from percepnet.training.weights import load_weights
 
 _AVERAGED: Final = 20  # the weights that are validated and exported are averaged over this part of the run
@@ -135,7 +135,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="N",
             help=f"in the loss: {what}, 0 to {highest} (default: %(default)s)",
         )
-    parser.add_argument("--init", type=Path, help="weights (.npz, as shipped) to begin a new run from")
+    parser.add_argument(
+        "--init",
+        type=Path,
+        help="weights (.npz, as shipped) to begin a new run from; those of a narrower subband network grow",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -188,6 +192,17 @@ def _resumed(args: argparse.Namespace, device: torch.device) -> dict[str, Any] |
     return state
 
 
+def _begin(model: AnyNetwork, path: Path) -> None:
+    """Give the network the weights of ``path``, those of a narrower one too; ValueError if they do not fit."""
+    found, weights = load_weights(path)
+    if found == model.topology:
+        model.load_state_dict(weights)
+    elif isinstance(model, SubbandNet) and isinstance(found, SubbandTopology) and model.topology.holds(found):
+        model.grow(weights)
+    else:
+        raise ValueError(f"--init {path}: {found}; allowed: {model.topology}, or a narrower one of its kind")
+
+
 def _produce(args: argparse.Namespace, first: int, heard: Any) -> None:
     os.nice(5)  # the loop comes first
     trainer = os.getppid()  # a killed trainer leaves no process behind
@@ -231,7 +246,7 @@ class _Training:
         torch.manual_seed(0)
         self.model = network(TOPOLOGIES[args.topology]).to(device)
         if args.init:
-            self.model.load_state_dict(load_weights(args.init)[1])
+            _begin(self.model, args.init)
         self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=0.01
