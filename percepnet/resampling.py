@@ -82,7 +82,9 @@ class Converter:
         """The next samples ``[n]``; returns those of the result that are known now and were not before."""
         parts = []
         if len(samples):
-            frame = av.AudioFrame.from_ndarray(samples[np.newaxis], format="fltp", layout="mono")
+            frame = av.AudioFrame.from_ndarray(
+                np.ascontiguousarray(samples)[np.newaxis], format="fltp", layout="mono"
+            )
             frame.sample_rate = self._rate
             frame.pts = self._pushed
             self._pushed += len(samples)

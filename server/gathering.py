@@ -11,8 +11,8 @@ from typing import Final
 from .overload import BOUND
 
 LONGEST: Final = 0.4 * BOUND  # s of waiting: the rest of the bound is for the batch
-SPARE: Final = 0.15  # share of the time that batches take, up to which no packet waits,
-BUSY: Final = 0.3  # and from which on they wait longest
+SPARE: Final = 0.3  # share of the time that batches take, up to which no packet waits,
+BUSY: Final = 0.5  # and from which on they wait longest
 MEMORY: Final = 1.0  # s over which the share is taken
 
 

@@ -1,9 +1,11 @@
+import wave
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
-from percepnet.cli.audio_files import FORMATS, audio_files, read, write
+from percepnet.cli.audio_files import FORMATS, audio_files, load, read, write
 
 LOSSLESS = [
     (".wav", 16),
@@ -35,6 +37,29 @@ def test_lossless_files_return_what_was_written(
     assert y.shape == x.shape
     assert y.dtype == np.float32
     assert np.abs(y - x).max() <= (0 if bits == 32 else 2.0 ** (1 - bits))
+
+
+@pytest.mark.parametrize("layout", ["mono", "stereo", "3.0", "quad", "5.1", "5.1(side)", "7.1"])
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".opus"])
+def test_channels_stay_in_their_places(tmp_path: Path, suffix: str, layout: str) -> None:
+    x = chirp(av.AudioLayout(layout).nb_channels, 48_000, 48_000)
+    path = tmp_path / f"12:30{suffix}"  # what is before a colon is a protocol to FFmpeg
+    write(path, x, 48_000, layout=layout)
+    y, _, found = load(path)
+    assert found == ("5.1" if (suffix, layout) == (".opus", "5.1(side)") else layout)
+    heard = [np.abs(np.corrcoef(row, y)[0, 1:]).argmax() for row in x]
+    assert heard == list(range(len(x)))
+
+
+@pytest.mark.parametrize("channels", [3, 8, 16])
+def test_channels_without_places_are_read(tmp_path: Path, channels: int) -> None:
+    pcm = np.random.default_rng(0).integers(-30_000, 30_000, (480, channels), np.int16)
+    with wave.open(str(tmp_path / "x.wav"), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(48_000)
+        file.writeframes(pcm.tobytes())
+    np.testing.assert_array_equal(read(tmp_path / "x.wav")[0], pcm.T / np.float32(32768))
 
 
 @pytest.mark.parametrize("suffix", LOSSY)

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,13 @@ class TestEvaluate:
                 assert math.isnan(there.pop("cpu")) == math.isnan(same.pop("cpu")) == (system == "noisy")
                 assert there == pytest.approx(same, abs=1e-4)
 
+    def test_who_wants_no_more_results_waits_for_none(self) -> None:
+        began = time.monotonic()
+        results = each(time.sleep, [0.0, 600.0, 600.0, 600.0], 2)
+        assert next(results) == (0, None)
+        results.close()
+        assert time.monotonic() - began < 300
+
     def test_the_cost_of_every_suppressor_is_told(self, folder: Path, tmp_path: Path) -> None:
         found = score(Task(folder, Path("one.flac"), False, (), None, True, None))
         assert 0 < found["enhanced"]["cpu"] < 1000
@@ -330,7 +338,7 @@ def test_faults_of_the_program_are_not_hidden(monkeypatch: pytest.MonkeyPatch, t
     def broken(*_: object, **__: object) -> None:
         raise KeyError("a fault")
 
-    monkeypatch.setattr("percepnet.cli.enhance.read", broken)
+    monkeypatch.setattr("percepnet.cli.enhance.load", broken)
     with pytest.raises(KeyError):
         percepnet("enhance", tmp_path / "a.wav", tmp_path / "b.wav")
 
@@ -339,7 +347,7 @@ def test_interruption_leaves_as_shells_expect(monkeypatch: pytest.MonkeyPatch, t
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("percepnet.cli.enhance.read", interrupted)
+    monkeypatch.setattr("percepnet.cli.enhance.load", interrupted)
     assert percepnet("enhance", tmp_path / "a.wav", tmp_path / "b.wav") == 130
 
 

@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 
 from percepnet.cli import INTERRUPTED, main
+from percepnet.cli.load import ECHO
 from server.loadtest.callers import tell
 from server.loadtest.charts import bars, lines
 from server.loadtest.compare import OURS, contestants, running
 
-ECHO = Path(__file__).with_name("echo_server.py")
 MOST = 2  # calls at once that our server takes
 
 

@@ -1,6 +1,7 @@
 """From recordings to a model that runs: mixtures, shards, the loop, its resumption and the export."""
 
 import json
+import shutil
 from itertools import islice, pairwise
 from pathlib import Path
 from unittest.mock import patch
@@ -44,6 +45,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def corpus(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return Corpus(data, tmp_path_factory.mktemp("cache"), "train")
+
+
+def test_a_cache_of_other_recordings_is_refused(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(data, folder)
+    assert len(Corpus(folder, tmp_path / "cache", "train").speech) == 1
+    with (folder / "manifest.csv").open("a") as manifest:
+        manifest.write("\nclean.flac,speech,train,7000")
+    with pytest.raises(ValueError, match=r"has other recordings than when .*cache was made"):
+        Corpus(folder, tmp_path / "cache", "train")
 
 
 def test_folders_without_a_manifest_are_scanned(tmp_path: Path) -> None:

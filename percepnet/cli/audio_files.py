@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 import av
 import numpy as np
@@ -64,7 +64,7 @@ FORMATS: Final[Mapping[str, FileFormat]] = MappingProxyType(
     {
         ".wav": FileFormat("wav", {16: "pcm_s16le", 24: "pcm_s24le", 32: "pcm_f32le"}),
         ".flac": FileFormat("flac", {16: "flac", 24: "flac"}),
-        ".aiff": FileFormat("aiff", {16: "pcm_s16be", 24: "pcm_s24be"}),
+        ".aiff": FileFormat("aiff", {16: "pcm_s16be", 24: "pcm_s24be"}, most_channels=7),
         ".opus": FileFormat("opus", {0: "libopus"}, 64_000),
         ".ogg": FileFormat("ogg", {0: "libopus"}, 64_000),
         ".mp3": FileFormat("mp3", {0: "libmp3lame"}, 96_000, most_channels=2),
@@ -72,6 +72,24 @@ FORMATS: Final[Mapping[str, FileFormat]] = MappingProxyType(
     }
 )
 SAMPLE_FORMATS: Final = MappingProxyType({0: "fltp", 16: "s16", 24: "s32", 32: "flt"})
+OPUS_LAYOUTS: Final = (
+    "mono",
+    "stereo",
+    "3.0",
+    "quad",
+    "5.0",
+    "5.1",
+    "6.1",
+    "7.1",
+)  # RFC 7845, 5.1.1.2; no others
+
+
+class Recording(NamedTuple):
+    """An audio track: float32 ``[channels, n]`` in ±1, its rate in Hz, and FFmpeg's name of its channels' places."""
+
+    samples: Float
+    rate: int
+    layout: str
 
 
 def audio_files(folder: Path, *, without: Path | None = None) -> list[Path]:
@@ -92,31 +110,46 @@ def audio_files(folder: Path, *, without: Path | None = None) -> list[Path]:
 
 
 def read(path: Path) -> tuple[Float, int]:
-    """The first audio track of any file that FFmpeg reads: float32 ``[channels, n]`` in ±1, and its rate.
+    """Samples and rate of :func:`load`."""
+    samples, rate, _ = load(path)
+    return samples, rate
+
+
+def load(path: Path) -> Recording:
+    """The first audio track of any file that FFmpeg reads.
 
     Raises OSError or ValueError, which name the file, if there is none or it cannot be decoded.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory; expected an audio file")
     try:
-        with av.open(str(path)) as container:
+        with av.open(url(path)) as container:
             if not container.streams.audio:
                 raise ValueError(f"{path} holds no audio")
             stream = container.streams.audio[0]
-            planar = AudioResampler(format="fltp")  # changes the sample format only
+            layout = stream.layout.name
+            if "channels (" in layout:  # PyAV would write past the end of what it has reserved
+                raise ValueError(f"{path} has channels in places that no layout has: {layout}")
+            # Changes the sample format only. Packed: PyAV reads no more than seven planes.
+            packed = AudioResampler(format="flt")
             parts = [
-                converted.to_ndarray()
+                part.to_ndarray().reshape(-1, part.layout.nb_channels).T
                 for frame in (*container.decode(stream), None)
-                for converted in planar.resample(frame)
+                for part in packed.resample(frame)
             ]
             if len({part.shape[0] for part in parts}) > 1:
                 raise ValueError(f"{path} changes its number of channels on the way")
-            rate = stream.rate
+            parts = parts or [np.zeros((stream.codec_context.channels, 0), np.float32)]
+            if layout.endswith("channels"):  # and no places
+                layout = av.AudioLayout(f"{len(parts[0])}c").name
+            return Recording(np.concatenate(parts, axis=1), stream.rate, layout)
     except av.FFmpegError as error:
         raise _named(error, path) from error
-    if not parts:
-        return np.zeros((stream.codec_context.channels, 0), np.float32), rate
-    return np.concatenate(parts, axis=1), rate
+
+
+def url(path: Path) -> str:
+    """What FFmpeg opens as a file, whatever its name: before a colon it looks for a protocol."""
+    return f"file:{path}"
 
 
 def check_writable(path: Path, bits: int) -> FileFormat:
@@ -131,11 +164,14 @@ def check_writable(path: Path, bits: int) -> FileFormat:
     return form
 
 
-def write(path: Path, samples: Float, rate: int, *, bits: int = 16) -> None:
+def write(path: Path, samples: Float, rate: int, *, layout: str | None = None, bits: int = 16) -> None:
     """Writes ``samples [channels, n]`` in the format of ``path``'s suffix (``FORMATS``) and makes its folder.
 
-    ``bits`` per sample, 16, 24 or 32 (float), matter to WAV, FLAC and AIFF. A rate that the codec does not
-    have becomes the next higher one. The file appears when it is complete; an error leaves nothing behind.
+    ``bits`` per sample, 16, 24 or 32 (float), matter to WAV, FLAC and AIFF. ``layout`` names the channels' places; by
+    default they are FFmpeg's for so many. A rate that the codec does not have becomes the next higher one, and a
+    layout that Opus does not have is mixed to the one that it has of so many channels.
+
+    The file appears when it is complete; an error leaves nothing behind.
     """
     form = check_writable(path, bits)
     if not 1 <= len(samples) <= form.most_channels:
@@ -143,7 +179,7 @@ def write(path: Path, samples: Float, rate: int, *, bits: int = 16) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
     try:
-        _encode(partial, form, samples, rate, bits)
+        _encode(partial, form, Recording(samples, rate, layout or f"{len(samples)}c"), bits)
         os.replace(partial, path)
     except av.FFmpegError as error:
         raise _named(error, path) from error
@@ -151,16 +187,19 @@ def write(path: Path, samples: Float, rate: int, *, bits: int = 16) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _encode(path: Path, form: FileFormat, samples: Float, rate: int, bits: int) -> None:
+def _encode(path: Path, form: FileFormat, recording: Recording, bits: int) -> None:
+    samples, rate, layout = recording
     depth = bits if bits in form.codecs else 0
     codec = form.codecs[depth]
     rates = av.codec.Codec(codec, "w").audio_rates
     if rates and rate not in rates:
         target = min((other for other in rates if other > rate), default=max(rates))
         samples, rate = resample(samples, rate, target), target
-    layout = f"{len(samples)}c"
-    with av.open(str(path), "w", format=form.container) as container:
-        stream = container.add_stream(codec, rate=rate, layout=layout)
+    known = layout in OPUS_LAYOUTS or codec != "libopus"
+    with av.open(url(path), "w", format=form.container) as container:
+        stream = container.add_stream(
+            codec, rate=rate, layout=layout if known else OPUS_LAYOUTS[len(samples) - 1]
+        )
         assert isinstance(stream, AudioStream)
         if depth:
             stream.format = SAMPLE_FORMATS[depth]
@@ -168,8 +207,8 @@ def _encode(path: Path, form: FileFormat, samples: Float, rate: int, bits: int) 
             stream.bit_rate = form.bit_rate * len(samples)
         container.start_encoding()  # or a recording without samples would make no file
         for start in range(0, samples.shape[1], BLOCK):
-            block = np.ascontiguousarray(samples[:, start : start + BLOCK], np.float32)
-            frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
+            block = np.ascontiguousarray(samples[:, start : start + BLOCK].T, np.float32)
+            frame = av.AudioFrame.from_ndarray(block.reshape(1, -1), format="flt", layout=layout)
             frame.sample_rate = rate
             frame.pts = start
             container.mux(stream.encode(frame))

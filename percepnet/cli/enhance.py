@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from percepnet.cli import FAILURE, describe
-from percepnet.cli.audio_files import FORMATS, audio_files, check_writable, read, write
+from percepnet.cli.audio_files import FORMATS, audio_files, check_writable, load, write
 from percepnet.cli.options import add_enhancer_options
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.recording import enhance
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
                 bar.update(number + share - bar.n)
 
             try:
-                samples, rate = read(source)
+                samples, rate, layout = load(source)
                 enhanced = enhance(
                     samples,
                     rate,
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
                     attenuation_limit_db=args.attenuation_limit_db,
                     progress=progress,
                 )
-                write(target, enhanced, rate, bits=args.bits)
+                write(target, enhanced, rate, layout=layout, bits=args.bits)
                 seconds += samples.shape[1] / rate
             except (OSError, ValueError) as error:
                 failures += 1

@@ -13,7 +13,7 @@ from percepnet.bench import machine
 from percepnet.cli import FAILURE, INTERRUPTED
 from percepnet.cli.options import within
 from percepnet.cli.progress import add_quiet, progress_bar
-from server import secretfile
+from server import loadtest, secretfile
 from server.app import static_folder
 from server.loadtest import summary
 from server.loadtest.callers import News
@@ -30,7 +30,7 @@ from server.weather.conditions import Weather
 
 MOST_CALLS: Final = 10_000
 LONGEST: Final = 86_400  # s
-ECHO: Final = Path(__file__).parents[2] / "tests" / "echo_server.py"  # in a checkout
+ECHO: Final = Path(loadtest.__file__).with_name("echo_server.py")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=ECHO,
         metavar="SCRIPT",
-        help="start servers instead: ours and an echo server (default: tests/echo_server.py), pinned to one core, "
+        help="start servers instead: ours and an echo server (default: one of plain aiortc), pinned to one core, "
         "callers on the others; look for the largest number of calls that each carries",
     )
     server.add_argument(

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -28,13 +29,16 @@ def each(
         return
     # spawn: a fork would copy the locks of onnxruntime's and BLAS's threads in whatever state they are
     context = multiprocessing.get_context("spawn")
-    with one_thread_each(), ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context) as pool:
+    workers = ProcessPoolExecutor(min(jobs, len(tasks)), context, _ignore_interrupts)
+    with one_thread_each(), workers as pool:
         futures = {pool.submit(_attempt, function, task): index for index, task in enumerate(tasks)}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        except BaseException:  # Ctrl-C, too: nobody waits for what is under way
+            for worker in list(pool._processes.values()):
+                worker.terminate()
+            raise
 
 
 def collect(
@@ -49,6 +53,11 @@ def collect(
             found[index] = result
         bar.update(1)
     return dict(sorted(found.items()))
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C is for the process that has started this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _attempt(function: Callable[[Task], Result], task: Task) -> Result | Exception:

@@ -18,7 +18,7 @@ from server.weather.run import servers
 from server.weather.summary import page, table
 
 CLEAN: Final = (
-    ECHO.parent / "recordings" / "clean.flac"
+    Path(__file__).parents[2] / "tests" / "recordings" / "clean.flac"
 )  # in a checkout; PESQ is made for speech without noise
 
 ALONE: Final = (
@@ -56,7 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recording", type=Path, metavar="FILE", help="what is said (default: the tests' clean recording)"
     )
     parser.add_argument(
-        "--echo", type=Path, default=ECHO, metavar="SCRIPT", help="of the plain echo (default: the tests')"
+        "--echo",
+        type=Path,
+        default=ECHO,
+        metavar="SCRIPT",
+        help="of the plain echo (default: the load test's)",
     )
     parser.add_argument("--no-echo", action="store_true", help="only the server")
     add_output(parser)

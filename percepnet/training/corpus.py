@@ -62,7 +62,7 @@ def scan(folder: Path) -> list[Recording]:
 def decode(path: Path) -> NDArray[np.int16]:
     """Mono int16 samples of an audio file at 48 kHz."""
     resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
-    with av.open(str(path)) as container:
+    with av.open(f"file:{path}") as container:  # else FFmpeg takes what is before a colon for a protocol
         parts = [
             part.to_ndarray()[0] for frame in container.decode(audio=0) for part in resampler.resample(frame)
         ]
@@ -90,6 +90,10 @@ class Corpus:
                 )
                 for r in csv.DictReader(rows)
             ]
+        if [replace(r, start=0, length=0) for r in entries] != scan(folder):
+            raise ValueError(
+                f"{folder} has other recordings than when {cache} was made from it; use another --cache"
+            )
         self.samples = np.memmap(samples, np.int16, mode="r")
         self.speech = [r for r in entries if r.kind == "speech" and r.split == split]
         self.noise = [r for r in entries if r.kind == "noise" and r.split == split]

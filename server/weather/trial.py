@@ -9,7 +9,6 @@ from typing import Any, Final
 import aiohttp
 import numpy as np
 
-from percepnet.evaluation import SCORE_RATE, pesq_wb
 from percepnet.framing import SAMPLE_RATE, Float
 from percepnet.resampling import resample
 from server.loadtest.call import CallResult, MeasuredCall
@@ -101,15 +100,17 @@ def _median(delays: list[tuple[float, float | None]], start: float, end: float) 
 
 def _pesq(call: MeasuredCall, heard: Pcm, first: int) -> float | None:
     """Of what came back in the weather, against what was said; PESQ follows delays that change."""
+    from percepnet.evaluation import SCORE_RATE, pesq_wb  # of the extra [eval], which a soak does without
+
     late = lag(call.speech.said(call.first, 0, len(heard)), heard) or 0
     sent = call.speech.said(call.first, first - late, len(heard) - first)
-    value = pesq_wb(_at_score_rate(sent), _at_score_rate(heard[first:]))
+    value = pesq_wb(*(_at_rate(pcm, SCORE_RATE) for pcm in (sent, heard[first:])))
     return round(value, 2) if math.isfinite(value) else None
 
 
-def _at_score_rate(pcm: Pcm) -> Float:
+def _at_rate(pcm: Pcm, rate: int) -> Float:
     samples = (pcm / np.float32(32768)).astype(np.float32)
-    return resample(samples[np.newaxis], SAMPLE_RATE, SCORE_RATE)[0]
+    return resample(samples[np.newaxis], SAMPLE_RATE, rate)[0]
 
 
 def _concealed(report: dict[str, Any]) -> float | None:

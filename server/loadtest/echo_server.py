@@ -1,4 +1,4 @@
-"""A plain echo on aiortc as it is shipped: what calls cost without us. python tests/echo_server.py [--port 8090]
+"""A plain echo on aiortc as it is shipped: what calls cost without us. ``python echo_server.py [--port 8090]``.
 
 No adapter of ours, no event loop but asyncio's, and the track that comes is the track that goes back, without
 a relay. It takes the same offers as our server, as far as the load test needs that.
@@ -9,11 +9,12 @@ import asyncio
 import signal
 import sys
 import uuid
+from typing import Final
 
 from aiohttp import web
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
-CONNECTIONS: web.AppKey[set[RTCPeerConnection]] = web.AppKey("connections", set)
+CONNECTIONS: Final = web.AppKey("connections", set[RTCPeerConnection])
 
 
 async def offer(request: web.Request) -> web.Response:
@@ -50,7 +51,8 @@ async def serve(port: int) -> None:
         host, taken = runner.addresses[0][:2]
         print(f"echo serves on http://{host}:{taken}", file=sys.stderr, flush=True)
         await ended.wait()
-        await asyncio.gather(*(connection.close() for connection in list(app[CONNECTIONS])))
+        connections = app[CONNECTIONS]
+        await asyncio.gather(*(connection.close() for connection in list(connections)))
     finally:
         await runner.cleanup()
 
