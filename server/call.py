@@ -26,12 +26,13 @@ from .engine import Engine
 from .frames import Layout
 from .media import association, closing, guard, opus, rebinding, receiver, sender
 from .media.ports import PortRange
-from .offer import Offer, OfferError
+from .offer import MOST_ALIKE, Offer, OfferError
 from .rooms import Alone, Seat
 from .totals import Totals
 from .track import EnhancedTrack
 
 FIGURES_INTERVAL: Final = 0.2  # s between live figures on the data channel
+MOST_CANDIDATES: Final = MOST_ALIKE  # that a caller may name after the offer; each is checked, and kept
 MOST_CHANNELS: Final = 16  # data channels that a caller may open; one is of use
 CLOSING_TIME: Final = 5.0  # s that the end of a call waits for its connection to close
 FULL_TIME: Final = 5  # s after which a caller who found the server full may try again
@@ -66,6 +67,7 @@ class Call:
         self._encoding: opus.OpusOptions | None = None  # None: aiortc's own
         self._guard: guard.Guard | None = None
         self._channel: ControlChannel | None = None
+        self._candidates = 0  # named after the offer
         self._channels = 0  # that the caller has opened
         self._connected = asyncio.Event()
         self._ended = asyncio.Event()
@@ -150,8 +152,15 @@ class Call:
         self._track.port.set(changes)
 
     async def add_candidate(self, candidate: RTCIceCandidate | None) -> None:
-        """One more address of the caller (trickle ICE); None: that was the last."""
-        await self._connection.addIceCandidate(candidate)
+        """One more address of the caller (trickle ICE); None: that was the last. ValueError for too many.
+
+        A call that is connected needs none: a caller that moves is found by its own checks.
+        """
+        self._candidates += candidate is not None
+        if self._candidates > MOST_CANDIDATES:
+            raise ValueError(f"a call takes at most {MOST_CANDIDATES} candidates after its offer")
+        if self._connection.connectionState in ("new", "connecting"):
+            await self._connection.addIceCandidate(candidate)
 
     def report(self) -> dict[str, object]:
         """State, controls and figures, ready for JSON. Levels in dBFS, times in ms unless named otherwise.
@@ -246,6 +255,7 @@ class Call:
         # Where aiortc encodes for us: its encoder makes mono into stereo 3 dB too low.
         layout: Layout = "stereo" if encoding is None or encoding.stereo else "mono"
         self._track = EnhancedTrack(source, self._engine, offer.controls, arrived, layout)
+        self._track.on("ended", self.end)
         self._hear(self.seat.take(self._track))
 
     def _encoded(self, offer: Offer) -> opus.OpusOptions | None:
@@ -265,7 +275,7 @@ class Call:
         if self._channels > MOST_CHANNELS:
             logger.info("call %s opens data channels without end", self)
             self.end()
-        elif channel.label == ControlChannel.LABEL and self._channel is None:
+        elif channel.label == ControlChannel.LABEL and (self._channel is None or self._channel.closed):
             self._channel = ControlChannel(channel, self.turn, self.report)
 
     async def _free(self) -> None:

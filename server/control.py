@@ -40,6 +40,11 @@ class ControlChannel:
         self._allowance = Allowance(MOST_ANSWERS)
         channel.on("message", self._on_message)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the caller has closed it, or is about to."""
+        return self._channel.readyState in ("closing", "closed")
+
     def push(self, figures: dict[str, object]) -> None:
         """Send live figures, unless the channel is closed or its caller does not keep up."""
         self._send({"type": "figures", **figures})

@@ -86,10 +86,12 @@ def admitted(request: web.Request) -> Iterator[str]:
 
 
 async def body(request: web.Request) -> bytes:
-    """What came with a request; 408 for one that sends it drop by drop."""
+    """What came with a request; 408 for one that sends it drop by drop, 400 for one that cannot be unpacked."""
     try:
         async with asyncio.timeout(BODY_TIME):
             return await request.read()
+    except web.RequestPayloadError:
+        raise problem(web.HTTPBadRequest, "the body is not what its Content-Encoding says") from None
     except TimeoutError:
         raise problem(web.HTTPRequestTimeout, f"the body has not come within {BODY_TIME:g} s") from None
 

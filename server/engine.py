@@ -30,6 +30,7 @@ from percepnet import Enhancer
 from percepnet.framing import SAMPLE_RATE, Float
 
 from .controls import Changes, Controls
+from .dry import continued
 from .fallback import Fallback
 from .figures import BatchFigures, LoopLag
 from .frames import BACKLOG_PACKETS, PACKET, cut
@@ -286,6 +287,10 @@ class Engine:
                     continue  # it went past, or the call is over
                 port.at_work = None
                 port.past = False
+                failed = self._fallback.failed(port.slot)
+                if failed and not port.failed:  # straight from enhanced audio
+                    samples = continued(samples, port.last_sample)
+                port.failed = failed
                 port.last_packet = ended
                 figures = port.figures
                 figures.level_in_db, figures.level_out_db = level_in, level_out

@@ -47,6 +47,10 @@ class Fallback:
     def degraded(self, stream: int) -> bool:
         return bool(self._dry_for[stream] or self._numberless[stream])
 
+    def failed(self, stream: int) -> bool:
+        """Whether the stream's last packet was dry because a step of it raised, or one before."""
+        return bool(self._dry_for[stream])
+
     def faults(self, stream: int) -> int:
         return int(self._faults[stream])
 

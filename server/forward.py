@@ -54,6 +54,8 @@ class Forwarding:
                     await self._session(http, url, room)
                 except (OSError, TimeoutError, aiohttp.ClientError, ValueError) as error:
                     logger.warning("room %s cannot be pushed: %s", room.name, error)
+                except Exception:  # an answer that aiortc does not take
+                    logger.exception("room %s cannot be pushed", room.name)
                 await first(backoff.pause(), room.left.wait())
 
     async def _session(self, http: aiohttp.ClientSession, url: str, room: Room) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import aiohttp
 from aiohttp import web
+from multidict import CIMultiDict
 from yarl import URL
 
 from . import metrics
@@ -173,7 +174,7 @@ async def _passed_on(
     url = URL(request.rel_url.raw_path_qs, encoded=True)
     async with worker.http.request(request.method, url, data=content or None, headers=headers) as answer:
         kept = [(name, value) for name, value in answer.headers.items() if name.title() not in HOP_BY_HOP]
-        return web.Response(status=answer.status, body=await answer.read(), headers=dict(kept))
+        return web.Response(status=answer.status, body=await answer.read(), headers=CIMultiDict(kept))
 
 
 async def _gathered(workers: Workers, path: str) -> list[tuple[int, Any]]:

@@ -75,6 +75,7 @@ class Port:
         self.dry = DryLine(engine.latency_samples)
         self.at_work: tuple[int, Float] | None = None  # time and dry audio of its packet in the batch
         self.last_sample = 0.0  # that was handed over
+        self.failed = False  # and its packet was dry because a step has failed
         self.past = False  # and its packet went past
         self.due = -np.inf  # from when on the packet queued last counts as waiting, s
         self._engine = engine

@@ -109,7 +109,7 @@ def _controls(request: web.Request) -> dict[str, object]:
     """The query, each value read as JSON: numbers, true, false, null."""
     try:
         return {name: json.loads(value) for name, value in request.query.items()}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise problem(
             web.HTTPBadRequest, f"controls in the query are numbers, true, false or null: {error}"
         ) from error

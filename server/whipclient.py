@@ -34,7 +34,8 @@ class WhipSession:
     ) -> Self:
         """Offer and take the answer; raises :class:`EndpointError`, ``aiohttp.ClientError`` or ``TimeoutError``.
 
-        The connection stays its owner's to close.
+        Also whatever aiortc raises at an answer that it does not take; the resource is given back then. The
+        connection stays its owner's to close.
         """
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         await connection.setLocalDescription(await connection.createOffer())
@@ -46,7 +47,11 @@ class WhipSession:
             # Location may be missing in what is not quite WHIP; then there is nothing to delete.
             resource = answer.headers.get("Location", "")
             session = cls(urljoin(str(answer.url), resource) if resource else "", headers)
-        await connection.setRemoteDescription(RTCSessionDescription(text, "answer"))
+        try:
+            await connection.setRemoteDescription(RTCSessionDescription(text, "answer"))
+        except BaseException:
+            await session.end(http)
+            raise
         return session
 
     async def end(self, http: aiohttp.ClientSession) -> None:

@@ -196,6 +196,13 @@ async def test_bodies_that_are_no_json_are_refused(
         assert (await answer.json())["error"]
 
 
+async def test_a_body_that_is_not_packed_as_it_says_is_refused(server: Server) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    async with server.http.post("/offer", data=b"{}", headers=headers) as answer:
+        assert answer.status == 400
+        assert "Content-Encoding" in (await answer.json())["error"]
+
+
 async def test_a_body_that_comes_drop_by_drop_is_not_waited_for(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

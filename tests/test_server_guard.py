@@ -13,7 +13,7 @@ from typing import Any
 import aioice.ice
 import numpy as np
 import pytest
-from aiortc.rtp import RtcpRrPacket, RtcpRtpfbPacket
+from aiortc.rtp import RtcpByePacket, RtcpRrPacket, RtcpRtpfbPacket
 from aiortc.sdp import SessionDescription
 from calling import Server, packets, serving, until
 from fuzz_datagrams import binding
@@ -144,6 +144,39 @@ async def test_a_caller_cannot_have_packets_without_end_sent_again() -> None:
         await packets(caller, 5)
         assert len(tape.came.times) == len(set(tape.came.times))  # each has come once
         assert caller_guard(server).refused == 2
+
+
+async def test_a_farewell_of_a_source_that_goes_on_ends_nothing() -> None:
+    """Some senders say it when they pause; aiortc's receiver would be silent from then on."""
+    async with serving() as server, Caller(server.url, SILENCE) as caller:
+        dtls = caller.transceiver.sender.transport
+        await packets(caller, 10)
+        bye = bytes(RtcpByePacket(sources=[caller.transceiver.sender._ssrc]))
+        for data in (bye, bytes(RtcpRrPacket(ssrc=1, reports=[])) + bye):
+            await dtls._send_rtp(data)
+        await packets(caller, 100)
+        assert (await report(server, caller))["packets"]["in"] > 100
+
+
+async def test_a_call_whose_audio_cannot_be_read_ends() -> None:
+    async with serving() as server, Caller(server.url, SILENCE) as caller:
+        await packets(caller, 10)
+        caller_track(server)._source.stop()
+        await until(lambda: not len(server.calls), "the call is freed")
+
+
+async def test_a_control_channel_may_be_opened_again() -> None:
+    async with serving() as server, Caller(server.url, SILENCE) as caller:
+        await packets(caller, 10)
+        caller.channel.close()
+        (call,) = server.calls._calls.values()
+        await until(lambda: call._channel.closed, "the server knows")
+        again, said = caller.connection.createDataChannel("control"), []
+        again.on("message", said.append)
+        await until(lambda: again.readyState == "open", "it is open")
+        again.send('{"enabled": false}')
+        await until(lambda: any('"controls"' in text for text in said), "an answer")
+        assert not (await report(server, caller))["controls"]["enabled"]
 
 
 async def test_a_caller_cannot_make_the_server_send_checks_to_addresses_without_end() -> None:

@@ -1,15 +1,20 @@
 """WHIP in, WHEP out and rooms of two, between real peers of aiortc over loopback."""
 
+import asyncio
 import contextlib
 import re
 
 import numpy as np
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from calling import given_back, holdings, level_db, packets, serving, unlikeness_db, until
 from numpy.typing import NDArray
 from whip_peers import listening, publishing
 
 from server import whipclient
+from server.backoff import Backoff
+from server.call import MOST_CANDIDATES
 from server.loadtest.caller import Caller, RecordedTrack
 from server.loadtest.hearing import lag
 from server.media import closing
@@ -115,6 +120,7 @@ async def test_controls_in_the_query_and_by_patch(hiss: Pcm) -> None:
         ("whip", "desk", "", "", 400, "sdp must be a text"),
         ("whip", "desk", "", "garbage", 400, "sdp"),
         ("whip", "desk", "?enabled=maybe", "v=0", 400, "controls in the query"),
+        ("whip", "desk", f"?enabled={'[' * 2000}", "v=0", 400, "controls in the query"),
         ("whip", "desk", "?louder=1", "OFFER", 400, "unknown control 'louder'"),
         ("whep", "desk", "", "OFFER", 400, "the audio must be recvonly, not sendonly"),
         ("whip", "desk", "", "PCMU", 400, "none of the codecs audio/opus among audio/pcmu"),
@@ -180,6 +186,10 @@ async def test_trickled_addresses_connect_a_call(hiss: Pcm) -> None:
                 assert answer.status == status, await answer.text()
         candidates = server.calls.get(resource.rpartition("/")[2])._connection.remoteDescription.sdp
         assert candidates.count("a=candidate:") == len(lines)
+        for body, status in (((MOST_CANDIDATES - len(lines)) * lines[0], 204), (lines[0], 400)):
+            headers = {**FRAGMENT, "If-Match": etag}
+            async with server.http.patch(resource, data=body, headers=headers) as answer:
+                assert answer.status == status, await answer.text()
         await closing.close(connection)
 
 
@@ -224,6 +234,29 @@ async def test_the_links_name_the_ice_servers(hiss: Pcm) -> None:
         '<stun:127.0.0.1:1>; rel="ice-server"',
         '<turn:127.0.0.1:1>; rel="ice-server"; username="u"; credential="p"; credential-type="password"',
     ]
+
+
+async def test_an_answer_that_cannot_be_taken_is_given_back_and_the_push_goes_on(
+    speech: Pcm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append(request.method)
+        if request.method == "DELETE":
+            return web.Response()
+        sdp = (await request.text()).replace("a=sendonly", "a=recvonly").replace("opus", "SILK")
+        return web.Response(status=201, text=sdp, headers={"Location": "/resource"})
+
+    monkeypatch.setattr(Backoff, "pause", lambda _: asyncio.sleep(0))
+    app = web.Application()
+    app.router.add_route("*", "/{any:.*}", answer)
+    async with (
+        TestServer(app) as far,
+        serving(forward=f"{far.make_url('')}/whip/{{room}}") as server,
+        publishing(server.http, "desk", speech),
+    ):
+        await until(lambda: seen[:4] == ["POST", "DELETE"] * 2, "two attempts, both given back")
 
 
 async def test_a_room_is_pushed_on_until_its_publisher_goes_and_again_after_a_restart(

@@ -11,15 +11,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import numpy as np
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer, make_mocked_request
 from calling import PACKET, TIMEOUT, offered, packets, serving, until
+from multidict import CIMultiDict
 
-from server import app
+from server import app, front
 from server import heartbeat as heartbeat_module
 from server.config import Config
 from server.ending import Ending
@@ -98,6 +101,21 @@ def there(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+async def test_all_headers_of_a_worker_are_passed_on_also_those_of_one_name() -> None:
+    links = ["<stun:127.0.0.1>", "<turn:127.0.0.1>"]
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(status=201, headers=CIMultiDict(("Link", link) for link in links))
+
+    app = web.Application()
+    app.router.add_post("/whip/desk", answer)
+    async with TestServer(app) as far, aiohttp.ClientSession(far.make_url("/")) as http:
+        request = make_mocked_request("POST", "/whip/desk")
+        passed = await front._passed_on(request, SimpleNamespace(http=http), b"v=0")
+    assert passed.status == 201
+    assert passed.headers.getall("Link") == links
 
 
 async def test_calls_are_shared_and_each_is_found_by_its_id() -> None:

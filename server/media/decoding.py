@@ -68,7 +68,8 @@ class Decoding:
     def decode(self, codec: RTCRtpCodecParameters, sequence: int, timestamp: int, payload: bytes) -> None:
         if codec.mimeType != self._codec:
             self.new_source()
-        gap = self._place(timestamp, codec.clockRate)
+        next_one = self._sequence is not None and sequence == self._sequence + 1 & 0xFFFF
+        gap = self._place(timestamp, codec.clockRate, next_one)
         lost = 0 if self._sequence is None else sequence - self._sequence - 1 & 0xFFFF
         if not payload:  # would tell libavcodec that the stream is over
             return
@@ -100,11 +101,16 @@ class Decoding:
         self.audio.received += self._length
         self._end = self.position + self._length
 
-    def _place(self, timestamp: int, rate: int) -> int:
-        """Set the position of a packet; returns the samples that are missing before it."""
+    def _place(self, timestamp: int, rate: int, next_one: bool) -> int:
+        """Set the position of a packet; returns the samples that are missing before it.
+
+        A packet that follows the last and is stamped nearly so follows it: gateways round, and correct their clocks.
+        """
         step = timestamp - self._timestamp & 0xFFFFFFFF
         self._timestamp = timestamp
         position = self.position + (step - (step >> 31 << 32)) * SAMPLE_RATE // rate
+        if next_one and abs(position - self._end) < UNIT:
+            position = self._end
         if self._sequence is not None and not 0 <= position - self._end <= LONGEST_GAP:
             self.new_source()  # of the same sender
         if self._sequence is None:

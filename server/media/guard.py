@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import logging
 import time
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -28,6 +29,7 @@ MOST_ADDRESSES: Final = 100  # of a caller; at each new one aioice makes checks 
 MOST_SOURCES: Final = 31  # SSRCs of a call; as many as a receiver report can name (RFC 3550, 6.4.2)
 MOST_FAULTS: Final = 1000  # of aiortc in a call; one that came without a datagram would come for ever
 SHORTEST_RTP: Final = 12  # bytes
+BYE: Final = 203  # packet type of a source's farewell
 RTPFB: Final = 205  # packet type of feedback about RTP, and its format for what is to be sent again
 NACK: Final = 1
 _ICE: Final = {"_queue": asyncio.Queue, "_protocols": list, "_remote_candidates": list}
@@ -135,8 +137,9 @@ class Guard:
             self.sources.add(_source(data, is_rtcp=True))
             if _asks_again(data):
                 self.refused += 1
-            else:
-                await rtcp(data)
+            # aiortc's receiver would end at a BYE for good, though senders that pause say it, too.
+            elif rest := b"".join(packet for packet in _packets(data) if packet[1] != BYE):
+                await rtcp(rest)
 
         dtls._recv_next = guarded_receive  # type: ignore[method-assign]
         dtls._handle_rtp_data = noted_rtp  # type: ignore[method-assign]
@@ -179,12 +182,15 @@ def _asks_again(data: bytes) -> bool:
 
     aiortc would send again all that it names, which is 5000 packets for one.
     """
-    at = 0
-    while at + 4 <= len(data):
-        if data[at + 1] == RTPFB and data[at] & 31 == NACK:
-            return True
-        at += 4 + 4 * int.from_bytes(data[at + 2 : at + 4], "big")
-    return False
+    return any(packet[1] == RTPFB and packet[0] & 31 == NACK for packet in _packets(data))
+
+
+def _packets(data: bytes) -> Iterator[bytes]:
+    """The RTCP packets in a datagram (RFC 3550, 6.1); the last may be cut off."""
+    while len(data) >= 4:
+        length = 4 + 4 * int.from_bytes(data[2:4], "big")
+        yield data[:length]
+        data = data[length:]
 
 
 def _source(data: bytes, is_rtcp: bool) -> bytes:
