@@ -104,6 +104,7 @@ class ListenerTrack(MediaStreamTrack):
         super().__init__()
         self.dropped = 0  # packets that came while the queue was full
         self._leave = leave
+        self._heard = False
         self._packets: deque[Encoded] = deque()
         self._news = asyncio.Event()
 
@@ -115,7 +116,14 @@ class ListenerTrack(MediaStreamTrack):
         self._news.set()
 
     async def recv(self) -> Encoded:
-        """The next packet; raises ``MediaStreamError`` once this track has been stopped."""
+        """The next packet; raises ``MediaStreamError`` once this track has been stopped.
+
+        The first is the newest: those before came while the listener's connection was set up.
+        """
+        if not self._heard:
+            self._heard = True
+            while len(self._packets) > 1:
+                self._packets.popleft()
         while not self._packets and self.readyState == "live":
             self._news.clear()
             await self._news.wait()

@@ -333,6 +333,7 @@ class Engine:
             logger.error("the engine's thread has died; the next one begins all calls as new")
             self._deaths += 1
             self._opened = list(self._ports.values())
+            self._shed.clear()
             self._passed.update(self._opened)
             self._thread = self._new_thread()
             self._thread.start()
@@ -354,11 +355,15 @@ class Engine:
                     self._fallback.restore(self._shed.pop().slot)
                     self._overload.restored(now)
                 return
-            # A call that pauses, fails or is off costs nothing already.
+            # A call that pauses, is muted, fails or is off costs nothing already.
+            asleep = self._enhancer.asleep
             costly = (
                 port
                 for port in reversed(self._ports.values())
-                if port.enhancement == "on" and now - port.last_packet < WINDOW and port not in self._shed
+                if port.enhancement == "on"
+                and not asleep[port.slot]
+                and now - port.last_packet < WINDOW
+                and port not in self._shed
             )
             for port in list(islice(costly, calls)):
                 self._fallback.shed(port.slot)

@@ -84,8 +84,13 @@ class Fallback:
         self._reset(stream)
 
     def resume(self, stream: int) -> None:
-        """Go on after packets that went past: as new and unheard for the warm-up, which fades in as ever."""
-        if not self._dry_for[stream] and self._phase[stream] != _SHED:
+        """Go on after packets that went past: as new and unheard for the warm-up, which fades in as ever.
+
+        One that was just being shed stays so.
+        """
+        if self._phase[stream] == _LEAVING:
+            self._phase[stream] = _SHED
+        elif not self._dry_for[stream] and self._phase[stream] != _SHED:
             self._phase[stream] = _SHED
             self.restore(stream)
 

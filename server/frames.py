@@ -36,6 +36,15 @@ def same_format(a: AudioFrame, b: AudioFrame) -> bool:
     return (a.format.name, a.layout.name, a.sample_rate) == (b.format.name, b.layout.name, b.sample_rate)
 
 
+def time_of(frame: AudioFrame) -> int | None:
+    """Samples of 48 kHz at its first sample, in the sender's timeline."""
+    if frame.pts is None or frame.time_base is None:
+        return None
+    if frame.time_base == TIME_BASE:
+        return frame.pts
+    return round(frame.pts * Fraction(frame.time_base) * SAMPLE_RATE)
+
+
 def is_native(frame: AudioFrame) -> bool:
     """Packed s16 at 48 kHz in mono or stereo, which is what Opus decodes to: no resampler needed."""
     known = frame.format.name == "s16" and frame.layout.name in ("mono", "stereo")
@@ -58,9 +67,9 @@ class FrameReader:
 
     A gap (lost packets) of up to ``LONGEST_FILL`` is filled, so that what follows is neither early nor late.
     At a longer one (a sender that pauses, a network that is gone) the timeline skips, for nobody wants to hear
-    later what comes then: the audio fades, which flushes what is under way, and one packet of comfort noise goes
-    ahead of the audio that resumes, because libopus's wrapper in libavcodec stamps the first packet after a gap
-    as if there were none.
+    later what comes then: just before the audio that resumes the last fades, which flushes what is under way, and
+    one packet of comfort noise follows, because libopus's wrapper in libavcodec stamps the first packet after a
+    gap as if there were none.
     """
 
     def __init__(self) -> None:
@@ -85,8 +94,8 @@ class FrameReader:
             self._append(self._concealer.conceal(gap))
         elif gap > LONGEST_FILL:
             self._append(self._concealer.conceal(FADE + -(len(self._pending) + FADE) % PACKET))
+            self._time = time - PACKET - len(self._pending)
             packets = self._complete()
-            self._time = time - PACKET
             self._append(self._concealer.conceal(PACKET))
         settling = 0 if self._resampler is None else RESAMPLER_SETTLING
         self._append(self._concealer.heard(self._samples(frame), settling))
@@ -103,11 +112,9 @@ class FrameReader:
 
     def _place(self, frame: AudioFrame) -> int:
         """Time of a frame on our timeline, which never runs backwards."""
-        if frame.pts is None or frame.time_base is None:
+        time = time_of(frame)
+        if time is None:
             time = (self._expected or 0) - self._offset
-        else:
-            same = frame.time_base == TIME_BASE
-            time = frame.pts if same else round(frame.pts * Fraction(frame.time_base) * SAMPLE_RATE)
         if self._expected is None:
             self._expected = self._time = time
         elif not 0 <= time + self._offset - self._expected <= LONGEST_GAP:

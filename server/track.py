@@ -17,7 +17,7 @@ from .allowance import Allowance
 from .controls import Controls
 from .engine import Engine
 from .figures import Histogram, RecentDelays
-from .frames import BACKLOG_PACKETS, FrameReader, FrameWriter, Layout, Packet, cut
+from .frames import BACKLOG_PACKETS, FrameReader, FrameWriter, Layout, Packet, cut, time_of
 
 FASTEST: Final = (
     75.0  # packets a second of a caller in the long run, half as fast again as time; two seconds' at once
@@ -37,7 +37,7 @@ class EnhancedTrack(MediaStreamTrack):
     handed to the engine as it comes, not as it is asked for, so that the next can join a batch while one is
     encoded. The event loop does no more than turn s16 into float and back.
 
-    ``arrived`` gives the ``time.monotonic()`` at which the audio at a time of the 48 kHz timeline came in, if known; it
+    ``arrived`` gives the ``time.monotonic()`` at which the frame at a time of the 48 kHz timeline came in, if known; it
     is only for the figures. Raises :class:`server.engine.EngineFull` when the engine has no stream left.
     """
 
@@ -132,11 +132,12 @@ class EnhancedTrack(MediaStreamTrack):
         if self._writer is None:
             self._writer = FrameWriter(like=frame, layout=self._layout)
         now = clock.monotonic()
+        time = time_of(frame)
+        came = self._arrived(time) if time is not None else None
         for packet in self._reader.push(frame):
             if not self._pace.take(now):  # or the engine would have no time for the calls of others
                 self.skipped += 1
                 continue
-            came = self._arrived(packet.time)
             self._arrivals[packet.time] = now if came is None else came
             self._submitted += 1
             self.port.submit(packet.time, packet.samples)

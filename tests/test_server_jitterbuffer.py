@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
+from aiortc.rtp import RtcpReceiverInfo, RtpPacket
 
 from server.media.jitter import LONGEST_WAIT, MEMORY, SHORTEST_WAIT, HoleWait, InterarrivalJitter
 from server.media.jitterbuffer import CAPACITY, MAX_MISORDER, AudioJitterBuffer
+from server.media.receiver import Statistics
 
 PERIOD = 0.020  # s between packets
 
@@ -201,6 +203,17 @@ def test_late_numbers_are_remembered_no_further_than_packets_can_be_misordered()
     for n in range(901, 1000):
         assert buffer.add(n, n, 3.0) == []
     assert (buffer.counts.lost, buffer.counts.late) == (999, MAX_MISORDER - 1)
+
+
+def test_timestamps_that_jump_leave_a_jitter_that_a_report_has_room_for() -> None:
+    """Or aiortc's reports fail, and the call's end waits for them for ever."""
+    statistics = Statistics(48_000)
+    for number in range(2000):
+        statistics.add(RtpPacket(96, sequence_number=number, timestamp=number % 2 * 0xFFFFFFFF))
+    assert statistics.jitter < 48_000
+    for number in range(2000, 4000):
+        statistics.add(RtpPacket(96, sequence_number=number, timestamp=number % 2 << 31))
+    RtcpReceiverInfo(1, 0, 0, statistics.max_seq, statistics.jitter, 0, 0).__bytes__()
 
 
 def test_the_jitter_is_that_of_rfc_3550() -> None:

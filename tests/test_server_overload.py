@@ -40,6 +40,7 @@ class Slow:
         self.streams = streams
         self.factor = 1.0  # of the costs
         self.enabled = np.ones(streams, bool)
+        self.asleep = np.zeros(streams, bool)
         self.faults = np.zeros(streams, np.int64)
         self._clock = clock
         self._delayed = np.zeros((streams, LATENCY), np.float32)
@@ -52,7 +53,7 @@ class Slow:
         self._delayed[slice(None) if stream is None else stream] = 0
 
     def process(self, x: Float, streams: Sequence[int]) -> Float:
-        on = self.enabled[streams]
+        on = self.enabled[streams] & ~self.asleep[streams]
         if on.any():
             self._clock.now += self.factor * (PER_BATCH + PER_CALL * on.sum())
         joined = np.concatenate([self._delayed[streams], x], axis=1)
@@ -259,14 +260,28 @@ def test_what_callers_turn_while_they_are_shed_holds() -> None:
     assert np.abs(np.concatenate(simulation.heard[-1])[heard * PACKET :] - wanted).max() < 1e-6
 
 
-def test_calls_that_are_off_are_not_shed_in_place_of_those_that_cost() -> None:
+@pytest.mark.parametrize("enabled", [False, True])
+def test_calls_that_are_off_or_muted_are_not_shed_in_place_of_those_that_cost(enabled: bool) -> None:
     simulation = Simulation(RATED)
     for _ in range(5):
-        simulation.call(Controls(enabled=False))
+        port = simulation.call(Controls(enabled=enabled))
+        simulation.enhancer.asleep[port.slot] = enabled
     simulation.enhancer.factor = 2
     simulation.run(3)
     assert simulation.engine.shed_calls
     assert all(port.figures.shed_packets == 0 for port in simulation.ports[-5:])
+
+
+def test_a_call_whose_packet_goes_past_while_it_is_shed_stays_shed() -> None:
+    simulation = Simulation(RATED * 5 // 3)
+    simulation.run(5, until=lambda: simulation.engine.shed_calls > 0)
+    port = simulation.engine._shed[-1]
+    port.submit(round(simulation.clock.now * 48_000), np.zeros(PACKET, np.float32))
+    with simulation.engine._wake:
+        simulation.engine._pass([port])
+    for _ in range(10):
+        simulation.run(0.02)
+        assert (port in simulation.engine._shed) == (port.enhancement in ("shed", "failed"))
 
 
 def test_a_shed_call_that_ends_leaves_nothing_to_the_next_in_its_place() -> None:

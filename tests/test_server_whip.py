@@ -14,10 +14,11 @@ from whip_peers import listening, publishing
 
 from server import whipclient
 from server.backoff import Backoff
+from server.broadcast import ListenerTrack
 from server.call import MOST_CANDIDATES
 from server.loadtest.caller import Caller, RecordedTrack
 from server.loadtest.hearing import lag
-from server.media import closing
+from server.media import closing, opus
 from server.whipclient import EndpointError
 
 Pcm = NDArray[np.int16]
@@ -145,6 +146,18 @@ async def test_bad_requests_are_told_why_and_leave_nothing(
         assert not len(server.calls.rooms)
         async with server.http.post(f"/{kind}/desk", json={}) as answer:
             assert answer.status == 415
+
+
+async def test_who_begins_to_listen_hears_what_is_said_now_and_all_that_follows() -> None:
+    track = ListenerTrack(lambda _: None)
+    said = [opus.encoded(b"", n * 960, 0) for n in range(16)]
+    for packet in said[:8]:
+        track.give(packet)
+    assert await track.recv() is said[7]
+    for packet in said[8:]:
+        track.give(packet)
+    assert [await track.recv() for _ in range(8)] == said[8:]
+    assert not track.dropped
 
 
 async def test_endpoints_say_what_they_take() -> None:

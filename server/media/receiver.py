@@ -49,6 +49,19 @@ class SteadyTime:
     time = staticmethod(time.monotonic)
 
 
+class Statistics(aiortc.rtcrtpreceiver.StreamStatistics):
+    """Stands where aiortc's receivers have theirs, whose jitter takes timestamps for numbers without end.
+
+    Those that jump to and fro make more of it than a report has room for, with the same end.
+    """
+
+    def add(self, packet: RtpPacket) -> None:
+        if self._last_timestamp is not None:
+            step = (packet.timestamp - self._last_timestamp + (1 << 31)) % (1 << 32) - (1 << 31)
+            self._last_timestamp = packet.timestamp - step
+        super().add(packet)
+
+
 class LatestFrames(asyncio.Queue[Any]):
     """A queue that never blocks its writer and is bounded in time: when it is full the oldest frames go."""
 
@@ -216,6 +229,8 @@ def install(receiver: RTCRtpReceiver) -> Reception | None:
     if not isinstance(getattr(receiver.track, "_queue", None), asyncio.Queue):
         missing.append("queue of the track")
     missing += [] if hasattr(aiortc.rtcrtpreceiver, "time") else ["time"]
+    if not hasattr(Statistics(SAMPLE_RATE), "_last_timestamp"):
+        missing.append("timestamp of its statistics")
     worker = getattr(aiortc.rtcrtpreceiver, _WORKER, None)
     if not callable(worker) or list(inspect.signature(worker).parameters) != _WORKER_PARAMETERS:
         missing.append(f"{_WORKER}({', '.join(_WORKER_PARAMETERS)})")
@@ -232,4 +247,5 @@ def install(receiver: RTCRtpReceiver) -> Reception | None:
     setattr(receiver, _PRIVATE + "decoder_queue", reception.decoder_queue)
     receiver.track._queue = reception.frames  # type: ignore[attr-defined]
     aiortc.rtcrtpreceiver.time = SteadyTime  # type: ignore[attr-defined,assignment]
+    aiortc.rtcrtpreceiver.StreamStatistics = Statistics  # type: ignore[misc]
     return reception
