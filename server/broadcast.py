@@ -35,7 +35,7 @@ class Broadcast:
         self._encoder: OpusEncoder | None = None
         self._reading: asyncio.Task[None] | None = None
         self._next = 0  # time of the packet after the last, samples of 48 kHz
-        self._last = time.monotonic()
+        self._last = time.monotonic()  # when that was sent
 
     @property
     def listeners(self) -> int:
@@ -73,15 +73,13 @@ class Broadcast:
                     raise TypeError(f"a voice is av.AudioFrame, not {type(frame).__name__}")
                 if offset is None:
                     assert frame.pts is not None
-                    pause = round((time.monotonic() - self._last) * SAMPLE_RATE / PACKET) * PACKET
-                    offset = self._next + max(0, pause) - frame.pts
+                    since = round((time.monotonic() - self._last) * SAMPLE_RATE / PACKET) * PACKET
+                    offset = self._next + max(0, since - PACKET) - frame.pts
                 self._send(frame, offset)
         except MediaStreamError:
             pass
         except Exception:
             logger.exception("a broadcast ends: its audio cannot be sent")
-        finally:
-            self._last = time.monotonic()
 
     def _send(self, frame: AudioFrame, offset: int) -> None:
         level = audio_level_dbov(frame)
@@ -89,6 +87,7 @@ class Broadcast:
             self._encoder = OpusEncoder(self.encoding)
         payloads, began = self._encoder.encode(frame, level)
         self._next = began + offset + PACKET
+        self._last = time.monotonic()
         for payload in payloads:
             packet = encoded(payload, began + offset, level)
             for listener in self._listeners:

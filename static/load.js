@@ -29,7 +29,7 @@ export class Load {
       delay: this.#delay(workers, since),
       trouble: [sum(workers.map((it) => it.shed)), since(workers, (it) => it.sheds), since(workers, (it) => it.refused)],
     };
-    this.#before = new Map(processes.map((it) => [it.pid, it]));
+    for (const it of processes) this.#before.set(it.pid, it); // one that does not answer once is no new one later
     this.#time = now;
     return points;
   }

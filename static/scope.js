@@ -28,11 +28,19 @@ export class Scope {
     this.#text = root.querySelector(".level");
   }
 
-  /** @param {AudioContext} context @param {MediaStream} stream */
+  /**
+   * Stays empty where the browser does not let it look: Firefox, at a device of another rate than the context's.
+   * @param {AudioContext} context @param {MediaStream} stream
+   */
   watch(context, stream) {
-    this.#source?.disconnect();
+    this.rest();
+    try {
+      this.#source = context.createMediaStreamSource(stream);
+    } catch (error) {
+      if (error.name === "NotSupportedError") return;
+      throw error;
+    }
     this.#analyser = new AnalyserNode(context, { fftSize: 2048, smoothingTimeConstant: 0 });
-    this.#source = context.createMediaStreamSource(stream);
     this.#source.connect(this.#analyser);
     this.#root.classList.remove("empty");
   }

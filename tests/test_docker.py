@@ -177,7 +177,9 @@ def test_parts_of_kubernetes_find_each_other() -> None:
     (rule,) = documents(KUBERNETES / "prometheus-adapter.yaml")[0]["rules"]["custom"]
     metric = autoscaler["spec"]["metrics"][0]["pods"]["metric"]["name"]
     assert rule["seriesQuery"].startswith(metric + "{")
-    places, service = re.search(r"server-template \w+ (\d+) ([\w-]+):8080", haproxy()).groups()  # type: ignore[union-attr]
+    places, service = re.search(
+        r'server-template \w+ (\d+) "([\w-]+)\.\$\{NAMESPACE\}\.svc\.', haproxy()
+    ).groups()  # type: ignore[union-attr]
     assert int(places) >= autoscaler["spec"]["maxReplicas"]
     assert service in {s["metadata"]["name"] for s in kinds["Service"]}
 
@@ -241,6 +243,10 @@ def test_the_page_names_series_and_files_that_exist_and_counts_machines_right() 
 @pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy")
 def test_haproxy_understands_its_configuration() -> None:
     done = subprocess.run(
-        ["haproxy", "-c", "-f", KUBERNETES / "haproxy.cfg"], capture_output=True, text=True, timeout=30
+        ["haproxy", "-c", "-f", KUBERNETES / "haproxy.cfg"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**os.environ, "NAMESPACE": "calls"},
     )
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from calling import given_back, holdings, level_db, packets, serving, unlikeness
 from numpy.typing import NDArray
 from whip_peers import listening, publishing
 
-from server import whipclient
+from server import broadcast, whipclient
 from server.backoff import Backoff
 from server.broadcast import ListenerTrack
 from server.call import MOST_CANDIDATES
@@ -29,8 +30,6 @@ FRAGMENT = {"Content-Type": "application/trickle-ice-sdpfrag"}
 async def test_listeners_hear_the_publisher_enhanced_and_encoded_once(
     speech: Pcm, noisy: NDArray[np.float32], clean: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from server import broadcast
-
     encoders = []
 
     class Counted(broadcast.OpusEncoder):
@@ -146,6 +145,23 @@ async def test_bad_requests_are_told_why_and_leave_nothing(
         assert not len(server.calls.rooms)
         async with server.http.post(f"/{kind}/desk", json={}) as answer:
             assert answer.status == 415
+
+
+async def test_the_time_between_two_publishers_is_on_the_timeline_of_their_listeners(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(broadcast, "time", SimpleNamespace(monotonic=lambda: now))
+    voice = broadcast.Broadcast(opus.OpusOptions())
+    ear, times = voice.listen(), []
+    for _ in range(2):
+        publisher = RecordedTrack(np.zeros(960, np.int16))
+        voice.publish(publisher)
+        times.append((await ear.recv()).pts)
+        now += 9  # its network is gone, and 9 s later it is given up
+        publisher.stop()
+        await voice.unpublish()
+    assert times[1] - times[0] == pytest.approx(9 * 48_000, abs=960)
 
 
 async def test_who_begins_to_listen_hears_what_is_said_now_and_all_that_follows() -> None:

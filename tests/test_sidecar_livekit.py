@@ -7,6 +7,8 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -30,6 +32,7 @@ from livekit_server import KEY, ROOM, SECRET, LiveKitServer
 from server.sidecar.livekit.options import LiveKitOptions
 from server.sidecar.livekit.sidecar import Sidecar
 from server.sidecar.livekit.token import signed
+from server.sidecar.livekit.twin import Twin
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +98,26 @@ async def test_the_twin_is_the_enhanced_voice_and_is_muted_and_leaves_with_its_p
             await until(lambda: not twin.muted, "the twin speaks again")
         await until(lambda: not watcher.twins("alice"), "the twin leaves")
         await until(lambda: not livekit.person("one").published, "its track, too")
+
+
+async def test_a_twin_follows_who_was_unmuted_while_it_was_published() -> None:
+    changed = asyncio.Event()
+    microphone, track = SimpleNamespace(muted=False), SimpleNamespace(muted=True)
+    track.mute, track.unmute = (partial(setattr, track, "muted", muted) for muted in (True, False))
+
+    async def condition_met(condition: Callable[[], bool]) -> None:
+        while not condition():
+            changed.clear()
+            await changed.wait()
+
+    twin = SimpleNamespace(
+        _person=SimpleNamespace(microphone=microphone), _stay=SimpleNamespace(until=condition_met)
+    )
+    async with at_work(Twin._follow_muting(twin, SimpleNamespace(track=track))):
+        for muted in (False, True, False):
+            microphone.muted = muted
+            changed.set()
+            await until(lambda muted=muted: track.muted == muted, "the twin follows")
 
 
 async def test_where_enhancement_fails_the_twin_is_the_dry_voice_also_on_an_old_server(
@@ -218,13 +241,16 @@ async def test_a_process_that_is_told_to_end_leaves_the_room(speech: Pcm) -> Non
                 async with aiohttp.ClientSession(found[1].decode()) as http:
                     async with http.get("/healthz") as answer:
                         assert answer.status == 200
-                    async with http.get("/stats") as answer:
-                        figures = await answer.json()
-                assert list(figures["rooms"][ROOM]["twins"]) == ["alice"]
+                    async with asyncio.timeout(TIMEOUT):
+                        while not (
+                            listed := (await (await http.get("/stats")).json())["rooms"][ROOM]["twins"]
+                        ):
+                            pass  # it is marked as a twin a moment before it is listed
+                assert list(listed) == ["alice"]
                 started.send_signal(signal.SIGTERM)
                 async with asyncio.timeout(TIMEOUT):
                     said = await started.stderr.read()
-                    assert await started.wait() == 0
+                    assert await started.wait() == 0, said
                 assert b"Traceback" not in said
                 await until(lambda: len(livekit.rooms[ROOM].people) == 2, "the sidecar has left")
         finally:

@@ -20,7 +20,9 @@ from .following import RoomOver
 from .owning import finished
 from .transport import Message, Transport
 
-KEEPALIVE: Final = 20.0  # s; a session without a request for 60 s (Janus's default) is over
+KEEPALIVE: Final = (
+    8.0  # s; a session without a request for 60 s (Janus's default; ours in Docker: 20) is over
+)
 ANSWER_TIME: Final = 10.0  # s that Janus has for an answer
 NO_SUCH_SESSION: Final = 458
 BROKEN: Final = (OSError, aiohttp.ClientError, ValueError)  # what a transport raises

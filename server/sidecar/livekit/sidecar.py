@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 
 from server.backoff import Backoff
@@ -62,6 +63,8 @@ class Sidecar:
 
 
 def serve(options: LiveKitOptions) -> None:
-    """Run a sidecar until SIGINT or SIGTERM, then leave the rooms and return."""
+    """Run a sidecar until SIGINT or SIGTERM, then leave the rooms and end the process, with exit code 0."""
     logging.getLogger("livekit").setLevel(logging.WARNING)  # it tells every step of connecting
     process.serve(options, lambda engine: Sidecar(options, engine))
+    logging.shutdown()
+    os._exit(0)  # all is given back; the SDK's threads abort now and then when an interpreter ends under them

@@ -120,8 +120,12 @@ class Twin:
     async def _follow_muting(self, voice: Voice) -> None:
         """When the participant is muted or is no longer. A moderator may mute the twin besides."""
         microphone = self._person.microphone
+
+        def turned() -> bool:
+            return microphone.muted != muted
+
+        muted = voice.track.muted  # as open() found it
         while True:
-            await self._stay.until(lambda: microphone.muted)
-            voice.track.mute()
-            await self._stay.until(lambda: not microphone.muted)
-            voice.track.unmute()
+            await self._stay.until(turned)
+            muted = microphone.muted
+            (voice.track.mute if muted else voice.track.unmute)()
