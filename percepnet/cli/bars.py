@@ -84,15 +84,15 @@ def measure(task: Task) -> Measures:
     """All measures of one clip."""
     rng = np.random.default_rng((task.seed, task.number))
     enhance = bars.suppressor(task.model, postfilter=task.postfilter)
-    noise = _clip(task.noise, rng)
+    noise, _ = _clip(task.noise, rng)
     if task.speech is None:
         return bars.noise_only(enhance, noise)
-    speech = _clip(task.speech, rng)
+    speech, once = _clip(task.speech, rng)
     if task.english:
         return _recognised(enhance, *at_ratio(speech, noise, RATIOS[task.number % len(RATIOS)]))
     without = bars.suppressor(task.model, postfilter=task.postfilter, comb=False)
     found: dict[str, float | list[float]] = {
-        **bars.clean_speech(enhance, speech),
+        **bars.clean_speech(enhance, speech, once),
         **bars.quiet_speech(enhance, speech, noise),
         **bars.narrow_speech(enhance, speech),
         **bars.comb_gain(enhance, without, speech, noise),
@@ -159,8 +159,8 @@ def _tasks(args: argparse.Namespace) -> list[Task]:
     return [Task(*pair, number, *rest) for number, pair in enumerate(pairs)]
 
 
-def _clip(path: Path, rng: np.random.Generator) -> Float:
-    """Ten seconds of a file from a random place, looped where it is shorter."""
+def _clip(path: Path, rng: np.random.Generator) -> tuple[Float, int]:
+    """Ten seconds of a file from a random place, looped where it is shorter; and after how many samples that begins."""
     samples, rate = read(path)
     wide = resample(samples.mean(axis=0, keepdims=True), rate, SAMPLE_RATE)[0]
-    return excerpt(wide, SECONDS * SAMPLE_RATE, rng)
+    return excerpt(wide, SECONDS * SAMPLE_RATE, rng), len(wide)
