@@ -25,6 +25,7 @@ except ModuleNotFoundError as missing:
 
 SCORE_RATE: Final = 16_000  # Hz, of PESQ-WB, STOI and DNSMOS
 SI_SDR_LIMIT: Final = 100.0  # dB; equal signals would be infinite, and every mean with them
+LOWEST_PESQ: Final = 1.0  # what a voice is worth of which nothing is left
 PESQ_SECONDS: Final = 15  # the reference code of P.862 overruns its tables at 50 utterances of ≥ 0.4 s
 DNSMOS_WINDOW: Final = 144_160  # samples, 9.01 s, what the network was trained on
 DNSMOS_STEP: Final = SCORE_RATE  # samples between windows
@@ -58,7 +59,10 @@ def pesq_wb(clean: Float, degraded: Float) -> float:
     for reference, signal in zip(
         np.array_split(clean, pieces), np.array_split(degraded, pieces), strict=True
     ):
-        if not reference.any() or not signal.any():
+        if not reference.any():
+            continue
+        if not signal.any():  # whose level the reference code cannot align
+            found.append(LOWEST_PESQ)
             continue
         value = pesq(SCORE_RATE, reference, signal, "wb", on_error=PesqError.RETURN_VALUES)
         if value > 0:  # negative: no utterance found, or too short to look for one
@@ -79,14 +83,16 @@ def intelligibility(clean: Float, degraded: Float, *, extended: bool) -> float:
 
 
 def si_sdr(clean: Float, degraded: Float) -> float:
-    """Scale-invariant signal-to-distortion ratio in dB of ``[n]`` samples, within ±100; NaN if one is silent.
+    """Scale-invariant signal-to-distortion ratio in dB of ``[n]`` samples, within ±100; NaN if ``clean`` is silent.
 
     Source: Le Roux et al., "SDR – half-baked or well done?", ICASSP 2019.
     """
     reference = np.asarray(clean, np.float64) - np.mean(clean, dtype=np.float64)
     signal = np.asarray(degraded, np.float64) - np.mean(degraded, dtype=np.float64)
-    if not reference.any() or not signal.any():
+    if not reference.any():
         return math.nan
+    if not signal.any():
+        return -SI_SDR_LIMIT
     target = (signal @ reference) / (reference @ reference) * reference
     distortion = signal - target
     with np.errstate(divide="ignore"):

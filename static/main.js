@@ -53,6 +53,9 @@ async function start() {
   try {
     opened.source = await (chosen() === "microphone" ? openMicrophone() : openSample(context));
     if (session !== opened) return opened.source.close(); // stopped meanwhile
+    for (const track of opened.source.stream.getTracks()) {
+      track.addEventListener("ended", () => end(opened, new CallError("The microphone is gone. Plug it in, and start again.")));
+    }
     await context.resume();
     out.clear();
     back.clear();

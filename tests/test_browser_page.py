@@ -114,6 +114,20 @@ def test_a_refused_microphone_is_explained(server: Server) -> None:
         expect(page.get_by_role("alert")).to_be_hidden()
 
 
+def test_a_microphone_that_is_unplugged_ends_the_call_and_says_so(server: Server) -> None:
+    with browsing(server.url) as browser:
+        page = browser.page
+        page.evaluate("""() => {
+            const devices = navigator.mediaDevices, lend = devices.getUserMedia.bind(devices);
+            devices.getUserMedia = async (wanted) => (window.lent = await lend(wanted));
+        }""")
+        call(page, "microphone")
+        page.evaluate("lent.getTracks()[0].dispatchEvent(new Event('ended'))")  # as browsers do
+        expect(page.get_by_role("alert")).to_contain_text("microphone is gone")
+        expect(page.get_by_role("status")).to_have_text("Stopped")
+        call(page, "microphone")
+
+
 def test_a_token_is_asked_for_or_taken_from_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     token = "correct+horse/battery.staple=="
     monkeypatch.setenv("PERCEPNET_TOKENS", token)

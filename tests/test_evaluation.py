@@ -92,6 +92,12 @@ def test_what_cannot_be_scored_is_nan(clean: Samples) -> None:
     assert all(math.isnan(value) for value in short.values()), short
 
 
+def test_who_takes_all_away_has_the_lowest_scores(clean: Samples) -> None:
+    found = scores(clean, np.zeros_like(clean), 48_000, ["pesq_wb", "stoi", "si_sdr"])
+    assert (found["pesq_wb"], found["si_sdr"]) == (1.0, -100.0)
+    assert found["stoi"] == pytest.approx(0, abs=0.05)
+
+
 def test_the_rate_hardly_matters(clean: Samples, noise: Samples) -> None:
     pair = np.stack([clean, clean + np.float32(0.5) * noise])
     wide = scores(*pair, 48_000, ["pesq_wb", "stoi"])

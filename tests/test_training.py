@@ -294,7 +294,7 @@ def test_sizes_that_do_not_fit_are_named(
 
 def test_mixtures_of_another_version_are_refused(data: Path, tmp_path: Path) -> None:
     (tmp_path / "valid").mkdir()
-    np.save(tmp_path / "valid" / "00000.npy", np.zeros((1, 1, shards.COLUMNS - 1), np.float16))
+    np.save(tmp_path / "valid" / "00000.npy", np.zeros((1, 1, shards.COLUMNS), np.float16))
     with pytest.raises(ValueError, match="take another --cache"):
         shards.produce(data, tmp_path, "valid", shards.HOURS)
 

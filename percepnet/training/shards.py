@@ -22,6 +22,7 @@ from percepnet.targets import targets
 from percepnet.training.corpus import Corpus
 from percepnet.training.mixing import Mixer
 
+VERSION: Final = 2  # of mixtures, features and targets: raise it with every change of what a shard holds
 STREAMS: Final = 32  # mixtures in a shard
 HOPS: Final = 1000  # 10 s each
 COLUMNS: Final = FEATURES + 3 * BANDS + 1  # features, gains, strengths, weights, whether somebody speaks
@@ -106,6 +107,11 @@ def produce(
     target = cache / split
     target.mkdir(parents=True, exist_ok=True)
     kept = round(hours / HOURS) or 1
+    made_by = target / "version"
+    if not paths(target):
+        made_by.write_text(str(VERSION))
+    elif (found := made_by.read_text() if made_by.exists() else "1") != str(VERSION):
+        raise ValueError(f"{target} has mixtures of version {found}; this is {VERSION}: take another --cache")
     for number in itertools.count(first, step) if endless else range(first, kept, step):
         if not wanted():
             return
@@ -116,10 +122,6 @@ def produce(
             shard = make_shard(Mixer(corpus, HOPS * HOP, seed=number + (10**6 if split == "valid" else 0)))
             np.save(partial, shard)
             partial.replace(path)
-        elif (columns := np.load(path, mmap_mode="r").shape[-1]) != COLUMNS:
-            raise ValueError(
-                f"{path} has {columns} columns; this version has {COLUMNS}: take another --cache"
-            )
         if endless:
             for old in paths(target)[:-kept]:
                 old.unlink(missing_ok=True)
@@ -127,4 +129,6 @@ def produce(
 
 def paths(folder: Path) -> list[Path]:
     """The finished shards in ``folder``, oldest first."""
-    return sorted(folder.glob("?????.npy"))
+    return sorted(
+        (path for path in folder.glob("*.npy") if path.stem.isdigit()), key=lambda path: int(path.stem)
+    )

@@ -217,8 +217,8 @@ def _produce(args: argparse.Namespace, first: int, heard: Any) -> None:
     if args.fresh:
         first += args.seed
         if present := shards.paths(args.cache / "train"):  # go on where the last run stopped
-            done = int(present[-1].stem) + 1 - args.seed
-            first += -(-done // args.workers) * args.workers
+            done = int(present[-1].stem) + 1 - first
+            first += max(0, -(-done // args.workers)) * args.workers
     shards.produce(
         args.data,
         args.cache,
