@@ -15,6 +15,7 @@ from percepnet.training.corpus import Corpus
 from percepnet.training.rooms import EARLY, room_response
 
 _SPEEDS: Final = ((1, 1), (1, 1), (9, 10), (10, 9), (7, 8), (8, 7), (19, 20), (20, 19))
+_VOICE_SPEEDS: Final = (*_SPEEDS, (4, 5), (3, 4), (2, 3))  # the last make children's voices of others
 _NOISE_SPEEDS: Final = (*_SPEEDS, (1, 2), (2, 3), (3, 4), (4, 3), (3, 2), (2, 1))
 _NYQUIST: Final = SAMPLE_RATE / 2
 
@@ -83,7 +84,7 @@ class Mixer:
     def _speech(self) -> tuple[Float, float]:
         rng = self.rng
         recording = self.corpus.speech[rng.choice(len(self.corpus.speech), p=self._weights["speech"])]
-        up, down = _SPEEDS[rng.integers(len(_SPEEDS))]
+        up, down = _VOICE_SPEEDS[rng.integers(len(_VOICE_SPEEDS))]
         speech = self.corpus.crop(recording, -(-self.length * down // up) + down, rng)
         if up != down:
             speech = resample_poly(speech, up, down).astype(np.float32)
