@@ -45,7 +45,7 @@ class Fallback:
         self._calls = [""] * streams  # for logs
 
     def degraded(self, stream: int) -> bool:
-        return bool(self._dry_for[stream] or self._numberless[stream])
+        return self.failed(stream) or bool(self._numberless[stream])
 
     def failed(self, stream: int) -> bool:
         """Whether the stream's last packet was dry because a step of it raised, or one before."""

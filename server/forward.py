@@ -53,7 +53,7 @@ class Forwarding:
                 try:
                     await self._session(http, url, room)
                 except (OSError, TimeoutError, aiohttp.ClientError, ValueError) as error:
-                    logger.warning("room %s cannot be pushed: %s", room.name, error)
+                    logger.warning("room %s cannot be pushed: %s", room.name, str(error))
                 except Exception:  # an answer that aiortc does not take
                     logger.exception("room %s cannot be pushed", room.name)
                 await first(backoff.pause(), room.left.wait())

@@ -174,10 +174,7 @@ async def test_a_killed_server_gets_its_twins_back(speech: Pcm) -> None:
             if before:
                 await given_back(before)
             before = before or holdings()
-            for name in (
-                "threads",
-                "file descriptors",
-            ):  # the SDK's, which is long in giving up a killed server
+            for name in ("threads", "file descriptors"):  # the SDK's, which is long in giving up a server
                 before.pop(name, None)
 
 

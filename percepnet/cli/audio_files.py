@@ -72,16 +72,8 @@ FORMATS: Final[Mapping[str, FileFormat]] = MappingProxyType(
     }
 )
 SAMPLE_FORMATS: Final = MappingProxyType({0: "fltp", 16: "s16", 24: "s32", 32: "flt"})
-OPUS_LAYOUTS: Final = (
-    "mono",
-    "stereo",
-    "3.0",
-    "quad",
-    "5.0",
-    "5.1",
-    "6.1",
-    "7.1",
-)  # RFC 7845, 5.1.1.2; no others
+# RFC 7845, 5.1.1.2; no others
+OPUS_LAYOUTS: Final = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")
 
 
 class Recording(NamedTuple):
@@ -196,10 +188,9 @@ def _encode(path: Path, form: FileFormat, recording: Recording, bits: int) -> No
         target = min((other for other in rates if other > rate), default=max(rates))
         samples, rate = resample(samples, rate, target), target
     known = layout in OPUS_LAYOUTS or codec != "libopus"
+    written = layout if known else OPUS_LAYOUTS[len(samples) - 1]
     with av.open(url(path), "w", format=form.container) as container:
-        stream = container.add_stream(
-            codec, rate=rate, layout=layout if known else OPUS_LAYOUTS[len(samples) - 1]
-        )
+        stream = container.add_stream(codec, rate=rate, layout=written)
         assert isinstance(stream, AudioStream)
         if depth:
             stream.format = SAMPLE_FORMATS[depth]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from percepnet.cli.audio_files import url
 from percepnet.framing import SAMPLE_RATE
 
 _SUFFIXES = {".opus", ".ogg", ".wav", ".flac", ".mp3", ".m4a"}
@@ -62,7 +63,7 @@ def scan(folder: Path) -> list[Recording]:
 def decode(path: Path) -> NDArray[np.int16]:
     """Mono int16 samples of an audio file at 48 kHz."""
     resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
-    with av.open(f"file:{path}") as container:  # else FFmpeg takes what is before a colon for a protocol
+    with av.open(url(path)) as container:
         parts = [
             part.to_ndarray()[0] for frame in container.decode(audio=0) for part in resampler.resample(frame)
         ]

@@ -10,6 +10,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from percepnet.cli.audio_files import url
 from percepnet.framing import SAMPLE_RATE
 from server.frames import PACKET
 
@@ -22,7 +23,7 @@ TIME_BASE: Final = Fraction(1, SAMPLE_RATE)
 def read(path: Path) -> Pcm:
     """A recording as mono s16 at 48 kHz."""
     resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
-    with av.open(f"file:{path}") as file:  # else FFmpeg takes what is before a colon for a protocol
+    with av.open(url(path)) as file:
         frames = [part for frame in file.decode(audio=0) for part in resampler.resample(frame)]
     frames += resampler.resample(None)
     return np.concatenate([np.asarray(frame.to_ndarray(), np.int16)[0] for frame in frames])

@@ -21,7 +21,7 @@ from .owning import finished
 from .transport import Message, Transport
 
 KEEPALIVE: Final = (
-    8.0  # s; a session without a request for 60 s (Janus's default; ours in Docker: 20) is over
+    8.0  # s; a session is over after 60 s without a request (Janus's default), in Docker after 20
 )
 ANSWER_TIME: Final = 10.0  # s that Janus has for an answer
 NO_SUCH_SESSION: Final = 458

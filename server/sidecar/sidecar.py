@@ -42,7 +42,9 @@ class Sidecar:
             try:
                 await self._session()
             except (SessionLost, JanusError, *BROKEN) as error:
-                logger.warning("no session with %s: %s", self._options.url, error or type(error).__name__)
+                logger.warning(
+                    "no session with %s: %s", self._options.url, str(error) or type(error).__name__
+                )
             except Exception:
                 logger.exception("the session with %s failed", self._options.url)
             await backoff.pause()
