@@ -96,7 +96,8 @@ class Mixer:
             speech = speech.copy()
             speech[start : start + pause] *= (1 - edge)[: self.length - start] if start == 0 else 0
         bandwidth = min(recording.bandwidth * down / up, _NYQUIST)
-        return _tilt(speech, rng), bandwidth
+        speech = _tilt(speech, rng)
+        return _equalise(speech, rng, 6) if rng.random() < 0.5 else speech, bandwidth
 
     def _noise(self) -> Float:
         rng = self.rng
@@ -123,7 +124,7 @@ class Mixer:
                 noise = noise[: self.length][:: rng.choice([1, -1])]
             noise = noise / max(np.sqrt(np.mean(np.square(noise))), 1e-5)
             total += noise * (10 ** (rng.uniform(-12, 0) / 20) if part else 1)
-        return _equalise(total, rng)
+        return _equalise(total, rng, 12)
 
     def _blast(self, noise: Float, level: float) -> None:
         """Add something up to 40 dB louder than the speech for up to a second: a slammed door, a knocked microphone."""
@@ -152,10 +153,10 @@ def _spectral(samples: Float, gain: Float) -> Float:
     return irfft(rfft(samples) * gain.astype(np.float32), len(samples))
 
 
-def _equalise(samples: Float, rng: np.random.Generator) -> Float:
-    """A random curve of ±12 dB with a knot every octave: what makes of one recorded noise many."""
+def _equalise(samples: Float, rng: np.random.Generator, most: float) -> Float:
+    """A random curve of ``±most`` dB with a knot every octave: what makes of one recording many."""
     octaves = np.log2(np.maximum(np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE), 20) / 20)  # 0 … 10.2
-    decibels = np.interp(octaves, np.arange(12), rng.uniform(-12, 12, 12))
+    decibels = np.interp(octaves, np.arange(12), rng.uniform(-most, most, 12))
     return _spectral(samples, 10 ** (decibels / 20))
 
 

@@ -22,7 +22,7 @@ from percepnet.targets import targets
 from percepnet.training.corpus import Corpus
 from percepnet.training.mixing import Mixer
 
-VERSION: Final = 3  # of mixtures, features and targets: raise it with every change of what a shard holds
+VERSION: Final = 4  # of mixtures, features and targets: raise it with every change of what a shard holds
 STREAMS: Final = 32  # mixtures in a shard
 HOPS: Final = 1000  # 10 s each
 COLUMNS: Final = FEATURES + 3 * BANDS + 1  # features, gains, strengths, weights, whether somebody speaks

@@ -88,14 +88,16 @@ class SubbandNet(nn.Module):
         """The state of ``batch`` calls that begin."""
         size, like = self.topology, self.embedding
         bands = [like.new_zeros(batch, BANDS, size.channels) for _ in range(size.blocks)]
-        return [like.new_zeros(batch, 2, SPAN - 1, BANDS), *bands, like.new_zeros(batch, size.context)]
+        return [like.new_zeros(batch, SPAN - 1, 2 * BANDS), *bands, like.new_zeros(batch, size.context)]
 
     def forward(self, features: Tensor, state: State | None = None) -> tuple[Tensor, Tensor, State]:
         """As ``model.PercepNet``'s."""
         past, *bands, context = self.new_state(len(features)) if state is None else state
-        planes = torch.stack([features[..., :BANDS], features[..., BANDS : 2 * BANDS]], 1)
-        planes = torch.cat([past, planes], 2)  # [B, 2, 2 + T, BANDS]
-        x = torch.tanh(self.stem(planes)).permute(0, 3, 2, 1).contiguous()  # [B, BANDS, T, C] from here on
+        planes = torch.cat(
+            [past, features[..., : 2 * BANDS]], 1
+        )  # levels and coherences [B, 2 + T, 2 · BANDS]
+        x = self.stem(planes.view(*planes.shape[:2], 2, BANDS).transpose(1, 2))
+        x = torch.tanh(x).permute(0, 3, 2, 1).contiguous()  # [B, BANDS, T, C] from here on
         x = x + self.embedding + torch.tanh(self.overview(features))[:, None]
         for number, block in enumerate(self.blocks):
             if number == len(self.blocks) - 1:
@@ -105,7 +107,7 @@ class SubbandNet(nn.Module):
             x, bands[number] = block(x, bands[number])
         gain = self.gain(x)[..., 0].transpose(1, 2) + self.gain_context(heard)
         strength = self.strength(x)[..., 0].transpose(1, 2) + self.strength_bias
-        after = [planes[:, :, 1 - SPAN :], *bands, context[0]]
+        after = [planes[:, 1 - SPAN :], *bands, context[0]]
         return torch.sigmoid(gain), torch.sigmoid(strength), after
 
     @torch.no_grad()

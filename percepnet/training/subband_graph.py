@@ -1,15 +1,16 @@
-"""``subband.SubbandNet`` as an ONNX graph with an explicit state, in float32: half a megabyte needs no eight bits.
+"""``subband.SubbandNet`` as an ONNX graph with an explicit state, in float32: a megabyte needs no eight bits.
 
-Rows are bands of calls: ``[B · BANDS · hops, C]`` is ``[B, BANDS, hops, C]``.
+Most of a run for few calls is what each node costs by itself, and for many what passes through memory between them;
+so there are as few of both as may be. Rows are bands of calls: ``[B · BANDS, hops · C]`` is ``[B, BANDS, hops, C]``.
 """
 
 from math import prod
 
+import numpy as np
 import onnx
 
 from percepnet.bands import BANDS
 from percepnet.features import FEATURES
-from percepnet.training import nodes
 from percepnet.training.nodes import HOPS, Array, Graph, States
 from percepnet.training.subband import REACH, SPAN, SQUEEZED, SubbandTopology
 
@@ -17,7 +18,7 @@ from percepnet.training.subband import REACH, SPAN, SQUEEZED, SubbandTopology
 def states(topology: SubbandTopology) -> States:
     """Name → shape without the batch, of what the network carries from one call to the next, in this order."""
     blocks = {f"blocks.{n}": (BANDS, topology.channels) for n in range(topology.blocks)}
-    return {"stem": (2, SPAN - 1, BANDS), **blocks, "context": (topology.context,)}
+    return {"stem": (SPAN - 1, 2 * BANDS), **blocks, "context": (topology.context,)}
 
 
 def build(topology: SubbandTopology, weights: dict[str, Array]) -> onnx.ModelProto:
@@ -28,10 +29,10 @@ def build(topology: SubbandTopology, weights: dict[str, Array]) -> onnx.ModelPro
     past = graph.split("state", {name: prod(shape) for name, shape in shapes.items()}, "past")
     after: dict[str, list[str]] = {}  # part of the state → its names after each hop
 
-    def dense(x: str, name: str, use: str = "") -> str:
+    def dense(x: str, name: str) -> str:
         bias = weights.get(f"{name}.bias")
         weight = weights[f"{name}.weight"].T
-        return graph.dense(x, weight, weight[0] * 0 if bias is None else bias, name, use)
+        return graph.dense(x, weight, weight[0] * 0 if bias is None else bias, name)
 
     def tanh(x: str) -> str:
         return graph.op("Tanh", [x], f"{x}_tanh")
@@ -39,14 +40,22 @@ def build(topology: SubbandTopology, weights: dict[str, Array]) -> onnx.ModelPro
     def add(x: str, y: str, out: str) -> str:
         return graph.op("Add", [x, y], out)
 
-    def per_hop(x: str, out: str) -> str:
-        """``[B · hops, C]`` for all bands."""
-        return graph.reshape(x, out, -1, 1, HOPS, channels)
+    def by_band(x: str, out: str) -> str:
+        return graph.reshape(x, out, -1, BANDS, HOPS * channels)
+
+    def to_all_bands(x: str, out: str) -> str:
+        """``[B · hops, C]`` as ``[B, 1, hops · C]``."""
+        return graph.reshape(x, out, -1, 1, HOPS * channels)
+
+    def hops(x: str, width: int, out: str) -> list[str]:
+        """Any ``[…, width]`` of all hops, as rows of each hop."""
+        x = graph.reshape(x, f"{out}_flat", -1, HOPS * width)
+        return list(graph.split(x, {str(hop): width for hop in range(HOPS)}, out).values())
 
     features = graph.reshape("features", "features_flat", -1, FEATURES)
     x, after["stem"] = _stem(graph, past["stem"], weights)
-    x = add(x, graph.constant("embedding", weights["embedding"]), "embedded")
-    x = add(x, per_hop(tanh(dense(features, "overview")), "overview_hops"), "input")  # [B, BANDS, HOPS, C]
+    x = add(by_band(x, "stem_bands"), _embedding(graph, weights), "embedded")
+    x = add(x, to_all_bands(tanh(dense(features, "overview")), "overview_hops"), "input")
     for n in range(topology.blocks):
         block = f"blocks.{n}"
         if n == topology.blocks - 1:
@@ -54,49 +63,105 @@ def build(topology: SubbandTopology, weights: dict[str, Array]) -> onnx.ModelPro
             told = graph.reshape(told, "told_bands", -1, BANDS, HOPS, SQUEEZED)
             told = graph.op("Transpose", [told], "told_hops", perm=[0, 2, 1, 3])
             pooled = tanh(dense(graph.reshape(told, "told", -1, BANDS * SQUEEZED), "pool"))
-            after["context"] = nodes.gru(graph, pooled, past["context"], past["context"], "context", weights)
+            pooled_hops = hops(pooled, context, "pool_hop")
+            after["context"] = _gru(graph, pooled_hops, past["context"], "context", weights)
             heard = graph.reshape(graph.join(after["context"], "context_hops"), "heard", -1, context)
-            x = add(x, per_hop(dense(heard, "spread"), "spread_hops"), "informed")
-        across = [graph.constant(f"{block}.bands_w", weights[f"{block}.bands.weight"])]
-        across.append(graph.reshape(x, f"{block}.by_band", -1, BANDS, HOPS * channels))
+            x = add(x, to_all_bands(dense(heard, "spread"), "spread_hops"), "informed")
+        along = graph.constant(f"{block}.bands_w", weights[f"{block}.bands.weight"])
+        across = graph.op("MatMul", [along, x], f"{block}.product")  # [B, BANDS, HOPS · C]
         bias = graph.constant(f"{block}.bands_b", weights[f"{block}.bands.bias"][:, None])
-        mixed = add(graph.op("MatMul", across, f"{block}.product"), bias, f"{block}.across")
+        across = graph.reshape(add(across, bias, f"{block}.across"), f"{block}.across_rows", -1, channels)
         rows = graph.reshape(x, f"{block}.rows", -1, channels)
-        mixed = graph.join(
-            [rows, graph.reshape(mixed, f"{block}.across_rows", -1, channels)], f"{block}.both"
-        )
-        rows = add(rows, tanh(dense(mixed, f"{block}.mix")), f"{block}.mixed")
+        own, others = np.split(weights[f"{block}.mix.weight"].T, 2)
+        mixed = graph.dense(rows, own, weights[f"{block}.mix.bias"], f"{block}.mix")
+        both = [across, graph.constant(f"{block}.mix_others", others), mixed]
+        mixed = graph.op("Gemm", both, f"{block}.mix_both")
+        rows = add(rows, tanh(mixed), f"{block}.mixed")
         held = graph.reshape(past[block], f"{block}.past", -1, channels)  # [B · BANDS, C]
-        hops = nodes.gru(graph, rows, held, held, f"{block}.gru", weights)
+        heard_hops = _gru(graph, hops(rows, channels, f"{block}.hop"), held, f"{block}.gru", weights)
         after[block] = [
-            graph.reshape(h, f"{block}.after{hop}", -1, BANDS * channels) for hop, h in enumerate(hops)
+            graph.reshape(h, f"{block}.after{hop}", -1, BANDS * channels) for hop, h in enumerate(heard_hops)
         ]
-        y = graph.reshape(graph.join(hops, f"{block}.hops"), f"{block}.heard", -1, channels)
-        x = graph.reshape(add(rows, y, f"{block}.sum"), f"{block}.out", -1, BANDS, HOPS, channels)
+        y = graph.join(heard_hops, f"{block}.hops")
+        x = by_band(add(f"{block}.hop_flat", y, f"{block}.sum"), f"{block}.out")
     rows = graph.reshape(x, "out_rows", -1, channels)
-    told = graph.reshape(dense(heard, "gain_context"), "gain_told", -1, HOPS, BANDS)
-    bias = graph.constant("strength_bias", weights["strength_bias"])
-    for name, offset in (("gain", told), ("strength", bias)):
-        logit = graph.reshape(dense(rows, name, "_of_bands"), f"{name}_bands", -1, BANDS, HOPS)
-        logit = graph.op("Transpose", [logit], f"{name}_hops", perm=[0, 2, 1])
-        graph.op("Sigmoid", [add(logit, offset, f"{name}_logit")], name)
+    heads = np.concatenate([weights["gain.weight"], weights["strength.weight"]])
+    logits = graph.op("MatMul", [rows, graph.constant("heads_w", heads.T)], "heads")
+    logits = graph.reshape(logits, "heads_bands", -1, BANDS, HOPS, 2)
+    logits = graph.op("Transpose", [logits], "heads_hops", perm=[0, 2, 3, 1])
+    logits = graph.reshape(logits, "heads_flat", -1, HOPS, 2 * BANDS)
+    weight = weights["gain_context.weight"].T
+    offset = graph.dense(
+        heard,
+        np.concatenate([weight, 0 * weight], axis=1),
+        np.concatenate([weights["gain_context.bias"], weights["strength_bias"]]),
+        "heads_context",
+    )
+    logits = add(logits, graph.reshape(offset, "heads_offset", -1, HOPS, 2 * BANDS), "logits")
+    answers = graph.op("Sigmoid", [logits], "answers")
+    sizes = graph.integers(BANDS, BANDS)
+    graph.nodes.append(onnx.helper.make_node("Split", [answers, sizes], ["gain", "strength"], axis=2))
     return graph.model(shapes, after, topology.as_dict())
 
 
 def _stem(graph: Graph, past: str, weights: dict[str, Array]) -> tuple[str, list[str]]:
-    """Convolution over hops and bands, ``[B, BANDS, HOPS, C]``; and the planes to keep after each hop."""
-    wanted = [graph.integers(*values) for values in ((0,), (2 * BANDS,), (2,))]
-    planes = graph.op("Slice", ["features", *wanted], "levels_and_coherences")
-    planes = graph.reshape(planes, "planes_hops", -1, HOPS, 2, BANDS)
-    planes = graph.op("Transpose", [planes], "planes_now", perm=[0, 2, 1, 3])
-    before = graph.reshape(past, "planes_past", -1, 2, SPAN - 1, BANDS)
-    planes = graph.op("Concat", [before, planes], "planes", axis=2)  # [B, 2, SPAN − 1 + HOPS, BANDS]
-    after = []
+    """Convolution over hops and bands as one product, ``[B · BANDS, HOPS · C]``; and what to keep after each hop."""
+    now = graph.op("Slice", ["features", *map(graph.integers, (0, 2 * BANDS, 2))], "levels_and_coherences")
+    seen = SPAN - 1 + HOPS
+    planes = graph.join([past, graph.reshape(now, "planes_now", -1, HOPS * 2 * BANDS)], "planes")
+    after = [
+        graph.slice(planes, 2 * BANDS * (hop + 1), 2 * BANDS * (hop + SPAN), f"planes_after{hop}")
+        for hop in range(HOPS)
+    ]
+    bands = graph.reshape(planes, "planes_hops", -1, 2 * seen, BANDS)
+    bands = graph.op("Transpose", [bands], "planes_bands", perm=[0, 2, 1])  # [B, BANDS, 2 · seen]
+    bands = graph.op("Pad", [bands, graph.integers(0, 0, 0, 0, 1, 0)], "planes_padded")
+    near = np.arange(BANDS)[:, None] + np.arange(-REACH, REACH + 1)
+    near[(near < 0) | (near >= BANDS)] = BANDS  # the zeros
+    patches = graph.op("Gather", [bands, graph.constant("near", near)], "patches", axis=1)
+    patches = graph.reshape(patches, "patch_rows", -1, near.shape[1] * seen * 2)
+
+    kernel = weights["stem.weight"]  # [C, planes, hops, bands]
+    weight = np.zeros((near.shape[1], seen, 2, HOPS, len(kernel)), np.float32)
     for hop in range(HOPS):
-        part = [graph.integers(edge) for edge in (hop + 1, hop + SPAN, 2)]
-        kept = graph.op("Slice", ["planes", *part], f"planes_kept{hop}")
-        after.append(graph.reshape(kept, f"planes_after{hop}", -1, 2 * (SPAN - 1) * BANDS))
-    inputs = [planes, graph.constant("stem_w", weights["stem.weight"])]
-    inputs.append(graph.constant("stem_b", weights["stem.bias"]))
-    x = graph.op("Conv", inputs, "stem", pads=[0, REACH, 0, REACH])
-    return graph.op("Transpose", [graph.op("Tanh", [x], "stem_tanh")], "stem_out", perm=[0, 3, 2, 1]), after
+        weight[:, hop : hop + SPAN, :, hop] = kernel.transpose(3, 2, 1, 0)
+    rows = weight.reshape(-1, HOPS * len(kernel))
+    x = graph.dense(patches, rows, np.tile(weights["stem.bias"], HOPS), "stem")
+    return graph.op("Tanh", [x], "stem_out"), after
+
+
+def _embedding(graph: Graph, weights: dict[str, Array]) -> str:
+    return graph.constant("embedding", np.tile(weights["embedding"][:, 0], (1, HOPS)))
+
+
+def _gru(graph: Graph, inputs: list[str], h: str, name: str, weights: dict[str, Array]) -> list[str]:
+    """GRU over the hops: rows of each hop in, rows after each hop out. h: the state before.
+
+    Not as ``nodes.gru``: gates are products of input and state side by side, which leaves less to add and to cut.
+    """
+    of_x, of_h = weights[f"{name}.weight_ih_l0"].T, weights[f"{name}.weight_hh_l0"].T  # gates r, z, n
+    bias_x, bias_h = weights[f"{name}.bias_ih_l0"], weights[f"{name}.bias_hh_l0"]
+    units = len(of_h)
+    both, bias = np.concatenate([of_x, of_h]), bias_x + bias_h
+    new = slice(2 * units, None)
+    after = []
+    for hop, x in enumerate(inputs):
+
+        def product(x: str, weight: Array, bias: Array, part: str, hop: int = hop) -> str:
+            return graph.dense(x, weight, bias, f"{name}_{part}", hop)
+
+        xh = graph.join([x, h], f"{name}_xh{hop}")
+        gates = {}
+        for gate, part in (("r", slice(units)), ("z", slice(units, 2 * units))):
+            gates[gate] = graph.op(
+                "Sigmoid", [product(xh, both[:, part], bias[part], gate)], f"{name}_{gate}_gate{hop}"
+            )
+        n = graph.op("Mul", [gates["r"], product(h, of_h[:, new], bias_h[new], "held")], f"{name}_reset{hop}")
+        n = graph.op("Add", [product(x, of_x[:, new], bias_x[new], "new"), n], f"{name}_n_sum{hop}")
+        n = graph.op("Tanh", [n], f"{name}_n{hop}")
+        keep = graph.op(
+            "Mul", [gates["z"], graph.op("Sub", [h, n], f"{name}_change{hop}")], f"{name}_kept{hop}"
+        )
+        h = graph.op("Add", [n, keep], f"{name}_h{hop}")  # h' = n + z (h − n)
+        after.append(h)
+    return after
