@@ -17,7 +17,7 @@ from aiortc import (
     RTCSessionDescription,
 )
 
-from . import iceservers
+from . import iceservers, sections
 from .advertise import advertised
 from .config import Config
 from .control import ControlChannel
@@ -67,6 +67,7 @@ class Call:
         self._encoding: opus.OpusOptions | None = None  # None: aiortc's own
         self._guard: guard.Guard | None = None
         self._channel: ControlChannel | None = None
+        self._videos: set[str] = set()  # mids of the sections that are refused
         self._candidates = 0  # named after the offer
         self._channels = 0  # that the caller has opened
         self._connected = asyncio.Event()
@@ -83,6 +84,7 @@ class Call:
     async def open(self, offer: Offer) -> None:
         """Answer the offer; on any failure the call has given back all it took."""
         self.remote_ufrag = offer.ufrag
+        self._videos = {video.mid for video in offer.videos}
         try:
             self._connection.on("track", lambda source: self._on_track(source, offer))
             await self._connection.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
@@ -102,7 +104,7 @@ class Call:
         if self._config.advertise_address is not None:
             sdp = advertised(answer.sdp, self._config.advertise_address)
             answer = RTCSessionDescription(sdp, answer.type)
-        self.answer = answer
+        self.answer = RTCSessionDescription(sections.refused(answer.sdp, offer.videos), answer.type)
 
     async def _gather(self) -> None:
         """Open the sockets of the call, and put its answer together."""
@@ -160,6 +162,9 @@ class Call:
         if self._candidates > MOST_CANDIDATES:
             raise ValueError(f"a call takes at most {MOST_CANDIDATES} candidates after its offer")
         if self._connection.connectionState in ("new", "connecting"):
+            if candidate is not None and candidate.sdpMid in self._videos:
+                (transceiver,) = self._connection.getTransceivers()
+                candidate.sdpMid = transceiver.mid  # they share a transport
             await self._connection.addIceCandidate(candidate)
 
     def report(self) -> dict[str, object]:

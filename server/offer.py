@@ -17,6 +17,7 @@ from aiortc.sdp import MediaDescription, SessionDescription
 
 from .controls import Controls, checked
 from .media import opus
+from .sections import Video, without_video
 
 LONGEST_SDP: Final = 32 * 1024  # characters; a browser's offer of audio and data takes 3 to 6 thousand
 MOST_ALIKE: Final = 64  # lines that say the same of an SDP, candidates for example
@@ -38,6 +39,7 @@ class Offer:
     opus: Mapping[str, int] = field(default_factory=dict)  # what the caller asks of Opus (RFC 7587, 6.1)
     direction: Direction = "sendrecv"  # of the audio, as the caller sees it
     ufrag: str = ""  # of the caller's ICE
+    videos: tuple[Video, ...] = ()  # that the caller offers as well; the answer has to refuse them
 
     @classmethod
     def checked(cls, body: object, *, others_hear: bool = False) -> Self:
@@ -62,7 +64,7 @@ class Offer:
         is said, the audio has to be Opus, so that it is encoded once for all. DTLS begins with a caller of WHIP or
         WHEP (RFC 9725, 4.4); so it is our certificate, not the caller's, that limits the choice of ciphers.
         """
-        session = _check_session(sdp, direction, (opus.MIME_TYPE,) if others_hear else CODECS)
+        session, videos = _check_session(sdp, direction, (opus.MIME_TYPE,) if others_hear else CODECS)
         for media in session.media:
             if direction != "sendrecv" and media.dtls is not None and media.dtls.role == "auto":
                 media.dtls.role = "client"
@@ -73,14 +75,20 @@ class Offer:
         ice = session.media[0].ice
         assert ice is not None
         assert ice.usernameFragment is not None
-        return cls(str(session), controls, opus.offered(session), direction, ice.usernameFragment)
+        return cls(str(session), controls, opus.offered(session), direction, ice.usernameFragment, videos)
 
 
-def _check_session(sdp: str, direction: Direction, codecs: Collection[str]) -> SessionDescription:
+def _check_session(
+    sdp: str, direction: Direction, codecs: Collection[str]
+) -> tuple[SessionDescription, tuple[Video, ...]]:
     if not sdp.strip():
         raise OfferError("sdp must be a text that is not empty")
     if len(sdp) > LONGEST_SDP:
         raise OfferError(f"sdp must be at most {LONGEST_SDP} characters, not {len(sdp)}")
+    try:
+        sdp, videos = without_video(sdp)
+    except ValueError as error:
+        raise OfferError(str(error)) from None
     # aiortc's parser takes each line of codecs with each of their feedback: 32 thousand characters made 3 s.
     said = (found[0] for line in sdp.splitlines() if (found := LINE.match(line)))
     for kind, lines in Counter(said).items():
@@ -94,8 +102,8 @@ def _check_session(sdp: str, direction: Direction, codecs: Collection[str]) -> S
     if kinds.count("audio") != 1:
         raise OfferError(f"sdp must have one audio section, not {kinds.count('audio')}")
     if kinds.count("application") > 1 or len(kinds) > 1 + kinds.count("application"):
-        raise OfferError(f"sdp may have one audio and one data section, not {', '.join(kinds)}")
-    mids = [media.rtp.muxId for media in session.media]
+        raise OfferError(f"sdp may have one audio and one data section beside video, not {', '.join(kinds)}")
+    mids = [media.rtp.muxId for media in session.media] + [video.mid for video in videos]
     if not all(mids) or len(set(mids)) != len(mids):
         raise OfferError("sdp: each section needs an a=mid of its own")
     for group in session.group:
@@ -109,7 +117,7 @@ def _check_session(sdp: str, direction: Direction, codecs: Collection[str]) -> S
             _check_audio(media, direction, codecs)
         elif media.sctp_port is None and media.profile != "DTLS/SCTP":
             raise OfferError("sdp: a=sctp-port is missing in the data section")
-    return session
+    return session, videos
 
 
 def _check_transport(media: MediaDescription) -> None:

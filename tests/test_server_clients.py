@@ -42,8 +42,6 @@ def is_enhanced(heard: NDArray[np.float32], noisy: NDArray[np.float32]) -> bool:
     assert late is not None, "what is heard is not the recording"
     part = slice(SAMPLE_RATE // 2, len(heard))
     like = [unlikeness_db(np.roll(x, late)[part], heard[part]) for x in (wet, noisy)]
-    print("LIKE", like, late)
-    np.save(f"/tmp/heard{len(heard)}.npy", heard)
     return like[0] < like[1] - 2
 
 
@@ -118,6 +116,21 @@ def quiet_and_loud(samples: NDArray[np.float32]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+@pytest.mark.parametrize("first", ["audio", "video"])
+@pytest.mark.parametrize("bundle", ["balanced", "max-bundle"])
+def test_video_is_refused_and_the_audio_beside_it_taken(
+    tmp_path: Path, noisy: NDArray[np.float32], first: str, bundle: str
+) -> None:
+    """As programs with a camera publish, and players that ask for a picture listen."""
+    with serving_apart() as server, browsing(server.url, write_wav(tmp_path / "noisy.wav", noisy)) as browser:
+        found = browser.page.evaluate(VIDEO, [first, bundle])
+        assert browser.complaints == []
+    video = ["video inactive"] if first == "video" else []  # that carries the audio; else Chromium drops it
+    assert found["publisher"] == [*video, "audio sendonly"]
+    assert found["listener"] == [*video, "audio recvonly"]
+    assert found["heard"]
+
+
 def module(package: bytes, name: str) -> str:
     """The class that a module of the package exports, put into the page's globals."""
     with tarfile.open(fileobj=io.BytesIO(package)) as archive:
@@ -145,4 +158,36 @@ LISTEN = """async () => {
     const look = () => (pc.connectionState === "connected" ? resolve() : setTimeout(look, 20));
     look();
   });
+}"""
+
+
+VIDEO = """async ([first, bundlePolicy]) => {
+  const kinds = first === "audio" ? ["audio", "video"] : ["video", "audio"];
+  const call = async (path, pc) => {
+    await pc.setLocalDescription();
+    const headers = { "Content-Type": "application/sdp" };
+    const answer = await fetch(path, { method: "POST", headers, body: pc.localDescription.sdp });
+    if (answer.status !== 201) throw new Error(await answer.text());
+    await pc.setRemoteDescription({ type: "answer", sdp: await answer.text() });
+    while (pc.connectionState !== "connected") await new Promise(done => pc.onconnectionstatechange = done);
+    return pc.getTransceivers().map(one => `${one.receiver.track.kind} ${one.currentDirection}`);
+  };
+  const [audio] = (await navigator.mediaDevices.getUserMedia({ audio: true })).getTracks();
+  const canvas = document.createElement("canvas");
+  canvas.getContext("2d");
+  const tracks = { audio, video: canvas.captureStream().getTracks()[0] };
+  const whip = new RTCPeerConnection({ bundlePolicy }), whep = new RTCPeerConnection({ bundlePolicy });
+  for (const kind of kinds) {
+    whip.addTransceiver(tracks[kind], { direction: "sendonly" });
+    whep.addTransceiver(kind, { direction: "recvonly" });
+  }
+  const publisher = await call("/whip/desk", whip);
+  const listener = await call("/whep/desk", whep);
+  let packets = 0;
+  while (packets < 20)
+    for (const stat of (await whep.getStats()).values())
+      if (stat.type === "inbound-rtp" && stat.kind === "audio") packets = stat.packetsReceived;
+  whip.close();
+  whep.close();
+  return { publisher, listener, heard: packets >= 20 };
 }"""

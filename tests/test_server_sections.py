@@ -1,0 +1,61 @@
+"""Video in offers: wherever it stands, each section of the offer has one of its own in the answer, in order."""
+
+from itertools import permutations
+
+import pytest
+from aiortc.sdp import SessionDescription
+
+from server.sections import MOST, refused, without_video
+
+HEAD = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n"
+TRANSPORT = "c=IN IP4 0.0.0.0\r\na=ice-ufrag:abcd\r\na=ice-pwd:abcdefghijklmnopqrstuv\r\na=rtcp-mux\r\n"
+SECTIONS = {
+    "audio": "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=rtpmap:111 opus/48000/2\r\n",
+    "video": "m=video 9 UDP/TLS/RTP/SAVPF 96 97\r\na=rtpmap:96 VP8/90000\r\na=rtpmap:97 rtx/90000\r\n",
+    "application": "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\n",
+}
+
+
+def description(kinds: list[str], bundled: bool) -> str:
+    mids = [f"{kind}{n}" for n, kind in enumerate(kinds)]
+    group = f"a=group:BUNDLE {' '.join(mids)}\r\n" if bundled else ""
+    sections = (f"{SECTIONS[kind]}{TRANSPORT}a=mid:{mid}\r\n" for kind, mid in zip(kinds, mids, strict=True))
+    return "".join([HEAD, group, *sections])
+
+
+@pytest.mark.parametrize("bundled", [True, False])
+def test_video_is_refused_in_its_place(bundled: bool) -> None:
+    for kinds in {
+        *permutations(["audio", "video", "video", "application"]),
+        *permutations(["audio", "video"]),
+    }:
+        offer = description(list(kinds), bundled)
+        rest, videos = without_video(offer)
+        offered = SessionDescription.parse(offer)
+        kept = [media.rtp.muxId for media in offered.media if media.kind != "video"]
+        assert [media.rtp.muxId for media in SessionDescription.parse(rest).media] == kept
+
+        answer = SessionDescription.parse(refused(rest.replace(" 9 ", " 5000 "), videos))
+        assert [m.rtp.muxId for m in answer.media] == [m.rtp.muxId for m in offered.media]
+        assert [m.kind for m in answer.media] == list(kinds)
+        carries = bundled and kinds[0] == "video"
+        taken = [media for media in answer.media if media.port != 0]
+        assert [m.rtp.muxId for m in taken] == ([offered.media[0].rtp.muxId] if carries else []) + kept
+        assert all(m.direction == "inactive" for m in answer.media if m.kind == "video")
+        if bundled:
+            assert answer.group[0].items == [m.rtp.muxId for m in taken]
+        if carries:  # with all that the transport is
+            audio = next(m for m in answer.media if m.kind == "audio")
+            assert answer.media[0].ice == audio.ice
+            assert answer.media[0].port == audio.port
+
+
+def test_what_has_no_video_stays_as_it_is() -> None:
+    offer = description(["audio", "application"], bundled=True)
+    assert without_video(offer) == (offer, ())
+    assert refused(offer, ()) == offer
+
+
+def test_too_many_sections_are_counted() -> None:
+    with pytest.raises(ValueError, match=f"{MOST} sections, not {MOST + 1}"):
+        without_video(description(["video"] * (MOST + 1), bundled=False))
