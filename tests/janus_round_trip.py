@@ -29,10 +29,11 @@ from janus_server import ROOM, JanusServer
 from numpy.typing import NDArray
 
 from percepnet.bench import machine
+from percepnet.cli.audio_files import read_mono
 from server import eventloop
 from server.frames import PACKET
 from server.loadtest.hearing import lag
-from server.loadtest.speech import Speech, decode, read
+from server.loadtest.speech import Speech, decode
 from server.loadtest.wire import PackedSender, Recorder, Tape, Wire
 
 SETTLING = 2.0  # s after a listener's first packet that do not count
@@ -106,7 +107,7 @@ def summary(name: str, pairs: list[tuple[PackedSpeaker, TapedListener]]) -> dict
 
 
 async def measure(publishers: int, seconds: float, core: int) -> dict[str, Any]:
-    speech = Speech.of(read(RECORDING))
+    speech = Speech.of(read_mono(RECORDING))
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         janus = await stack.enter_async_context(JanusServer(Path(folder)))

@@ -11,8 +11,9 @@ import av
 import numpy as np
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
+from numpy.typing import NDArray
 
-from percepnet.framing import Float
+from percepnet.framing import SAMPLE_RATE, Float
 from percepnet.resampling import resample
 
 BLOCK: Final = 1 << 15  # samples encoded at a time
@@ -142,6 +143,15 @@ def load(path: Path) -> Recording:
 def url(path: Path) -> str:
     """What FFmpeg opens as a file, whatever its name: before a colon it looks for a protocol."""
     return f"file:{path}"
+
+
+def read_mono(path: Path) -> NDArray[np.int16]:
+    """A file's first audio track, mixed down to mono s16 at 48 kHz; ``av.FFmpegError`` for what is none."""
+    resampler = AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
+    with av.open(url(path)) as container:
+        frames = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
+    frames += resampler.resample(None)
+    return np.concatenate([np.asarray(frame.to_ndarray(), np.int16)[0] for frame in frames])
 
 
 def check_writable(path: Path, bits: int) -> FileFormat:

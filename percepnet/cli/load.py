@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from percepnet.bench import machine
 from percepnet.cli import FAILURE, INTERRUPTED
+from percepnet.cli.audio_files import read_mono
 from percepnet.cli.options import within
 from percepnet.cli.progress import add_quiet, progress_bar
 from server import loadtest, secretfile
@@ -24,7 +25,7 @@ from server.loadtest.page import page
 from server.loadtest.result import result
 from server.loadtest.run import Run
 from server.loadtest.run import run as run_load
-from server.loadtest.speech import Speech, read
+from server.loadtest.speech import Speech
 from server.loadtest.watch import Watch, watcher
 from server.weather.conditions import Weather
 
@@ -110,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         raise FileNotFoundError(2, "no echo server; give --compare SCRIPT", str(args.compare))
     if args.repeat and len(args.calls) > 1:
         raise ValueError(f"--repeat goes with one number of calls, not with {len(args.calls)}")
-    speech = Speech.of(read(args.recording or static_folder() / "audio" / "sample.flac"))
+    speech = Speech.of(read_mono(args.recording or static_folder() / "audio" / "sample.flac"))
     load = Load(
         url=args.url or "",
         ramp=args.ramp,

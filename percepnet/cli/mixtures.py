@@ -7,13 +7,13 @@ from typing import Final
 import numpy as np
 from scipy.signal import fftconvolve
 
-from percepnet.cli.audio_files import write
+from percepnet.cli.audio_files import read_mono, write
 from percepnet.cli.options import within
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.framing import SAMPLE_RATE, Float
 from percepnet.mixture import PEAK, active_level, at_ratio, excerpt
 from percepnet.resampling import resample
-from percepnet.training.corpus import Recording, decode, scan
+from percepnet.training.corpus import Recording, scan
 from percepnet.training.rooms import EARLY, room_response
 
 _TRIES: Final = 100
@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
 def _excerpt(folder: Path, recordings: list[Recording], length: int, rng: np.random.Generator) -> Float:
     """``length`` samples of a random recording that are not silent."""
     for _ in range(_TRIES):
-        decoded = decode(folder / recordings[rng.integers(len(recordings))].file)
+        decoded = read_mono(folder / recordings[rng.integers(len(recordings))].file)
         part = excerpt(decoded.astype(np.float32) / np.float32(32768), length, rng)
         if np.abs(part).max() > 1e-3:
             return part

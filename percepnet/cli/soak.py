@@ -6,11 +6,12 @@ from typing import Any
 
 from percepnet.bench import machine
 from percepnet.cli import FAILURE, INTERRUPTED
+from percepnet.cli.audio_files import read_mono
 from percepnet.cli.load import add_output, add_server, shown, token
 from percepnet.cli.options import within
 from server.app import static_folder
 from server.loadtest.options import Load
-from server.loadtest.speech import Speech, read
+from server.loadtest.speech import Speech
 from server.loadtest.watch import watcher
 from server.weather.conditions import Weather
 from server.weather.run import servers
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the soak; prints a table or JSON. 1 where a quantity has grown, 130 after Ctrl-C, which still reports."""
-    speech = Speech.of(read(static_folder() / "audio" / "sample.flac"))
+    speech = Speech.of(read_mono(static_folder() / "audio" / "sample.flac"))
     with servers(args.url, None, args.server_options) as addresses:
         (url,) = addresses.values()
         load = Load(

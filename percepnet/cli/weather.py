@@ -7,11 +7,12 @@ from typing import Any, Final
 
 from percepnet.bench import machine
 from percepnet.cli import FAILURE
+from percepnet.cli.audio_files import read_mono
 from percepnet.cli.load import ECHO, add_output, add_server, token
 from percepnet.cli.options import within
 from percepnet.cli.progress import progress_bar
 from server.app import static_folder
-from server.loadtest.speech import Speech, read
+from server.loadtest.speech import Speech
 from server.weather.conditions import ALLOWED, CALM, TABLE, Weather
 from server.weather.run import run as run_trials
 from server.weather.run import servers
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.no_echo and not args.echo.is_file():
         raise FileNotFoundError(2, "no echo server; give --echo SCRIPT or --no-echo", str(args.echo))
     default = CLEAN if CLEAN.is_file() else static_folder() / "audio" / "sample.flac"
-    speech = Speech.of(read(args.recording or default))
+    speech = Speech.of(read_mono(args.recording or default))
     with servers(args.url, None if args.no_echo else args.echo, [*ALONE, *args.server_options]) as addresses:
         calls = len(args.conditions) * len(addresses)
         with progress_bar(calls, "calls", quiet=args.quiet) as bar:

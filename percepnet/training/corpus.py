@@ -5,12 +5,11 @@ import hashlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from percepnet.cli.audio_files import url
+from percepnet.cli.audio_files import read_mono
 from percepnet.framing import SAMPLE_RATE
 
 _SUFFIXES = {".opus", ".ogg", ".wav", ".flac", ".mp3", ".m4a"}
@@ -58,17 +57,6 @@ def scan(folder: Path) -> list[Recording]:
             f"no {' and no '.join(sorted(missing))} in {folder}: want manifest.csv, or speech/ and noise/"
         )
     return found
-
-
-def decode(path: Path) -> NDArray[np.int16]:
-    """Mono int16 samples of an audio file at 48 kHz."""
-    resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
-    with av.open(url(path)) as container:
-        parts = [
-            part.to_ndarray()[0] for frame in container.decode(audio=0) for part in resampler.resample(frame)
-        ]
-        parts += [part.to_ndarray()[0] for part in resampler.resample(None)]
-    return np.concatenate(parts)
 
 
 class Corpus:
@@ -119,7 +107,7 @@ def _decode_all(folder: Path, samples: Path, index: Path) -> None:
     entries, start = [], 0
     with samples.open("wb") as out:
         for recording in tqdm(scan(folder), desc="decoding", unit="file", disable=None):
-            audio = decode(folder / recording.file)
+            audio = read_mono(folder / recording.file)
             audio.tofile(out)
             entries.append(asdict(recording) | {"start": start, "length": len(audio)})
             start += len(audio)

@@ -3,14 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Final, Self
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
-from percepnet.cli.audio_files import url
 from percepnet.framing import SAMPLE_RATE
 from server.frames import PACKET
 
@@ -18,15 +16,6 @@ Pcm = NDArray[np.int16]
 
 BIT_RATE: Final = 48_000  # bit/s, of a mono voice
 TIME_BASE: Final = Fraction(1, SAMPLE_RATE)
-
-
-def read(path: Path) -> Pcm:
-    """A recording as mono s16 at 48 kHz."""
-    resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
-    with av.open(url(path)) as file:
-        frames = [part for frame in file.decode(audio=0) for part in resampler.resample(frame)]
-    frames += resampler.resample(None)
-    return np.concatenate([np.asarray(frame.to_ndarray(), np.int16)[0] for frame in frames])
 
 
 @dataclass(frozen=True, slots=True)
