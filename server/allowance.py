@@ -14,11 +14,15 @@ class Allowance:
         self._left = self._most = max(1.0, burst * rate)
         self._then = time.monotonic() if now is None else now
 
-    def take(self, now: float) -> bool:
-        """Whether there is one, which is then gone."""
+    def has(self, now: float) -> bool:
+        """Whether there is one."""
         self._left = min(self._most, self._left + (now - self._then) * self._rate)
         self._then = now
-        if self._left < 1:
+        return self._left >= 1
+
+    def take(self, now: float) -> bool:
+        """Whether there is one, which is then gone."""
+        if not self.has(now):
             return False
         self._left -= 1
         return True

@@ -186,12 +186,12 @@ class Config:
         values: dict[str, Any] = {}
         for option in fields(cls):
             variable = ENVIRONMENT_PREFIX + option.name.upper()
-            parse = option.metadata.get("parse", str)
+            parse = option.metadata.get("parse", _printable)
             if hasattr(arguments, option.name):
                 given = getattr(arguments, option.name)
                 values[option.name] = tuple(given) if _is_repeatable(option) else given
             elif variable in environment:
-                text = environment[variable]
+                text = environment[variable].strip()  # secrets of Kubernetes often end with a line break
                 try:
                     values[option.name] = (
                         tuple(map(parse, text.split())) if _is_repeatable(option) else parse(text)
@@ -199,6 +199,12 @@ class Config:
                 except ValueError as error:
                     raise ValueError(f"{variable}: {error}") from None
         return cls(**values)
+
+
+def _printable(secret: str) -> str:
+    if not secret.isprintable():
+        raise ValueError("must hold no control characters")
+    return secret
 
 
 def _is_repeatable(option: Field[Any]) -> bool:

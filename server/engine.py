@@ -172,7 +172,9 @@ class Engine:
                 if len(self._ready) >= self._enough:
                     self._wake.notify()
             queued = self._clock()
-            port.due = max(queued, port.due + BURST_STEP)
+            # Half a queue ahead at most, for the packets of who sends faster than time shall count as late, too.
+            ahead = min(port.due - queued, port.queue_packets / 2 * BURST_STEP)
+            port.due = queued + max(0.0, ahead + BURST_STEP)
             port.waiting.append((time_, samples, queued, port.due))
             if len(port.waiting) > port.queue_packets:
                 _, dropped, *_ = port.waiting.popleft()
@@ -283,6 +285,7 @@ class Engine:
             for samples, (port, time_, _, queued, _), (level_in, level_out) in zip(
                 y, batch, levels, strict=True
             ):
+                port.last_packet = ended
                 if port.at_work is None:
                     continue  # it went past, or the call is over
                 port.at_work = None
@@ -291,7 +294,6 @@ class Engine:
                 if failed and not port.failed:  # straight from enhanced audio
                     samples = continued(samples, port.last_sample)
                 port.failed = failed
-                port.last_packet = ended
                 figures = port.figures
                 figures.level_in_db, figures.level_out_db = level_in, level_out
                 figures.degraded = self._fallback.degraded(port.slot)
@@ -355,12 +357,13 @@ class Engine:
                     self._fallback.restore(self._shed.pop().slot)
                     self._overload.restored(now)
                 return
-            # A call that pauses, is muted, fails or is off costs nothing already.
+            # A call that pauses, is muted, fails or is off costs nothing already; one that went past does.
             asleep = self._enhancer.asleep
             costly = (
                 port
                 for port in reversed(self._ports.values())
-                if port.enhancement == "on"
+                if port.controls.enabled
+                and not self._fallback.degraded(port.slot)
                 and not asleep[port.slot]
                 and now - port.last_packet < WINDOW
                 and port not in self._shed

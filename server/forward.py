@@ -29,16 +29,23 @@ class Forwarding:
     def __init__(self, url: str, token: str | None = None) -> None:
         self._url, self._token = url, token
         self._tasks: dict[Room, asyncio.Task[None]] = {}
+        self._closing = False
 
     def follow(self, room: Room) -> None:
         """Push ``room`` from now on until its publisher goes."""
         if room not in self._tasks:
             task = asyncio.create_task(self._push(room), name=f"push of room {room.name}")
             self._tasks[room] = task
-            task.add_done_callback(lambda _: self._tasks.pop(room))
+            task.add_done_callback(lambda _: self._pushed(room))
+
+    def _pushed(self, room: Room) -> None:
+        del self._tasks[room]
+        if room.published and not self._closing:  # anew, while the push ended
+            self.follow(room)
 
     async def close(self) -> None:
         """End all."""
+        self._closing = True
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()

@@ -97,10 +97,10 @@ async def room(request: web.Request) -> web.Response:
 async def call(request: web.Request) -> web.Response:
     id = request.match_info["id"]
     number = id.partition(".")[0]
+    content = await body(request)  # first, for while it comes a worker may go
     worker = next((worker for worker in request.app[WORKERS].live if str(worker.number) == number), None)
     if worker is None:
         raise no_call(id)
-    content = await body(request)
     try:
         return await _passed_on(request, worker, content)
     except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):  # it has just died
@@ -156,10 +156,11 @@ async def _joined(request: web.Request, path: str, key: str) -> list[Any]:
 
 async def _at_home(request: web.Request, room: str, caller: str) -> web.Response:
     """Those of a room hear each other, so all of them are with one worker."""
+    content = await body(request)  # first, for while it comes a worker may go
     worker = request.app[WORKERS].home(room)
     if worker is not None:
         try:
-            return await _passed_on(request, worker, await body(request), {CALLER_HEADER: caller})
+            return await _passed_on(request, worker, content, {CALLER_HEADER: caller})
         except (aiohttp.ClientError, TimeoutError):
             pass
     raise problem(

@@ -132,6 +132,9 @@ class EnhancedTrack(MediaStreamTrack):
         if self._writer is None:
             self._writer = FrameWriter(like=frame, layout=self._layout)
         now = clock.monotonic()
+        if not self._pace.has(now):  # else gaps would be concealed for nothing, which takes the time of all
+            self.skipped += 1
+            return
         time = time_of(frame)
         came = self._arrived(time) if time is not None else None
         for packet in self._reader.push(frame):

@@ -11,10 +11,15 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 ORIGIN: Final = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d{1,5})?")  # RFC 6454, 6.2
 
+PLACE: Final = re.compile(r"([^\s?:\[\]]+)(?::(\d{1,5}))?(?:\?transport=(udp|tcp))?")  # of an ICE server
+
 
 @dataclass(frozen=True, slots=True)
 class IceServer:
-    """A STUN or TURN server. Written ``stun:host:port`` or ``turn:user:password@host:port``."""
+    """A STUN or TURN server. Written ``stun:host:port`` or ``turn:user:password@host:port``.
+
+    As aiortc reads them: no addresses of IPv6, for which a name has to stand, and ``?transport=`` with TURN only.
+    """
 
     url: str
     username: str | None = None
@@ -28,6 +33,12 @@ class IceServer:
             # Not the text, which may hold a password: errors are shown and logged.
             shown = f"{scheme}:…" if at else repr(text)
             raise ValueError(f"ICE server must be stun:HOST or turn:USER:PASSWORD@HOST, not {shown}")
+        found = PLACE.fullmatch(host)
+        if found is None or not 0 < int(found[2] or 1) < 65536 or (found[3] and scheme == "stun"):
+            raise ValueError(
+                f"ICE server must be at HOST or HOST:PORT (with TURN then perhaps ?transport=udp or tcp), "
+                f"HOST a name or IPv4 address, PORT 1…65535, not at {host!r}"
+            )
         if not at:
             return cls(text)
         username, _, credential = account.partition(":")

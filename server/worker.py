@@ -28,6 +28,9 @@ from .heartbeat import BEAT, PATIENCE, Heartbeat
 from .logs import log_to_stderr
 
 ANSWER_TIME: Final = 15.0  # s that a worker has for a request; gathering may take 5, closing a call likewise
+LONGEST_START: Final = (
+    120.0  # s until a worker is ready; most take two, a machine that is short of everything twenty
+)
 
 # What a worker does with its number, its options, the path to listen on and its end of the pair.
 Target: TypeAlias = Callable[[int, Config, Path, socket.socket], None]
@@ -85,9 +88,10 @@ class Worker:
             self._writer.write(json.dumps(order).encode() + b"\n")
 
     async def live(self, on_ready: Callable[[], None]) -> None:
-        """Follow the process until it has ended; one that was ready and hangs is ended."""
+        """Follow the process until it has ended; one that hangs is ended."""
         reader, self._writer = await asyncio.open_connection(sock=self._ours)
-        watching: asyncio.Task[None] | None = None
+        ready = asyncio.Event()
+        watching = asyncio.create_task(self._end_when_it_hangs(ready), name=f"watch of {self}")
         try:
             with contextlib.suppress(ConnectionError):
                 async for line in reader:
@@ -101,20 +105,25 @@ class Worker:
                             self.failure = failure
                         case {"ready": True}:
                             self.ready = True
-                            watching = asyncio.create_task(self._end_when_it_hangs(), name=f"watch of {self}")
+                            ready.set()
                             on_ready()
         finally:
             self.ready = False
-            if watching is not None:
-                watching.cancel()
-                await asyncio.wait([watching])
+            watching.cancel()
+            await asyncio.wait([watching])
             self._writer.close()
             await self.http.close()
             await asyncio.get_running_loop().run_in_executor(None, self._reap)
 
-    async def _end_when_it_hangs(self) -> None:
-        await self._heartbeat.stopped()
-        self.failure = f"has said nothing for {self._heartbeat.patience * BEAT:g} s and was ended"
+    async def _end_when_it_hangs(self, ready: asyncio.Event) -> None:
+        try:
+            async with asyncio.timeout(LONGEST_START):
+                await ready.wait()
+        except TimeoutError:
+            self.failure = f"was not ready after {LONGEST_START:g} s and was ended"
+        else:
+            await self._heartbeat.stopped()
+            self.failure = f"has said nothing for {self._heartbeat.patience * BEAT:g} s and was ended"
         self.process.kill()
 
     def _count(self, caller: str, began: bool) -> None:

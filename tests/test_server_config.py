@@ -45,6 +45,31 @@ def test_a_password_is_in_no_error_and_no_text_of_the_options() -> None:
     assert "hunter2" not in shown
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "h:0",
+        "h:65536",
+        "[2001:db8::1]",
+        "2001:db8::1",
+        "h:port",
+        "h?transport=udp",
+        "h:1?transport=tls",
+        "a b",
+    ],
+)
+def test_ice_servers_that_no_call_could_use_are_refused_at_the_start(place: str) -> None:
+    with pytest.raises(ValueError, match=r"HOST a name or IPv4 address, PORT 1…65535"):
+        IceServer.parse(f"stun:{place}")
+
+
+def test_a_line_break_after_a_secret_is_none_of_it() -> None:
+    config = parsed(environment={"PERCEPNET_TURN_SECRET": "abc\n", "PERCEPNET_FORWARD_TOKEN": " tok\r\n"})
+    assert (config.turn_secret, config.forward_token) == ("abc", "tok")
+    with pytest.raises(ValueError, match="PERCEPNET_FORWARD_TOKEN: must hold no control characters"):
+        parsed(environment={"PERCEPNET_FORWARD_TOKEN": "to\nk"})
+
+
 def test_options_of_public_hosts() -> None:
     config = parsed(
         *("--udp-ports", "40000-40099", "--advertise-address", "192.0.2.1", "--trust-forwarded", "::1"),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from percepnet.framing import LATENCY
 from server.controls import Controls
 from server.dry import DryLine
-from server.engine import Engine
+from server.engine import MOST_DEATHS, STANDSTILL, Engine
 from server.fallback import WARM_UP_PACKETS, Fallback
 from server.frames import PACKET
 from server.overload import BOUND, LATE, QUIET, RETURN_INTERVAL
@@ -42,6 +42,7 @@ class Slow:
         self.enabled = np.ones(streams, bool)
         self.asleep = np.zeros(streams, bool)
         self.faults = np.zeros(streams, np.int64)
+        self.stalled: Callable[[], object] = lambda: None  # what comes of a batch that takes too long
         self._clock = clock
         self._delayed = np.zeros((streams, LATENCY), np.float32)
 
@@ -55,7 +56,10 @@ class Slow:
     def process(self, x: Float, streams: Sequence[int]) -> Float:
         on = self.enabled[streams] & ~self.asleep[streams]
         if on.any():
-            self._clock.now += self.factor * (PER_BATCH + PER_CALL * on.sum())
+            took = self.factor * (PER_BATCH + PER_CALL * on.sum())
+            self._clock.now += took
+            if took > STANDSTILL:
+                self.stalled()
         joined = np.concatenate([self._delayed[streams], x], axis=1)
         self._delayed[streams] = joined[:, PACKET:]
         return joined[:, :PACKET] * np.where(on, GAIN, np.float32(1))[:, None]
@@ -88,6 +92,7 @@ class Simulation:
         self.ages: list[list[float]] = []
         self.shed: list[tuple[float, int]] = []  # how many after each batch
         self._next: list[float] = []
+        self.pace = 0.02  # s between packets of a call
         self._random = np.random.default_rng(1)
         self.engine._wake = Waiting(self._wait)
         for _ in range(calls):
@@ -124,7 +129,7 @@ class Simulation:
                 self.clock.now = due  # it came while the engine was busy
                 if not self.ports[n].closed:
                     self.ports[n].submit(round(due * 48_000), packet)
-                due += 0.02
+                due += self.pace
             self._next[n] = due
         self.clock.now = now
 
@@ -184,6 +189,36 @@ def test_a_stall_sheds_nobody() -> None:
         simulation.run(1)
     assert {shed for _, shed in simulation.shed} == {0}
     assert simulation.dropped() == 0
+
+
+def test_calls_are_shed_too_where_every_batch_of_all_is_a_standstill() -> None:
+    """Whose packets go past have cost the time all the same: shed are as many as it takes."""
+    simulation = Simulation(RATED)
+    engine = simulation.engine
+    engine._deaths = MOST_DEATHS  # there is no thread to begin again
+
+    def stand_still() -> None:
+        with engine._wake:
+            engine._stand_still()
+
+    simulation.enhancer.stalled = stand_still
+    simulation.enhancer.factor = 13
+    simulation.run(5)
+    assert 0 < engine.shed_calls < RATED
+    passed = sum(port.figures.passed for port in simulation.ports)
+    simulation.run(5)
+    assert sum(port.figures.passed for port in simulation.ports) == passed
+
+
+def test_callers_faster_than_time_are_shed_as_others_are() -> None:
+    simulation = Simulation(RATED)
+    simulation.pace = 0.02 / 1.4
+    simulation.enhancer.factor = 2
+    simulation.run(10)
+    assert simulation.engine.shed_calls > RATED / 4
+    before = simulation.dropped()
+    simulation.run(5)
+    assert simulation.dropped() == before
 
 
 def test_once_there_is_time_again_all_come_back_in_the_stated_time() -> None:

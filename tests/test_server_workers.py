@@ -24,6 +24,7 @@ from multidict import CIMultiDict
 
 from server import app, front
 from server import heartbeat as heartbeat_module
+from server import worker as worker_module
 from server.config import Config
 from server.ending import Ending
 from server.heartbeat import BEAT, Heartbeat
@@ -374,6 +375,18 @@ async def test_a_worker_that_hangs_is_replaced(caplog: pytest.LogCaptureFixture)
         )  # for longer than the patience
         assert workers.live == [second]
     assert f"worker 0 (process {first.process.pid}) has said nothing for 2 s" in caplog.text
+
+
+def never_ready(number: int, config: Config, path: Path, channel: socket.socket) -> None:
+    signal.pause()
+
+
+async def test_a_worker_that_hangs_as_it_starts_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "LONGEST_START", 0.5)
+    async with Workers(Config(), 1, never_ready) as workers:
+        with pytest.raises(WorkerFailed, match=r"worker 0 does not start: .* was not ready after 0.5 s"):
+            await workers.start()
+        assert workers.live == []
 
 
 async def test_who_stood_still_itself_does_not_count_that_as_silence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ class PortRange:
                 try:
                     bound.bind((host, port))
                 except OSError as error:
-                    if error.errno != errno.EADDRINUSE:
+                    if error.errno not in (errno.EADDRINUSE, errno.EACCES):  # below 1024, which is for root
                         raise
                 else:
                     return bound
