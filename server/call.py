@@ -72,7 +72,9 @@ class Call:
         self._channels = 0  # that the caller has opened
         self._connected = asyncio.Event()
         self._ended = asyncio.Event()
-        servers = [RTCIceServer(s.url, s.username, s.credential) for s in iceservers.of(config)]
+        # Those are for callers; one who knows its address needs no relay, and no call shall wait for one.
+        known = () if config.advertise_address is not None else iceservers.of(config)
+        servers = [RTCIceServer(s.url, s.username, s.credential) for s in known]
         # An empty list asks no server; without one, aiortc asks a public STUN server.
         self._connection = RTCPeerConnection(RTCConfiguration(iceServers=servers))
         self._connection.on("connectionstatechange", self._on_state)
@@ -94,17 +96,19 @@ class Call:
             elif self._track is None:
                 raise OfferError("sdp: the audio section offers no track")
             await self._gather()
+            self.answer = self._answered(offer)
         except BaseException:
             await self._free()
             raise
-        answer = self._connection.localDescription
+
+    def _answered(self, offer: Offer) -> RTCSessionDescription:
+        """The answer, with what aiortc has no part in."""
+        sdp = self._connection.localDescription.sdp
         if self._encoding is not None:
-            parameters = self._config.opus.fmtp(sent=self._encoding)
-            answer = RTCSessionDescription(opus.described(answer.sdp, parameters), answer.type)
+            sdp = opus.described(sdp, self._config.opus.fmtp(sent=self._encoding))
         if self._config.advertise_address is not None:
-            sdp = advertised(answer.sdp, self._config.advertise_address)
-            answer = RTCSessionDescription(sdp, answer.type)
-        self.answer = RTCSessionDescription(sections.refused(answer.sdp, offer.videos), answer.type)
+            sdp = advertised(sdp, self._config.advertise_address)
+        return RTCSessionDescription(sections.refused(sdp, offer.videos), "answer")
 
     async def _gather(self) -> None:
         """Open the sockets of the call, and put its answer together."""
@@ -153,16 +157,16 @@ class Call:
             raise ValueError("a listener has no controls; its publisher has")
         self._track.port.set(changes)
 
-    async def add_candidate(self, candidate: RTCIceCandidate | None) -> None:
-        """One more address of the caller (trickle ICE); None: that was the last. ValueError for too many.
+    async def add_candidate(self, candidate: RTCIceCandidate) -> None:
+        """One more address of the caller (trickle ICE); ValueError for too many.
 
         A call that is connected needs none: a caller that moves is found by its own checks.
         """
-        self._candidates += candidate is not None
+        self._candidates += 1
         if self._candidates > MOST_CANDIDATES:
             raise ValueError(f"a call takes at most {MOST_CANDIDATES} candidates after its offer")
         if self._connection.connectionState in ("new", "connecting"):
-            if candidate is not None and candidate.sdpMid in self._videos:
+            if candidate.sdpMid in self._videos:
                 (transceiver,) = self._connection.getTransceivers()
                 candidate.sdpMid = transceiver.mid  # they share a transport
             await self._connection.addIceCandidate(candidate)

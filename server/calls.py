@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from .call import Call, TooManyCalls
 from .config import Config
-from .engine import Engine
+from .engine import Engine, EngineFull
 from .logs import about
 from .offer import Offer, OfferError
 from .rooms import Alone, Rooms, Seat
@@ -81,6 +81,8 @@ class Calls:
                     await call.open(offer)
                 except (OfferError, TooManyCalls):
                     raise
+                except EngineFull as error:
+                    raise TooManyCalls(str(error)) from error
                 except Exception as error:  # what aiortc raises for an offer is not documented
                     logger.info("an offer cannot be answered", exc_info=True)
                     raise OfferError(f"the offer cannot be answered: {error}") from error

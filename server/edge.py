@@ -9,7 +9,7 @@ from typing import Final
 
 from aiohttp import web
 
-from .access import Tokens, known_as, needs_token
+from .access import Tokens, is_loopback, known_as, needs_token
 from .addresses import FORWARDED, AddressLimits, TooMany, caller_of
 from .config import Config
 from .origins import headers_for, leave
@@ -71,6 +71,9 @@ def admitted(request: web.Request) -> Iterator[str]:
     """Around the answering of an offer: gives the caller's address; 429 for one that has or asks too much."""
     caller = request.app[CALLER](request)
     limits = request.app[LIMITS]
+    untrusted = FORWARDED in request.headers and limits is not None and caller == caller_of(request, ())
+    if untrusted and is_loopback(caller):  # which has no limits
+        _warn_of_proxy(request)
     if limits is None:
         yield caller
         return
@@ -78,11 +81,13 @@ def admitted(request: web.Request) -> Iterator[str]:
         with limits.admitted(caller):
             yield caller
     except TooMany as error:
-        if FORWARDED in request.headers and caller == caller_of(request, ()):
-            logger.warning(
-                "%s forwards callers, but is not trusted with it: --trust-forwarded", request.remote
-            )
+        if untrusted:
+            _warn_of_proxy(request)
         raise problem(web.HTTPTooManyRequests, str(error), retry_after=error.retry_after) from error
+
+
+def _warn_of_proxy(request: web.Request) -> None:
+    logger.warning("%s forwards callers, but is not trusted with it: --trust-forwarded", request.remote)
 
 
 async def body(request: web.Request) -> bytes:

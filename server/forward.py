@@ -15,6 +15,7 @@ from .whipclient import WhipSession, connection
 
 CONNECT_TIME: Final = 15.0  # s
 ANSWER_TIME: Final = 10.0  # s
+STEADY: Final = 60.0  # s that a push has to last for the next pause to be short again: more than both
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Forwarding:
     async def _push(self, room: Room) -> None:
         url = self._url.replace("{room}", room.name)
         timeout = aiohttp.ClientTimeout(ANSWER_TIME)
-        backoff = Backoff()
+        backoff = Backoff(steady=STEADY)
         async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as http:
             while room.published:
                 try:
@@ -88,6 +89,12 @@ class Forwarding:
             if connected.is_set():
                 logger.info("room %s is pushed", room.name)
                 await first(room.left.wait(), over.wait())
+            if room.published:
+                raise ConnectionError(
+                    "the connection is lost"
+                    if connected.is_set()
+                    else f"no connection within {CONNECT_TIME:g} s"
+                )
         finally:
             heard.stop()
             await closing.close(peer)

@@ -130,7 +130,7 @@ def _check_transport(media: MediaDescription) -> None:
     for candidate in media.ice_candidates:
         check_candidate(candidate)
     if WAITS_FOR_CANDIDATES:
-        _drop_names(media)
+        _await_others(media)
 
 
 def check_candidate(candidate: RTCIceCandidate) -> None:
@@ -147,15 +147,15 @@ def check_candidate(candidate: RTCIceCandidate) -> None:
         raise OfferError(f"sdp: no caller can have the address {address} of a candidate")
 
 
-def _drop_names(media: MediaDescription) -> None:
-    """Leave out candidates with names of multicast DNS, and with them the word that there will be no others.
+def _await_others(media: MediaDescription) -> None:
+    """Leave out candidates with names of multicast DNS, and the word that there will be no others.
 
-    aioice would ask the network for them, and a caller wait a second for its answer where it is not the caller's.
-    Whoever hides its address so is found by its own checks.
+    aioice would ask the network for the names, and a caller wait a second for its answer where it is not the
+    caller's. Whoever hides its address so, or has told none, is found by its own checks; told that there will be no
+    others, aioice would give up before they come.
     """
-    known = [candidate for candidate in media.ice_candidates if not is_name(candidate)]
-    if len(known) < len(media.ice_candidates):
-        media.ice_candidates, media.ice_candidates_complete = known, False
+    media.ice_candidates = [candidate for candidate in media.ice_candidates if not is_name(candidate)]
+    media.ice_candidates_complete = False
 
 
 def is_name(candidate: RTCIceCandidate) -> bool:

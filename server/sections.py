@@ -5,7 +5,7 @@ told of the others only. Source: RFC 8829, 5.3.1; RFC 9143, 7.3.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -52,7 +52,7 @@ def without_video(sdp: str) -> tuple[str, tuple[Video, ...]]:
         videos.append(Video(place, profile, payload, lines, mid[1], bundle[:1] == [mid[1]]))
     gone = {video.mid for video in videos}
     if gone:
-        kept[0] = _BUNDLE.sub(_group(mid for mid in bundle if mid not in gone), head)
+        kept[0] = _bundled(head, [mid for mid in bundle if mid not in gone])
     return "".join(kept), tuple(videos)
 
 
@@ -72,7 +72,7 @@ def refused(sdp: str, videos: Sequence[Video]) -> str:
             assert line is not None
             port, transport = line[1], "".join(_TRANSPORT.findall(audio)) + video.codec
             group = _BUNDLE.search(head)
-            head = _BUNDLE.sub(_group([video.mid, *(group[1].split() if group else [])]), head)
+            head = _bundled(head, [video.mid, *(group[1].split() if group else [])])
         lines = (
             f"m=video {port} {video.profile} {video.format}\r\n{transport}a=inactive\r\na=mid:{video.mid}\r\n"
         )
@@ -80,5 +80,6 @@ def refused(sdp: str, videos: Sequence[Video]) -> str:
     return "".join([head, *sections])
 
 
-def _group(mids: Iterable[str]) -> str:
-    return " ".join(["a=group:BUNDLE", *mids])
+def _bundled(head: str, mids: Sequence[str]) -> str:
+    line = " ".join(["a=group:BUNDLE", *mids])
+    return _BUNDLE.sub(lambda _: line, head)  # as a text, it would be read for escapes

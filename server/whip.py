@@ -124,11 +124,13 @@ async def _offer(request: web.Request, checked: Callable[[str], Offer]) -> Offer
         raise problem(web.HTTPBadRequest, str(error)) from error
 
 
-def _candidates(fragment: str, call: Call) -> list[RTCIceCandidate | None]:
-    """What a fragment of SDP (RFC 8840) holds, in order; ValueError where it is none, or of other credentials."""
+def _candidates(fragment: str, call: Call) -> list[RTCIceCandidate]:
+    """What a fragment of SDP (RFC 8840) holds, in order; ValueError where it is none, or of other credentials.
+
+    That these were the last is not passed on: aioice would then fail a call whose caller hides its addresses.
+    """
     lines = [line.strip() for line in fragment.splitlines() if line.strip()]
-    found: list[RTCIceCandidate | None] = []
-    named = False
+    found: list[RTCIceCandidate] = []
     mid: str | None = None
     for line in lines:
         name, _, value = line.partition(":")
@@ -140,12 +142,9 @@ def _candidates(fragment: str, call: Call) -> list[RTCIceCandidate | None]:
             case "a=candidate":
                 candidate = _candidate(value)
                 if is_name(candidate):  # its owner is found by its own checks, as in server.offer
-                    named = True
                     continue
                 candidate.sdpMid, candidate.sdpMLineIndex = mid, None if mid is not None else 0
                 found.append(candidate)
-            case "a=end-of-candidates" if not named:
-                found.append(None)
             case _ if "=" not in line:
                 raise ValueError(f"the body must be lines of SDP, not {line[:100]!r}")
     if len(found) > MOST_ALIKE:

@@ -40,8 +40,15 @@ $("alert-close").addEventListener("click", () => ($("alert").hidden = true));
 addEventListener("pagehide", () => session?.call.stop());
 
 async function start() {
-  const call = new Call();
-  const context = new AudioContext({ sampleRate: SAMPLE_RATE });
+  let call, context;
+  try {
+    call = new Call();
+    context = new AudioContext({ sampleRate: SAMPLE_RATE });
+  } catch (error) {
+    call?.stop();
+    show("failed");
+    return say(`This browser lends no WebRTC or no sound to the page: ${error.message}`);
+  }
   const opened = { call, context, source: null, timer: null };
   session = opened;
   show("connecting");

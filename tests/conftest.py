@@ -1,10 +1,15 @@
-"""The shipped recordings, as arrays."""
+"""The shipped recordings, as arrays, and a certificate."""
 
+import ipaddress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from numpy.typing import NDArray
 
 RECORDINGS = Path(__file__).parent / "recordings"
@@ -39,3 +44,26 @@ def speech(noisy: NDArray[np.float32]) -> NDArray[np.int16]:
 def hiss() -> NDArray[np.int16]:
     """Noise without speech, which an enhancer takes away."""
     return np.random.default_rng(3).normal(0, 1500, 48_000).astype(np.int16)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that signs itself, and its key."""
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    now = datetime.now(UTC)
+    cert = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(1), now + timedelta(1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    folder = tmp_path_factory.mktemp("tls")
+    (folder / "cert.pem").write_bytes(cert.public_bytes(serialization.Encoding.PEM))
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (folder / "key.pem").write_bytes(pem)
+    return folder / "cert.pem", folder / "key.pem"

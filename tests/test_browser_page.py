@@ -114,6 +114,15 @@ def test_a_refused_microphone_is_explained(server: Server) -> None:
         expect(page.get_by_role("alert")).to_be_hidden()
 
 
+def test_a_browser_without_webrtc_is_told(server: Server) -> None:
+    with browsing(server.url, allow=False) as browser:
+        browser.page.evaluate("() => delete window.RTCPeerConnection")
+        browser.page.click("#start")
+        expect(browser.page.get_by_role("alert")).to_contain_text("lends no WebRTC")
+        expect(browser.page.get_by_role("status")).to_have_text("Stopped")
+        assert browser.complaints == []
+
+
 def test_a_microphone_that_is_unplugged_ends_the_call_and_says_so(server: Server) -> None:
     with browsing(server.url) as browser:
         page = browser.page

@@ -89,12 +89,12 @@ def test_the_image_runs_as_nobody_in_particular_and_hears_signals() -> None:
     assert stage["COPY"] == ["--from=build /opt/percepnet /opt/percepnet"]
 
 
-def test_the_health_check_finds_a_server_and_misses_one() -> None:
+def test_the_health_check_finds_a_server_and_misses_one(certificate: tuple[Path, Path]) -> None:
     command = json.loads(dockerfile()["HEALTHCHECK"][0].partition("CMD ")[2])
     assert command[0] == "python"
 
-    def status(port: str) -> int:
-        environment = {**os.environ, "PERCEPNET_PORT": port}
+    def status(port: str, **more: str) -> int:
+        environment = {**os.environ, "PERCEPNET_PORT": port, **more}
         return subprocess.run(
             [sys.executable, *command[1:]], env=environment, stderr=subprocess.DEVNULL, timeout=60
         ).returncode
@@ -102,7 +102,13 @@ def test_the_health_check_finds_a_server_and_misses_one() -> None:
     with serving("--workers", "1", "--rated-calls", "1") as server:
         port = server.url.rpartition(":")[2]
         assert status(port) == 0
+        assert status(port, PERCEPNET_TLS_CERT="cert.pem") != 0
     assert status(port) != 0
+    cert, key = map(str, certificate)
+    with serving("--workers", "1", "--rated-calls", "1", "--tls-cert", cert, "--tls-key", key) as server:
+        port = server.url.rpartition(":")[2]
+        assert status(port, PERCEPNET_TLS_CERT=cert) == 0
+        assert status(port) != 0
 
 
 def test_the_compose_file_is_as_its_schema_has_it() -> None:

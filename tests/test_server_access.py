@@ -239,32 +239,16 @@ async def test_an_open_server_answers_to_each_name_of_this_machine(host: str) ->
         assert answer.status == 200
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that signs itself, and its key."""
-    from datetime import UTC, datetime, timedelta
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    now = datetime.now(UTC)
-    cert = (
-        x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(1), now + timedelta(1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    folder = tmp_path_factory.mktemp("tls")
-    (folder / "cert.pem").write_bytes(cert.public_bytes(serialization.Encoding.PEM))
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (folder / "key.pem").write_bytes(pem)
-    return folder / "cert.pem", folder / "key.pem"
+async def test_a_proxy_on_this_machine_that_is_not_trusted_is_told_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """All callers behind it are this machine, and without limits."""
+    async with (
+        serving() as server,
+        server.http.post("/offer", data=b"", headers={"X-Forwarded-For": "192.0.2.1"}),
+    ):
+        pass
+    assert "127.0.0.1 forwards callers, but is not trusted with it: --trust-forwarded" in caplog.text
 
 
 async def test_a_load_test_shows_its_token_and_does_not_report_it(

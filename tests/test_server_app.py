@@ -15,7 +15,7 @@ import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection
 from calling import TIMEOUT, Server, given_back, holdings, serving, until
 
-from server import edge
+from server import edge, sections
 from server.loadtest.caller import Caller
 from server.offer import LONGEST_SDP
 
@@ -182,6 +182,20 @@ async def test_bad_offers_are_refused_and_leave_nothing_behind(server: Server, s
             assert len((await answer.json())["error"]) > 5, what
     assert len(server.calls) == 0
     await given_back(before)
+
+
+async def test_an_answer_that_fails_leaves_nothing_behind(
+    server: Server, sdp: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await (await server.http.get("/healthz")).read()
+    before = holdings()
+    with monkeypatch.context() as patch:
+        patch.setattr(sections, "refused", lambda sdp, videos: 1 / 0)
+        for path in ("/offer", "/offer?room=desk"):
+            async with server.http.post(path, json={"sdp": sdp, "type": "offer"}) as answer:
+                assert answer.status == 400
+    await given_back(before)
+    assert len(server.calls.rooms) == 0
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,13 @@ def test_video_is_refused_in_its_place(bundled: bool) -> None:
             assert answer.media[0].port == audio.port
 
 
+def test_mids_are_no_patterns() -> None:
+    offer = description(["video", "audio"], bundled=True).replace("audio1", r"\g<9>\9")
+    rest, videos = without_video(offer)
+    assert r"a=group:BUNDLE \g<9>\9" in rest
+    assert r"a=group:BUNDLE video0 \g<9>\9" in refused(rest, videos)
+
+
 def test_what_has_no_video_stays_as_it_is() -> None:
     offer = description(["audio", "application"], bundled=True)
     assert without_video(offer) == (offer, ())

@@ -13,7 +13,7 @@ from calling import given_back, holdings, level_db, packets, serving, unlikeness
 from numpy.typing import NDArray
 from whip_peers import listening, publishing
 
-from server import broadcast, whipclient
+from server import broadcast, forward, whipclient
 from server.backoff import Backoff
 from server.broadcast import ListenerTrack
 from server.call import MOST_CANDIDATES
@@ -220,6 +220,50 @@ async def test_trickled_addresses_connect_a_call(hiss: Pcm) -> None:
             async with server.http.patch(resource, data=body, headers=headers) as answer:
                 assert answer.status == status, await answer.text()
         await closing.close(connection)
+
+
+async def test_who_hides_its_addresses_may_say_that_there_are_no_others(hiss: Pcm) -> None:
+    """As a browser does that lends a player no microphone; it is found by its own checks."""
+    connection = whipclient.connection()
+    connection.addTransceiver(RecordedTrack(hiss), direction="sendonly")
+    await connection.setLocalDescription(await connection.createOffer())
+    offer = connection.localDescription.sdp
+    none = re.sub(r"a=candidate:.*\r\n", "", offer)
+    hidden = none.replace("a=end-of", "a=candidate:1 1 udp 2130706431 x.local 5000 typ host\r\na=end-of")
+    tcp = none.replace(
+        "a=end-of", "a=candidate:1 1 tcp 1518280447 192.0.2.1 9 typ host tcptype active\r\na=end-of"
+    )
+    (ufrag,) = re.findall(r"a=ice-ufrag:.*\r\n", offer)
+    async with serving() as server:
+        for sdp in (none, hidden, tcp):
+            async with server.http.post("/whip/desk", data=sdp, headers=SDP) as answer:
+                resource, headers = (
+                    answer.headers["Location"],
+                    {"If-Match": answer.headers["ETag"], **FRAGMENT},
+                )
+            last = f"{ufrag}a=mid:0\r\na=end-of-candidates\r\n"
+            async with server.http.patch(resource, data=last, headers=headers) as answer:
+                assert answer.status == 204
+            (call,) = server.calls
+            await until(lambda call=call: call._connection.connectionState == "connecting", "its checks")  # type: ignore[misc]
+            async with server.http.delete(resource) as answer:
+                assert answer.status == 200
+        await closing.close(connection)
+
+
+async def test_a_push_that_does_not_connect_is_told(
+    speech: Pcm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with contextlib.AsyncExitStack() as other:
+        far = await other.enter_async_context(serving())
+        monkeypatch.setattr(forward, "CONNECT_TIME", 0.0)
+        async with (
+            serving(forward=f"{far.url}/whip/{{room}}") as server,
+            publishing(server.http, "desk", speech),
+        ):
+            await until(
+                lambda: "room desk cannot be pushed: no connection within 0 s" in caplog.text, "the log"
+            )
 
 
 async def test_two_in_a_room_hear_each_other_enhanced_and_a_third_is_refused(speech: Pcm, hiss: Pcm) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from calling import PACKET, TIMEOUT, at_work, given_back, holdings, unlikeness_db, until
 from janus_people import Listener, Pcm, Speaker, Watcher, in_session, watching
 from janus_server import ROOM, JanusServer, installed
@@ -28,6 +30,7 @@ from server.sidecar.janus import JanusError, SessionLost
 from server.sidecar.options import SidecarOptions
 from server.sidecar.process import running_engine
 from server.sidecar.sidecar import Sidecar
+from server.sidecar.transport import connected
 from server.sidecar.videoroom import PLUGIN, Publisher, VideoRoom
 
 pytestmark = pytest.mark.skipif(not installed(), reason="needs Debian's janus")
@@ -367,3 +370,16 @@ async def test_a_session_that_janus_ends_is_told_as_lost(
         with pytest.raises(JanusError, match="Unauthorized"):
             async with in_session(janus, way):
                 pass
+
+
+async def test_what_goes_wrong_with_a_poll_is_told_without_the_secrets_in_its_url() -> None:
+    async def gone(request: web.Request) -> web.Response:
+        return web.Response(status=502)
+
+    app = web.Application()  # as of a proxy before a Janus that is gone
+    app.router.add_get("/janus/7", gone)
+    async with TestServer(app) as server, aiohttp.ClientSession() as http:
+        polls = await connected(http, str(server.make_url("/janus")))
+        with pytest.raises(ConnectionError, match="502: Bad Gateway") as error:
+            await polls.receive(7, {"apisecret": "hunter2"})
+        assert "hunter2" not in str(error.value)

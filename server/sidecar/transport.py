@@ -56,16 +56,23 @@ class LongPolls(Transport):
         path = [str(message[key]) for key in ("session_id", "handle_id") if key in message]
         timeout = aiohttp.ClientTimeout(SEND_TIME)
         async with self._http.post("/".join([self._url, *path]), json=message, timeout=timeout) as answer:
-            answer.raise_for_status()
-            return (await answer.json(),)
+            return (await _json(answer),)
 
     async def receive(self, session: int, authorization: Message) -> Sequence[Message]:
         query = {"maxev": str(MOST_EVENTS), **authorization}
         timeout = aiohttp.ClientTimeout(POLL_TIME)
         async with self._http.get(f"{self._url}/{session}", params=query, timeout=timeout) as answer:
-            answer.raise_for_status()
-            events = await answer.json()
+            events = await _json(answer)
         return events if isinstance(events, list) else (events,)
+
+
+async def _json(answer: aiohttp.ClientResponse) -> Any:
+    """What Janus has answered; ``ConnectionError`` for what is none of it, without its URL, which holds secrets."""
+    try:
+        answer.raise_for_status()
+        return await answer.json()
+    except aiohttp.ClientResponseError as error:
+        raise ConnectionError(f"Janus has answered {error.status}: {error.message}") from None
 
 
 def checked_url(url: str) -> str:
