@@ -73,11 +73,17 @@ class WithoutComb(Network):
         return gain, np.zeros_like(strength), state
 
 
-def suppressor(model: Path | None, *, postfilter: bool = True, comb: bool = True) -> Suppressor:
+def suppressor(
+    model: Path | None,
+    *,
+    postfilter: bool = True,
+    comb: bool = True,
+    attenuation_limit_db: float | None = None,
+) -> Suppressor:
     """The enhancer with this network, a fresh one for each clip; without ``comb`` its strengths are 0."""
 
     def enhance(samples: Float) -> Float:
-        enhancer = Enhancer(model=model, postfilter=postfilter)
+        enhancer = Enhancer(model=model, postfilter=postfilter, attenuation_limit_db=attenuation_limit_db)
         if not comb:
             enhancer.network = WithoutComb(model)
         padding = LATENCY + (-len(samples) - LATENCY) % HOP

@@ -25,7 +25,7 @@ MAX_ATTENUATION_LIMIT_DB: Final = 100.0
 
 _BLOCK: Final = 50  # hops that go through at once; bounds the memory of a long recording
 _RAMP: Final = np.float32(0.2)  # per hop: a control is where it was set after 50 ms
-_CLIP: Final = np.float32(4)  # 12 dB above full scale: bounds what a broken packet does to the levels
+LOUDEST: Final = np.float32(4)  # 12 dB above full scale: bounds what a broken packet does to the levels
 _SILENT: Final = np.float32(2**-15)  # peak, −90 dBFS: one step of 16 bits, Opus's muted microphone
 _SLEEPY: Final = 100  # hops of silence on end, 1 s; what follows, a stream sleeps through
 _DRY: Final[Float] = np.square(ANALYSIS)  # what analysis and synthesis windows make of an unchanged frame
@@ -146,8 +146,8 @@ class Enhancer:
         if x.ndim != 2 or len(x) != len(rows) or x.shape[1] % HOP:
             raise ValueError(f"x has shape {x.shape}; allowed: [{len(rows)}, a multiple of {HOP}]")
         peaks = _peaks(x)
-        if not peaks.max(initial=0) <= _CLIP:
-            x = np.clip(np.where(np.isfinite(x), x, np.float32(0)), -_CLIP, _CLIP)
+        if not peaks.max(initial=0) <= LOUDEST:
+            x = np.clip(np.where(np.isfinite(x), x, np.float32(0)), -LOUDEST, LOUDEST)
             peaks = _peaks(x)
         quiet = _run_lengths(peaks <= _SILENT, self._quiet[rows])
         asleep = quiet > _SLEEPY

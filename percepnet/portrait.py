@@ -1,8 +1,7 @@
 """A picture of what the network does to a clip: spectrograms, gains and strengths over time. Extra ``[eval]``."""
 
 import io
-from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -17,28 +16,30 @@ _QUALITY: Final = 60  # of JPEG: some 80 kB
 _BAND_TICKS: Final = range(0, BANDS, 6)
 
 
-class _Recorder(Network):
-    """Keeps what it answered."""
+class _Recorder:
+    """A network that keeps what it answered."""
 
-    def __init__(self, model: Path | None) -> None:
-        super().__init__(model)
+    def __init__(self, network: Network) -> None:
+        self._network = network
         self.gains: list[Float] = []
         self.strengths: list[Float] = []
 
     def __call__(self, features: Float, state: Float) -> tuple[Float, Float, Float]:
-        gain, strength, state = super().__call__(features, state)
+        gain, strength, state = self._network(features, state)
         self.gains.append(gain[0].copy())  # the enhancer changes its own
         self.strengths.append(strength[0].copy())
         return gain, strength, state
 
 
-def portrait(clean: Float, noisy: Float, title: str, model: Path | None = None) -> bytes:
+def portrait(clean: Float, noisy: Float, title: str, enhancer: Enhancer) -> bytes:
     """JPEG of five panels: noisy, enhanced and clean ``[n]`` at 48 kHz, the gains and the strengths.
+
+    The enhancer is one of a single stream that has heard nothing yet.
 
     Spectrograms share their scale; gains are in dB, down to −30; all panels are aligned to the sound that they act on.
     """
-    enhancer = Enhancer(model=model)
-    enhancer.network = recorder = _Recorder(model)
+    recorder = _Recorder(enhancer.network)
+    enhancer.network = cast(Network, recorder)
     padding = LATENCY + (-len(noisy) - LATENCY) % HOP
     enhanced = enhancer.process(np.pad(noisy, (0, padding))[None])[0, LATENCY : LATENCY + len(noisy)]
     seconds, brightest = len(noisy) / SAMPLE_RATE, float(level_db(noisy).max())

@@ -7,11 +7,12 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from percepnet.enhancer import Enhancer
+from percepnet.enhancer import LOUDEST, Enhancer
 from percepnet.framing import HOP, SAMPLE_RATE, Float
 from percepnet.resampling import checked_rate, resample
 
 BLOCK: Final = 100 * HOP  # samples enhanced at a time, 1 s
+MOST_CHANNELS: Final = 64  # as FFmpeg has it; more are samples, in an array that is turned the other way
 
 Floating = TypeVar("Floating", bound=np.floating[Any])
 
@@ -52,8 +53,10 @@ def enhance(
     if not isinstance(x, np.ndarray) or x.dtype not in (np.float32, np.float64):
         kind = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
         raise TypeError(f"x is {kind}; allowed are numpy arrays of float32 or float64 with full scale ±1")
-    if x.ndim not in (1, 2):
-        raise ValueError(f"x has shape {x.shape}; allowed are [samples] and [channels, samples]")
+    if x.ndim not in (1, 2) or (x.ndim == 2 and len(x) > MOST_CHANNELS):
+        raise ValueError(
+            f"x has shape {x.shape}; allowed are [samples] and [channels, samples] of at most {MOST_CHANNELS} channels"
+        )
     rate = checked_rate(sample_rate)
 
     channels = np.atleast_2d(x)
@@ -61,6 +64,7 @@ def enhance(
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, too
         samples = channels.astype(np.float32)
     samples[~np.isfinite(samples)] = 0
+    np.clip(samples, -LOUDEST, LOUDEST, out=samples)
     if samples.size:
         enhancer = Enhancer(
             streams=len(samples),
@@ -68,8 +72,9 @@ def enhance(
             postfilter=postfilter,
             attenuation_limit_db=attenuation_limit_db,
         )
-        wide = resample(samples, rate, SAMPLE_RATE)
-        samples = resample(_run(enhancer, wide, progress), SAMPLE_RATE, rate)[:, : x.shape[-1]]
+        samples = resample(samples, rate, SAMPLE_RATE)  # each step forgets the one before: hours are large
+        samples = _run(enhancer, samples, progress)
+        samples = resample(samples, SAMPLE_RATE, rate)[:, : x.shape[-1]]
     return samples.reshape(x.shape).astype(x.dtype, copy=False)
 
 

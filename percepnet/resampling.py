@@ -8,6 +8,7 @@ the band and lets images through at −27 dB. So the ``aresample`` filter is set
 import contextlib
 import math
 from fractions import Fraction
+from itertools import chain
 from operator import index
 from typing import Final
 
@@ -121,9 +122,10 @@ def _convert(samples: Float, source_rate: int, target_rate: int, out: Float) -> 
     """Fills ``out [m]`` with ``samples [n]`` at the other rate; what the filter leaves short stays zero."""
     converter = Converter(source_rate, target_rate)
     taps = TAPS * max(1, source_rate // target_rate + 1)
-    samples = np.concatenate([samples, np.zeros(2 * taps, np.float32)])  # or the end would not be known
+    blocks = (samples[start : start + BLOCK] for start in range(0, len(samples), BLOCK))
+    silence = np.zeros(2 * taps, np.float32)  # or the end would not be known
     filled = 0
-    for start in range(0, len(samples), BLOCK):
-        part = converter.push(samples[start : start + BLOCK])[: len(out) - filled]
+    for block in chain(blocks, [silence]):
+        part = converter.push(block)[: len(out) - filled]
         out[filled : filled + len(part)] = part
         filled += len(part)

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from percepnet.enhancer import Enhancer
+from percepnet.enhancer import LOUDEST, Enhancer
 from percepnet.framing import HOP, LATENCY, SAMPLE_RATE, Float
 from percepnet.resampling import StreamingResampler, checked_rate
 
@@ -97,7 +97,8 @@ class StreamingEnhancer:
         self._begin()
 
     def process(self, x: Float) -> Float:
-        """The next samples, float32 ``[n]`` with full scale ±1; NaN and infinities count as 0.
+        """The next samples, float32 ``[n]`` with full scale ±1; NaN and infinities count as 0,
+        beyond ±4 is clipped.
 
         Returns as many: the enhanced input of ``latency`` before, silence before the first. Raises TypeError for
         another dtype, ValueError for anything but one channel.
@@ -109,8 +110,10 @@ class StreamingEnhancer:
             raise ValueError(
                 f"x has shape {x.shape}; allowed: [samples] of one channel, each in a stream of its own"
             )
-        if not np.isfinite(x).all():  # one would spread over the length of the resampler's filter
-            x = np.where(np.isfinite(x), x, np.float32(0))
+        if (
+            not np.abs(x).max(initial=0) <= LOUDEST
+        ):  # one would spread over the length of the resampler's filter
+            x = np.clip(np.where(np.isfinite(x), x, np.float32(0)), -LOUDEST, LOUDEST)
         wide = x if self._up is None else self._up.push(x)
         self._waiting = np.concatenate([self._waiting, wide])
         whole = len(self._waiting) // HOP * HOP

@@ -1,12 +1,15 @@
 import wave
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from percepnet.cli.audio_files import FORMATS, audio_files, load, read, write
 
+Samples = NDArray[np.float32]
 LOSSLESS = [
     (".wav", 16),
     (".wav", 24),
@@ -45,7 +48,7 @@ def test_channels_stay_in_their_places(tmp_path: Path, suffix: str, layout: str)
     x = chirp(av.AudioLayout(layout).nb_channels, 48_000, 48_000)
     path = tmp_path / f"12:30{suffix}"  # what is before a colon is a protocol to FFmpeg
     write(path, x, 48_000, layout=layout)
-    y, _, found = load(path)
+    y, _, found, _ = load(path)
     assert found == ("5.1" if (suffix, layout) == (".opus", "5.1(side)") else layout)
     heard = [np.abs(np.corrcoef(row, y)[0, 1:]).argmax() for row in x]
     assert heard == list(range(len(x)))
@@ -119,3 +122,92 @@ def test_directories_are_walked(tmp_path: Path) -> None:
     assert [path.as_posix() for path in found] == ["a/c.flac", "b.WAV"]
     with pytest.raises(ValueError, match="no audio files"):
         audio_files(tmp_path / "a", without=tmp_path)
+
+
+def film(path: Path, spoken: Samples, times: list[int]) -> None:
+    """3 s of a picture, and of ``spoken`` frames of 20 ms in Opus at these times, in ms."""
+    with av.open(path, "w") as container:
+        video, audio = container.add_stream("mpeg4", rate=10), container.add_stream("libopus", rate=48_000)
+        audio.layout = "mono"
+        video.width = video.height = 16
+        for n in range(30):
+            picture = av.VideoFrame(16, 16, "yuv420p")
+            picture.pts, picture.time_base = n, Fraction(1, 10)
+            container.mux(video.encode(picture))
+        for n, time in enumerate(times):
+            frame = av.AudioFrame.from_ndarray(
+                spoken[None, n * 960 : (n + 1) * 960], format="flt", layout="mono"
+            )
+            frame.sample_rate, frame.pts = 48_000, n * 960
+            for packet in audio.encode(frame):
+                packet.pts = packet.dts = time
+                packet.time_base = Fraction(1, 1000)
+                container.mux(packet)
+
+
+def test_gaps_and_late_beginnings_of_a_film_are_silence(tmp_path: Path, clean: Samples) -> None:
+    spoken = np.ascontiguousarray(clean[48_000:96_000])
+    steady = [20 * n for n in range(50)]
+    film(tmp_path / "whole.mkv", spoken, steady)
+    film(tmp_path / "late.mkv", spoken, [time + 1000 for time in steady])
+    film(tmp_path / "gap.mkv", spoken, [time + 500 * (time >= 400) for time in steady])
+    whole, late, gap = (load(tmp_path / f"{name}.mkv").samples[0] for name in ("whole", "late", "gap"))
+    assert np.array_equal(late, np.pad(whole, (late.size - whole.size, 0)))
+    assert late.size - whole.size == pytest.approx(48_000, abs=960)
+    silence = np.flatnonzero(gap[9600:] != 0)  # of the speech that goes on
+    assert gap.size - whole.size == pytest.approx(24_000, abs=960)
+    assert np.array_equal(gap[-24_000:], whole[-24_000:])
+    assert silence.size
+
+
+def test_what_is_damaged_is_left_out_and_told(
+    tmp_path: Path, clean: Samples, caplog: pytest.LogCaptureFixture
+) -> None:
+    x = clean[None, : 4 * 48_000]
+    for suffix in (".flac", ".mp3", ".m4a"):
+        path = tmp_path / f"a{suffix}"
+        write(path, x, 48_000)
+        content = bytearray(path.read_bytes())
+        middle = len(content) // 2
+        content[middle : middle + 300] = b"\x55" * 300
+        path.write_bytes(content)
+        whole = read(path)[0]
+        assert whole.shape[1] > 3 * 48_000
+    cut = tmp_path / "cut.flac"
+    write(cut, x, 48_000)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 6 // 10])
+    found = read(cut)[0]
+    assert found.shape[1] > 48_000
+    assert np.abs(found - x[:, : found.shape[1]]).max() < 1e-4
+    assert "a.m4a is damaged in " in caplog.text
+
+
+def test_a_codec_that_cannot_be_decoded_is_named(tmp_path: Path, clean: Samples) -> None:
+    path = tmp_path / "odd.wav"
+    write(path, clean[None, :48_000], 48_000)
+    content = bytearray(path.read_bytes())
+    format_tag = content.index(b"fmt ") + 8
+    content[format_tag : format_tag + 2] = b"\x34\x12"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"odd.wav: its audio is of a codec"):
+        load(path)
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".mp3", ".m4a", ".ogg", ".opus"])
+def test_tags_are_carried(tmp_path: Path, clean: Samples, suffix: str) -> None:
+    path = tmp_path / f"tagged{suffix}"
+    write(path, clean[None, :48_000], 48_000, tags={"title": "Interview 7", "artist": "Ann"})
+    tags = {name.lower(): text for name, text in load(path).tags.items()}
+    assert (tags["title"], tags["artist"]) == ("Interview 7", "Ann")
+
+
+def test_no_samples_are_written_only_where_they_can_be_read_again(tmp_path: Path) -> None:
+    for suffix, form in FORMATS.items():
+        path = tmp_path / f"empty{suffix}"
+        if form.may_be_empty:
+            write(path, np.zeros((1, 0), np.float32), 48_000)
+            assert load(path).samples.shape == (1, 0)
+        else:
+            with pytest.raises(ValueError, match="without samples"):
+                write(path, np.zeros((1, 0), np.float32), 48_000)
+            assert not path.exists()

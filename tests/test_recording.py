@@ -121,3 +121,8 @@ def test_wrong_rates_are_named(rate: int) -> None:
         enhance(np.zeros(480, np.float32), rate)
     with pytest.raises(TypeError, match=r"48000\.5 .*whole numbers"):
         enhance(np.zeros(480, np.float32), 48_000.5)  # type: ignore[arg-type]
+
+
+def test_an_array_that_is_turned_the_other_way_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"x has shape \(4800, 2\); .* at most 64 channels"):
+        enhance(np.zeros((4800, 2), np.float32), 48_000)

@@ -1,8 +1,10 @@
 """Audio files to arrays and back, through FFmpeg's libraries in PyAV."""
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -11,12 +13,15 @@ import av
 import numpy as np
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
+from av.container import InputContainer
 from numpy.typing import NDArray
 
 from percepnet.framing import SAMPLE_RATE, Float
 from percepnet.resampling import resample
 
 BLOCK: Final = 1 << 15  # samples encoded at a time
+GAP: Final = 0.05  # s between what has been decoded and the next frame, from which on silence fills it
+LONGEST_GAP: Final = 600.0  # s; beyond this the file's clock has jumped
 AUDIO_SUFFIXES: Final = (  # what a walk through a directory takes for audio
     *(
         ".aac",
@@ -59,6 +64,7 @@ class FileFormat:
     codecs: Mapping[int, str]  # by bits per sample; one entry under 0 where the codec has none to choose
     bit_rate: int | None = None  # bit/s and channel
     most_channels: int = 8
+    may_be_empty: bool = True  # such a file can be opened again
 
 
 FORMATS: Final[Mapping[str, FileFormat]] = MappingProxyType(
@@ -66,30 +72,44 @@ FORMATS: Final[Mapping[str, FileFormat]] = MappingProxyType(
         ".wav": FileFormat("wav", {16: "pcm_s16le", 24: "pcm_s24le", 32: "pcm_f32le"}),
         ".flac": FileFormat("flac", {16: "flac", 24: "flac"}),
         ".aiff": FileFormat("aiff", {16: "pcm_s16be", 24: "pcm_s24be"}, most_channels=7),
-        ".opus": FileFormat("opus", {0: "libopus"}, 64_000),
-        ".ogg": FileFormat("ogg", {0: "libopus"}, 64_000),
-        ".mp3": FileFormat("mp3", {0: "libmp3lame"}, 96_000, most_channels=2),
-        ".m4a": FileFormat("ipod", {0: "aac"}, 96_000),
+        ".opus": FileFormat("opus", {0: "libopus"}, 64_000, may_be_empty=False),
+        ".ogg": FileFormat("ogg", {0: "libopus"}, 64_000, may_be_empty=False),
+        ".mp3": FileFormat("mp3", {0: "libmp3lame"}, 96_000, most_channels=2, may_be_empty=False),
+        ".m4a": FileFormat("ipod", {0: "aac"}, 96_000, may_be_empty=False),
     }
+)
+_OF_THE_FILE: Final = (
+    "encoder",
+    "handler_name",
+    "vendor_id",
+    "major_brand",
+    "minor_version",
+    "compatible_brands",
 )
 SAMPLE_FORMATS: Final = MappingProxyType({0: "fltp", 16: "s16", 24: "s32", 32: "flt"})
 # RFC 7845, 5.1.1.2; no others
 OPUS_LAYOUTS: Final = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")
 
 
+logger = logging.getLogger(__name__)
+
+
 class Recording(NamedTuple):
-    """An audio track: float32 ``[channels, n]`` in ±1, its rate in Hz, and FFmpeg's name of its channels' places."""
+    """An audio track: float32 ``[channels, n]`` in ±1, its rate in Hz, FFmpeg's name of its channels' places, tags."""
 
     samples: Float
     rate: int
     layout: str
+    tags: Mapping[str, str] = MappingProxyType({})
 
 
 def audio_files(folder: Path, *, without: Path | None = None) -> list[Path]:
     """The audio files in ``folder`` and below, relative to it, sorted; none hidden, none in ``without``.
 
-    Raises ValueError if nothing is left.
+    Raises NotADirectoryError, and ValueError if nothing is left.
     """
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is no directory")
     found = []
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
@@ -104,14 +124,15 @@ def audio_files(folder: Path, *, without: Path | None = None) -> list[Path]:
 
 def read(path: Path) -> tuple[Float, int]:
     """Samples and rate of :func:`load`."""
-    samples, rate, _ = load(path)
-    return samples, rate
+    found = load(path)
+    return found.samples, found.rate
 
 
 def load(path: Path) -> Recording:
-    """The first audio track of any file that FFmpeg reads.
+    """The first audio track of any file that FFmpeg reads, from where the file begins.
 
-    Raises OSError or ValueError, which name the file, if there is none or it cannot be decoded.
+    Where its clock says that something is missing there is silence, and what is damaged is left out with a warning.
+    Raises OSError or ValueError, which name the file, if there is no audio or none of it can be decoded.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory; expected an audio file")
@@ -120,24 +141,64 @@ def load(path: Path) -> Recording:
             if not container.streams.audio:
                 raise ValueError(f"{path} holds no audio")
             stream = container.streams.audio[0]
+            if stream.codec_context is None:
+                raise ValueError(f"{path}: its audio is of a codec that FFmpeg cannot decode here")
             layout = stream.layout.name
             if "channels (" in layout:  # PyAV would write past the end of what it has reserved
                 raise ValueError(f"{path} has channels in places that no layout has: {layout}")
             # Changes the sample format only. Packed: PyAV reads no more than seven planes.
             packed = AudioResampler(format="flt")
-            parts = [
-                part.to_ndarray().reshape(-1, part.layout.nb_channels).T
-                for frame in (*container.decode(stream), None)
-                for part in packed.resample(frame)
-            ]
+            parts: list[Float] = []
+            length = 0  # of them
+            # Of several tracks all begin with the file; one alone begins as it does.
+            start = (container.start_time or 0) / 1e6 if container.streams.video else None
+            for frame in chain(_decoded(container, stream, path), [None]):
+                if frame is not None and frame.time is not None:
+                    late = frame.time - length / frame.sample_rate - (start or 0)
+                    if start is not None and GAP < late <= LONGEST_GAP:
+                        silence = np.zeros(
+                            (frame.layout.nb_channels, round(late * frame.sample_rate)), np.float32
+                        )
+                        parts.append(silence)
+                        length += silence.shape[1]
+                    elif start is None or abs(late) > GAP:  # or the clock has jumped
+                        start = (start or 0) + late
+                for part in packed.resample(frame):
+                    samples = part.to_ndarray().reshape(-1, part.layout.nb_channels).T
+                    parts.append(samples.astype(np.float32, copy=False))
+                    length += part.samples
             if len({part.shape[0] for part in parts}) > 1:
                 raise ValueError(f"{path} changes its number of channels on the way")
             parts = parts or [np.zeros((stream.codec_context.channels, 0), np.float32)]
             if layout.endswith("channels"):  # and no places
                 layout = av.AudioLayout(f"{len(parts[0])}c").name
-            return Recording(np.concatenate(parts, axis=1), stream.rate, layout)
+            tags = {**stream.metadata, **container.metadata}
+            return Recording(np.concatenate(parts, axis=1), stream.rate, layout, tags)
     except av.FFmpegError as error:
         raise _named(error, path) from error
+
+
+def _decoded(container: InputContainer, stream: AudioStream, path: Path) -> Iterator[av.AudioFrame]:
+    """Frames of all packets that can be decoded; FFmpeg's error if there are none."""
+    damaged, whole = 0, False
+    error: av.error.InvalidDataError | None = None
+    packets = container.demux(stream)
+    while True:
+        try:
+            if (packet := next(packets, None)) is None:
+                break
+            for frame in packet.decode():
+                whole = True
+                assert isinstance(frame, av.AudioFrame)
+                yield frame
+        except av.error.EOFError:  # of a file without packets
+            break
+        except av.error.InvalidDataError as found:
+            damaged, error = damaged + 1, found
+    if error is not None and not whole:
+        raise error
+    if damaged:
+        logger.warning("%s is damaged in %d places, which are left out", path, damaged)
 
 
 def url(path: Path) -> str:
@@ -146,12 +207,12 @@ def url(path: Path) -> str:
 
 
 def read_mono(path: Path) -> NDArray[np.int16]:
-    """A file's first audio track, mixed down to mono s16 at 48 kHz; ``av.FFmpegError`` for what is none."""
-    resampler = AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
-    with av.open(url(path)) as container:
-        frames = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
-    frames += resampler.resample(None)
-    return np.concatenate([np.asarray(frame.to_ndarray(), np.int16)[0] for frame in frames])
+    """The mean of the channels of :func:`load`, as s16 at 48 kHz; ValueError for a recording without samples, too."""
+    samples, rate = read(path)
+    if not samples.size:
+        raise ValueError(f"{path} has no samples")
+    mono = resample(samples.mean(axis=0, keepdims=True), rate, SAMPLE_RATE)[0]
+    return np.rint(mono * 32768).clip(-32768, 32767).astype(np.int16)
 
 
 def check_writable(path: Path, bits: int) -> FileFormat:
@@ -166,7 +227,15 @@ def check_writable(path: Path, bits: int) -> FileFormat:
     return form
 
 
-def write(path: Path, samples: Float, rate: int, *, layout: str | None = None, bits: int = 16) -> None:
+def write(
+    path: Path,
+    samples: Float,
+    rate: int,
+    *,
+    layout: str | None = None,
+    bits: int = 16,
+    tags: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Writes ``samples [channels, n]`` in the format of ``path``'s suffix (``FORMATS``) and makes its folder.
 
     ``bits`` per sample, 16, 24 or 32 (float), matter to WAV, FLAC and AIFF. ``layout`` names the channels' places; by
@@ -178,10 +247,12 @@ def write(path: Path, samples: Float, rate: int, *, layout: str | None = None, b
     form = check_writable(path, bits)
     if not 1 <= len(samples) <= form.most_channels:
         raise ValueError(f"{path}: {len(samples)} channels; allowed are 1 to {form.most_channels}")
+    if not samples.shape[1] and not form.may_be_empty:
+        raise ValueError(f"{path}: {path.suffix} cannot hold a recording without samples")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
     try:
-        _encode(partial, form, Recording(samples, rate, layout or f"{len(samples)}c"), bits)
+        _encode(partial, form, Recording(samples, rate, layout or f"{len(samples)}c", tags), bits)
         os.replace(partial, path)
     except av.FFmpegError as error:
         raise _named(error, path) from error
@@ -190,7 +261,7 @@ def write(path: Path, samples: Float, rate: int, *, layout: str | None = None, b
 
 
 def _encode(path: Path, form: FileFormat, recording: Recording, bits: int) -> None:
-    samples, rate, layout = recording
+    samples, rate, layout, tags = recording
     depth = bits if bits in form.codecs else 0
     codec = form.codecs[depth]
     rates = av.codec.Codec(codec, "w").audio_rates
@@ -206,6 +277,7 @@ def _encode(path: Path, form: FileFormat, recording: Recording, bits: int) -> No
             stream.format = SAMPLE_FORMATS[depth]
         if form.bit_rate:
             stream.bit_rate = form.bit_rate * len(samples)
+        container.metadata.update({name: text for name, text in tags.items() if name not in _OF_THE_FILE})
         container.start_encoding()  # or a recording without samples would make no file
         for start in range(0, samples.shape[1], BLOCK):
             block = np.ascontiguousarray(samples[:, start : start + BLOCK].T, np.float32)

@@ -5,6 +5,7 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,7 @@ class Task:
     model: Path | None
     exact: Path | None  # the same model in float
     postfilter: bool
+    attenuation_limit_db: float | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,23 +76,26 @@ def run(args: argparse.Namespace) -> int:
         found = collect(measure, tasks, args.jobs, labels, bar)
     if not found:
         return FAILURE
+    print(table(list(found.values())), flush=True)
     if args.csv:
         _write(args.csv, [(labels[index], row) for index, row in found.items()])
-    print(table(list(found.values())))
     return FAILURE if len(found) < len(tasks) else 0
 
 
 def measure(task: Task) -> Measures:
     """All measures of one clip."""
     rng = np.random.default_rng((task.seed, task.number))
-    enhance = bars.suppressor(task.model, postfilter=task.postfilter)
+    suppressor = partial(
+        bars.suppressor, postfilter=task.postfilter, attenuation_limit_db=task.attenuation_limit_db
+    )
+    enhance = suppressor(task.model)
     noise, _ = _clip(task.noise, rng)
     if task.speech is None:
         return bars.noise_only(enhance, noise)
     speech, once = _clip(task.speech, rng)
     if task.english:
         return _recognised(enhance, *at_ratio(speech, noise, RATIOS[task.number % len(RATIOS)]))
-    without = bars.suppressor(task.model, postfilter=task.postfilter, comb=False)
+    without = suppressor(task.model, comb=False)
     found: dict[str, float | list[float]] = {
         **bars.clean_speech(enhance, speech, once),
         **bars.quiet_speech(enhance, speech, noise),
@@ -99,7 +104,7 @@ def measure(task: Task) -> Measures:
         **bars.machine(enhance, without, rng),
     }
     if task.exact:
-        exact = bars.suppressor(task.exact, postfilter=task.postfilter)
+        exact = suppressor(task.exact)
         found |= bars.eight_bits(enhance, exact, speech, noise)
     return found
 
@@ -109,7 +114,7 @@ def table(rows: Sequence[Measures]) -> str:
     lines = [f"{'':<72}{'measured':>10}{'bound':>9}"]
     for name, bar in BARS.items():
         values = [v for row in rows for v in np.ravel(row.get(name, [])) if not math.isnan(v)]
-        if not values:
+        if not values or (name in ("wer", "wer_noisy") and not any(row.get("words") for row in rows)):
             continue
         if name in ("wer", "wer_noisy"):  # of all words, however few are in a clip
             found = 100 * sum(values) / sum(float(np.sum(row.get("words", 0))) for row in rows)
@@ -155,7 +160,7 @@ def _tasks(args: argparse.Namespace) -> list[Task]:
     for paths, is_english in ((speech, False), (english, True)):
         for index in rng.permutation(args.count) if paths else ():
             pairs.append((paths[index % len(paths)], noise[rng.integers(len(noise))], is_english))
-    rest = (args.seed, args.model, args.exact, args.postfilter)
+    rest = (args.seed, args.model, args.exact, args.postfilter, args.attenuation_limit_db)
     return [Task(*pair, number, *rest) for number, pair in enumerate(pairs)]
 
 

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
                 bar.update(number + share - bar.n)
 
             try:
-                samples, rate, layout = load(source)
+                samples, rate, layout, tags = load(source)
                 enhanced = enhance(
                     samples,
                     rate,
@@ -64,11 +64,13 @@ def run(args: argparse.Namespace) -> int:
                     attenuation_limit_db=args.attenuation_limit_db,
                     progress=progress,
                 )
-                write(target, enhanced, rate, layout=layout, bits=args.bits)
+                write(target, enhanced, rate, layout=layout, bits=args.bits, tags=tags)
                 seconds += samples.shape[1] / rate
             except (OSError, ValueError) as error:
                 failures += 1
-                bar.write(f"percepnet: {describe(error)}", file=sys.stderr)
+                told = describe(error)
+                named = str(source) in told or str(target) in told
+                bar.write(f"percepnet: {told}" if named else f"percepnet: {source}: {told}", file=sys.stderr)
             progress(1.0)
     done = len(jobs) - failures
     if done and not args.quiet:

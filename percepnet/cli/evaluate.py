@@ -81,6 +81,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Scores every file; goes on after a bad one and then returns 1."""
     ready = (args.folder / "enhanced").is_dir()
+    if ready and args.pictures:
+        raise ValueError(
+            f"--pictures {args.pictures}: they show what percepnet makes of noisy/; allowed: none where "
+            f"{args.folder / 'enhanced'} is scored"
+        )
     names = _names(args.folder, "enhanced" if ready else None)
     tasks = [
         Task(
@@ -100,11 +105,11 @@ def run(args: argparse.Namespace) -> int:
     if not found:
         return FAILURE
     rows = [(names[index], scored) for index, scored in found.items()]
-    target = args.csv or args.folder / "scores.csv"
-    write_csv(target, rows)
     if ready and not args.quiet:
         print(f"scored {args.folder / 'enhanced'} as it is", file=sys.stderr)
-    print(table([row for _, row in rows]))
+    print(table([row for _, row in rows]), flush=True)
+    target = args.csv or args.folder / "scores.csv"
+    write_csv(target, rows)
     print(f"scores of every file: {target}")
     return FAILURE if len(found) < len(tasks) else 0
 
@@ -131,17 +136,20 @@ def score(task: Task) -> Scores:
     if task.picture:
         path = task.folder / "pictures" / task.name.with_suffix(".jpg")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(
-            portrait(resample(clean[None], rate, SAMPLE_RATE)[0], wide, task.name.stem, task.model)
-        )
+        exact = resample(clean[None], rate, SAMPLE_RATE)[0]
+        path.write_bytes(portrait(exact, wide, task.name.stem, _enhancer(task)))
     return found
+
+
+def _enhancer(task: Task) -> Enhancer:
+    return Enhancer(
+        model=task.model, postfilter=task.postfilter, attenuation_limit_db=task.attenuation_limit_db
+    )
 
 
 def _streamed(task: Task, samples: Float) -> Float:
     """``samples [n]`` at 48 kHz through the enhancer as a call brings them, without the delay."""
-    enhancer = Enhancer(
-        model=task.model, postfilter=task.postfilter, attenuation_limit_db=task.attenuation_limit_db
-    )
+    enhancer = _enhancer(task)
     packets = np.pad(samples, (0, LATENCY + (-len(samples) - LATENCY) % STEP)).reshape(-1, 1, STEP)
     out = np.concatenate([enhancer.process(packet)[0] for packet in packets])
     return out[LATENCY : LATENCY + len(samples)]
