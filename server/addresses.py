@@ -46,6 +46,14 @@ def caller_of(request: web.Request, trusted: Collection[Network]) -> str:
     return "" if found is None else str(found)
 
 
+def forwards_untrusted(request: web.Request, trusted: Collection[Network]) -> bool:
+    """Whether a proxy says whom it forwards, and is not believed."""
+    remote = _parsed(request.remote or "")
+    return FORWARDED in request.headers and not any(
+        remote in network for network in trusted if remote is not None
+    )
+
+
 def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         found = ipaddress.ip_address(text)

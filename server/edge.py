@@ -3,17 +3,18 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from aiohttp import web
 
 from .access import Tokens, is_loopback, known_as, needs_token
-from .addresses import FORWARDED, AddressLimits, TooMany, caller_of
+from .addresses import AddressLimits, TooMany, caller_of, forwards_untrusted
 from .config import Config
 from .origins import headers_for, leave
 from .problems import errors_as_json, problem
+from .values import Network
 
 LARGEST_BODY: Final = 64 * 1024  # bytes
 BODY_TIME: Final = 10.0  # s that a body may take to come
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 # Address that a request comes from
 CALLER: Final[web.AppKey[Callable[[web.Request], str]]] = web.AppKey("caller")
 ANSWERS: Final[web.AppKey[Counter[int]]] = web.AppKey("answers")  # to offers, by status, since start
+TRUSTED: Final[web.AppKey[Collection[Network]]] = web.AppKey("trusted")  # proxies
 LIMITS: Final[web.AppKey[AddressLimits | None]] = web.AppKey("limits")
 
 
@@ -49,6 +51,7 @@ def application(config: Config, calls_of: Callable[[str], int]) -> web.Applicati
     gates = [known_as(config, tokens), leave(config.allow_origins), needs_token(tokens)]
     app = web.Application(client_max_size=LARGEST_BODY, middlewares=[errors_as_json, *gates])
     app[CALLER] = lambda request: caller_of(request, config.trust_forwarded)
+    app[TRUSTED] = config.trust_forwarded
     app[LIMITS] = AddressLimits(config.max_calls_per_address, config.offers_per_second, calls_of)
     app[ANSWERS] = Counter()
     app.on_response_prepare.append(_add_headers)
@@ -71,12 +74,12 @@ def admitted(request: web.Request) -> Iterator[str]:
     """Around the answering of an offer: gives the caller's address; 429 for one that has or asks too much."""
     caller = request.app[CALLER](request)
     limits = request.app[LIMITS]
-    untrusted = FORWARDED in request.headers and limits is not None and caller == caller_of(request, ())
-    if untrusted and is_loopback(caller):  # which has no limits
-        _warn_of_proxy(request)
     if limits is None:
         yield caller
         return
+    untrusted = forwards_untrusted(request, request.app[TRUSTED])
+    if untrusted and is_loopback(caller):  # which has no limits
+        _warn_of_proxy(request)
     try:
         with limits.admitted(caller):
             yield caller

@@ -90,11 +90,8 @@ class Forwarding:
                 logger.info("room %s is pushed", room.name)
                 await first(room.left.wait(), over.wait())
             if room.published:
-                raise ConnectionError(
-                    "the connection is lost"
-                    if connected.is_set()
-                    else f"no connection within {CONNECT_TIME:g} s"
-                )
+                lost = "it is lost" if connected.is_set() else "it has failed" if over.is_set() else None
+                raise ConnectionError(f"no connection: {lost or f'none within {CONNECT_TIME:g} s'}")
         finally:
             heard.stop()
             await closing.close(peer)

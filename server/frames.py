@@ -82,6 +82,13 @@ class FrameReader:
         self._expected: int | None = None  # time of the next frame
         self._offset = 0  # from the sender's timeline to ours, when it has started a new one
 
+    def follows(self, frame: AudioFrame) -> bool:
+        """Whether a frame goes on where the last has ended, in its format: nothing to conceal, nothing to begin."""
+        if self._format is None or self._expected is None or not same_format(frame, self._format):
+            return False
+        time = time_of(frame)
+        return time is None or abs(time + self._offset - self._expected) <= ROUNDING
+
     def push(self, frame: AudioFrame) -> list[Packet]:
         """Take a frame; returns the packets that it completes."""
         packets = []

@@ -14,7 +14,7 @@ _BEGINS: Final = re.compile(r"^(?=m=)", re.MULTILINE)
 _VIDEO: Final = re.compile(r"m=video \d+(?:/\d+)? (\S+) (\d+)")
 _AUDIO: Final = re.compile(r"m=audio (\d+)")
 _MID: Final = re.compile(r"^a=mid:([!#-'*+.0-9A-Z^-~-]+)\s*$", re.MULTILINE)
-_BUNDLE: Final = re.compile(r"^a=group:BUNDLE\b([^\r\n]*)", re.MULTILINE)
+_BUNDLE: Final = re.compile(r"^a=group:BUNDLE\b([^\r\n]*)\r?\n", re.MULTILINE)
 _TRANSPORT: Final = re.compile(
     r"^(?:c=|a=(?:candidate|end-of-candidates|fingerprint|ice-\w+|rtcp|rtcp-mux|setup)\b).*\n", re.MULTILINE
 )
@@ -39,21 +39,39 @@ def without_video(sdp: str) -> tuple[str, tuple[Video, ...]]:
         raise ValueError(f"sdp may have {MOST} sections, not {len(sections)}")
     group = _BUNDLE.search(head)
     bundle = group[1].split() if group else []
-    kept, videos = [head], []
+    kept: list[str] = []
+    found: list[tuple[int, str, re.Match[str], str]] = []
     for place, section in enumerate(sections):
         if (line := _VIDEO.match(section)) is None:
             kept.append(section)
-            continue
-        if (mid := _MID.search(section)) is None:
+        elif (named := _MID.search(section)) is None:
             raise ValueError("sdp: each section needs an a=mid of its own")
-        profile, payload = line.groups()
-        codec = re.search(rf"^a=rtpmap:{payload} [!-~]+", section, re.MULTILINE)
-        lines = f"{codec[0]}\r\n" if codec else ""
-        videos.append(Video(place, profile, payload, lines, mid[1], bundle[:1] == [mid[1]]))
-    gone = {video.mid for video in videos}
-    if gone:
-        kept[0] = _bundled(head, [mid for mid in bundle if mid not in gone])
-    return "".join(kept), tuple(videos)
+        else:
+            found.append((place, section, line, named[1]))
+    if not found:
+        return sdp, ()
+    gone = {mid for *_, mid in found}
+    rest = [mid for mid in bundle if mid not in gone]
+    videos = []
+    for place, section, line, mid in found:
+        codec = re.search(rf"^a=rtpmap:{line[2]} [!-~]+", section, re.MULTILINE)
+        carries = bool(rest) and bundle[0] == mid
+        videos.append(Video(place, line[1], line[2], f"{codec[0]}\r\n" if codec else "", mid, carries))
+        if carries:
+            transport = "".join(_TRANSPORT.findall(section))
+            kept = [_carried(other, transport) if _is_of(other, rest) else other for other in kept]
+    return "".join([_bundled(head, rest), *kept]), tuple(videos)
+
+
+def _is_of(section: str, mids: Sequence[str]) -> bool:
+    mid = _MID.search(section)
+    return mid is not None and mid[1] in mids
+
+
+def _carried(section: str, transport: str) -> str:
+    """A section of a bundle with the transport of its head, in place of its own or none (RFC 9143)."""
+    first, _, rest = _TRANSPORT.sub("", section).partition("\n")
+    return f"{first.replace(' 0 ', ' 9 ', 1)}\n{transport}{rest}"
 
 
 def refused(sdp: str, videos: Sequence[Video]) -> str:
@@ -81,5 +99,5 @@ def refused(sdp: str, videos: Sequence[Video]) -> str:
 
 
 def _bundled(head: str, mids: Sequence[str]) -> str:
-    line = " ".join(["a=group:BUNDLE", *mids])
+    line = " ".join(["a=group:BUNDLE", *mids]) + "\r\n" if mids else ""
     return _BUNDLE.sub(lambda _: line, head)  # as a text, it would be read for escapes

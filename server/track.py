@@ -132,8 +132,8 @@ class EnhancedTrack(MediaStreamTrack):
         if self._writer is None:
             self._writer = FrameWriter(like=frame, layout=self._layout)
         now = clock.monotonic()
-        if not self._pace.has(now):  # else gaps would be concealed for nothing, which takes the time of all
-            self.skipped += 1
+        if not self._reader.follows(frame) and not self._pace.has(now):
+            self.skipped += 1  # what it would take to join them is the time of all
             return
         time = time_of(frame)
         came = self._arrived(time) if time is not None else None

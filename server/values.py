@@ -35,9 +35,10 @@ class IceServer:
             raise ValueError(f"ICE server must be stun:HOST or turn:USER:PASSWORD@HOST, not {shown}")
         found = PLACE.fullmatch(host)
         if found is None or not 0 < int(found[2] or 1) < 65536 or (found[3] and scheme == "stun"):
+            shown = repr(host) if scheme == "stun" else "what it says"  # which may be a password in part
             raise ValueError(
                 f"ICE server must be at HOST or HOST:PORT (with TURN then perhaps ?transport=udp or tcp), "
-                f"HOST a name or IPv4 address, PORT 1…65535, not at {host!r}"
+                f"HOST a name or IPv4 address, PORT 1…65535, not at {shown}"
             )
         if not at:
             return cls(text)

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from opus_packets import PACKET, packets
 from speechmos import plcmos
 
+from percepnet.cli.audio_files import read_mono
 from percepnet.evaluation import SCORE_RATE, pesq_wb
 from percepnet.resampling import resample
-from percepnet.training.corpus import decode, scan
+from percepnet.training.corpus import scan
 from server.frames import FrameReader, FrameWriter, Packet
 from server.media import decoding
 from server.media.decoding import Decoding
@@ -55,7 +56,7 @@ def received(codec: RTCRtpCodecParameters, sent: list[bytes], lost: Lost) -> Flo
     step = codec.clockRate // 50
     for n, payload in enumerate(sent):
         if not lost[n]:
-            decoder.decode(codec, n, n * step, payload)
+            decoder.read_mono(codec, n, n * step, payload)
     return np.concatenate([packet.samples for frame in frames for packet in reader.push(frame)])
 
 
@@ -77,7 +78,7 @@ def simple(repeat: bool) -> Callable[[RTCRtpCodecParameters, list[bytes], Lost],
             if lost[n]:
                 out.append(out[-1] if repeat else np.zeros(PACKET, np.float32))
             else:
-                for frame in decoder.decode(JitterFrame(payload, n * codec.clockRate // 50)):
+                for frame in decoder.read_mono(JitterFrame(payload, n * codec.clockRate // 50)):
                     frame.pts = None
                     out += [packet.samples for packet in reader.push(frame)]
         return np.concatenate(out)
@@ -105,7 +106,7 @@ def clips(data: Path, count: int, seconds: float) -> list[Float]:
     ]
     found: list[Float] = []
     for file in np.random.default_rng(0).permutation(speech):
-        pcm = decode(data / file)[round(START * 48_000) :][: round(seconds * 48_000)]
+        pcm = read_mono(data / file)[round(START * 48_000) :][: round(seconds * 48_000)]
         if len(pcm) == round(seconds * 48_000) and len(found) < count:
             found.append(pcm.astype(np.float32) / 32768)
     return found

@@ -169,7 +169,14 @@ VIDEO = """async ([first, bundlePolicy]) => {
     const answer = await fetch(path, { method: "POST", headers, body: pc.localDescription.sdp });
     if (answer.status !== 201) throw new Error(await answer.text());
     await pc.setRemoteDescription({ type: "answer", sdp: await answer.text() });
-    while (pc.connectionState !== "connected") await new Promise(done => pc.onconnectionstatechange = done);
+    await new Promise((done, fail) => {
+      const look = () => {
+        if (pc.connectionState === "connected") done();
+        if (["failed", "closed"].includes(pc.connectionState)) fail(new Error(pc.connectionState));
+      };
+      pc.onconnectionstatechange = look;
+      look();
+    });
     return pc.getTransceivers().map(one => `${one.receiver.track.kind} ${one.currentDirection}`);
   };
   const [audio] = (await navigator.mediaDevices.getUserMedia({ audio: true })).getTracks();
@@ -184,9 +191,11 @@ VIDEO = """async ([first, bundlePolicy]) => {
   const publisher = await call("/whip/desk", whip);
   const listener = await call("/whep/desk", whep);
   let packets = 0;
-  while (packets < 20)
+  for (let time = 0; packets < 20 && time < 20_000; time += 100) {
+    await new Promise(done => setTimeout(done, 100));
     for (const stat of (await whep.getStats()).values())
       if (stat.type === "inbound-rtp" && stat.kind === "audio") packets = stat.packetsReceived;
+  }
   whip.close();
   whep.close();
   return { publisher, listener, heard: packets >= 20 };

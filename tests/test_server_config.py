@@ -39,6 +39,10 @@ def test_ice_servers_from_both() -> None:
 def test_a_password_is_in_no_error_and_no_text_of_the_options() -> None:
     with pytest.raises(ValueError, match="ICE server must be") as error:
         IceServer.parse("http:ann:hunter2@example.org")
+    for text in ("turn:ann:hunter2", "turn:ann:x@example.org:hunter2"):
+        with pytest.raises(ValueError, match="ICE server must be") as other:
+            IceServer.parse(text)
+        assert "hunter2" not in str(other.value)
     config = parsed(environment={"PERCEPNET_TURN_SECRET": "hunter2", "PERCEPNET_TOKENS": "hunter2 hunter22"})
     assert (config.turn_secret, config.tokens) == ("hunter2", ("hunter2", "hunter22"))
     shown = f"{error.value} {config!r} {IceServer('turn:example.org', 'ann', 'hunter2')!r}"

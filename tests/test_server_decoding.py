@@ -17,7 +17,7 @@ from percepnet.evaluation import pesq_wb
 from percepnet.resampling import resample
 from server.frames import CUT, LONGEST_FILL, FrameReader
 from server.media import decoding
-from server.media.decoding import MOST_BEGINNINGS, Decoding
+from server.media.decoding import Decoding
 from server.media.jitter import HoleWait
 from server.media.jitterbuffer import AudioJitterBuffer
 from server.media.libopus import LibopusDecoder, library
@@ -268,17 +268,6 @@ def test_nothing_a_sender_may_send_is_more_than_undecodable() -> None:
     assert audio.undecodable > 0
     times = [packet.time for frame in line.frames for packet in line.reader.push(frame)]
     assert times == sorted(set(times))
-
-
-def test_timestamps_that_jump_make_few_decoders() -> None:
-    """Each would take the event loop as long as twenty packets, and callers could send hundreds a second."""
-    line = Line()
-    payload = packets(np.zeros(PACKET, np.float32))[0]
-    for n in range(500):
-        line.decode(n, n * 10 * PACKET, payload)
-    audio = line.decoding.audio
-    assert len(line.frames) + audio.undecodable == 500
-    assert len(line.frames) <= 2 * MOST_BEGINNINGS + 10  # of which half a second would make five
 
 
 def test_a_concealed_packet_joins_without_a_step(clean: Float) -> None:

@@ -50,6 +50,24 @@ def test_video_is_refused_in_its_place(bundled: bool) -> None:
             assert answer.media[0].port == audio.port
 
 
+def test_what_heads_a_bundle_carries_it() -> None:
+    """The others may come without a transport of their own, or with one that is not used (RFC 9143)."""
+    other = TRANSPORT.replace("abcd", "wxyz")
+    for own, port in (("", "0"), (other, "9")):
+        audio = SECTIONS["audio"].replace(" 9 ", f" {port} ")
+        offer = (
+            f"{HEAD}a=group:BUNDLE v a\r\n{SECTIONS['video']}{TRANSPORT}a=mid:v\r\n{audio}{own}a=mid:a\r\n"
+        )
+        (media,) = SessionDescription.parse(without_video(offer)[0]).media
+        assert media.ice is not None
+        assert (media.port, media.ice.usernameFragment, media.rtcp_mux) == (9, "abcd", True)
+    alone = offer.replace("BUNDLE v a", "BUNDLE v")
+    rest, (video,) = without_video(alone)
+    assert "BUNDLE" not in rest
+    assert "wxyz" in rest
+    assert not video.carries
+
+
 def test_mids_are_no_patterns() -> None:
     offer = description(["video", "audio"], bundled=True).replace("audio1", r"\g<9>\9")
     rest, videos = without_video(offer)

@@ -1,8 +1,10 @@
 """The enhanced track between a source of frames and the engine."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,11 +15,12 @@ from calling import TIMEOUT, until
 from numpy.typing import NDArray
 
 from percepnet import Enhancer
+from percepnet.concealment import Concealer
 from percepnet.framing import LATENCY
 from server.controls import Controls
 from server.engine import Engine
 from server.frames import BACKLOG_PACKETS, CUT
-from server.track import EnhancedTrack
+from server.track import FASTEST, EnhancedTrack
 
 PACKET = 960
 
@@ -182,6 +185,32 @@ async def test_a_burst_after_a_stall_of_half_a_second_passes_whole(speech: NDArr
         engine.stop()
     assert [frame.pts for frame in heard] == [n * PACKET for n in range(25)]
     assert track.skipped == track.port.figures.dropped == 0
+
+
+async def test_timestamps_that_jump_cost_no_more_than_the_pace_allows(
+    engine: Engine, speech: NDArray[np.int16], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each would take to be joined to the last is the time of all callers."""
+    concealed: list[int] = []
+    conceal = Concealer.conceal
+    monkeypatch.setattr(
+        Concealer, "conceal", lambda self, count: concealed.append(count) or conceal(self, count)
+    )
+    track, steady = (EnhancedTrack(Source([]), engine) for _ in range(2))
+    now = time.monotonic()
+    monkeypatch.setattr("server.track.clock", SimpleNamespace(monotonic=lambda: now))
+    for n in range(500):
+        (frame,) = frames(speech[:PACKET], first=n * 7 * PACKET)
+        track._push(frame)
+    assert len(concealed) < 2 * FASTEST  # two seconds' worth
+    assert track.skipped > 300
+
+    for n in range(500):  # faster than time, but each follows the last: none is concealed
+        (frame,) = frames(speech[:PACKET], first=n * PACKET)
+        steady._push(frame)
+    assert steady.skipped == pytest.approx(500 - 2 * FASTEST, abs=1)
+    track.stop()
+    steady.stop()
 
 
 async def test_stopping_wakes_the_reader_and_gives_the_place_back(engine: Engine) -> None:

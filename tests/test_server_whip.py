@@ -262,7 +262,7 @@ async def test_a_push_that_does_not_connect_is_told(
             publishing(server.http, "desk", speech),
         ):
             await until(
-                lambda: "room desk cannot be pushed: no connection within 0 s" in caplog.text, "the log"
+                lambda: "room desk cannot be pushed: no connection: none within 0 s" in caplog.text, "the log"
             )
 
 

@@ -6,7 +6,6 @@ decoder does it in Opus that is not coded as speech (``tests/score_concealment.p
 """
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -20,7 +19,6 @@ from av import AudioFrame
 
 from percepnet.framing import SAMPLE_RATE
 
-from ..allowance import Allowance
 from ..frames import LONGEST_FILL, LONGEST_GAP, PACKET
 from .libopus import UNIT, LibopusDecoder, library
 from .opus import MIME_TYPE, OpusDecoder
@@ -28,7 +26,6 @@ from .opus import MIME_TYPE, OpusDecoder
 TRANSFORM: Final = (
     0x80  # first byte of an Opus packet from which on its audio is not coded as speech (RFC 6716, 3.1)
 )
-MOST_BEGINNINGS: Final = 10.0  # a second, of decoders; each takes the event loop as long as twenty packets
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +40,7 @@ class Audio:
     missing: int = 0  # in holes too long to be concealed; pauses of the sender are none
     recovered_packets: int = 0
     concealed_packets: int = 0
-    undecodable: int = 0  # packets, those too that would each need a new decoder included
+    undecodable: int = 0  # packets
 
 
 class Decoding:
@@ -59,7 +56,6 @@ class Decoding:
         self._timestamp = 0  # of the last packet, decoded or not
         self._codec = ""  # MIME type
         self._decoder: Decoder | None = None
-        self._beginnings = Allowance(MOST_BEGINNINGS)
 
     def new_source(self) -> None:
         """What comes next has timestamps of its own and no past to be decoded with.
@@ -79,9 +75,6 @@ class Decoding:
             return
         if gap > LONGEST_FILL:
             self._decoder = None  # one that goes on from before may be 9 dB too loud at first
-        if self._decoder is None and not self._beginnings.take(time.monotonic()):
-            self.audio.undecodable += 1
-            return
         decoder = self._decoder_of(codec)
         near = self._sequence is not None and UNIT <= gap <= LONGEST_FILL
         try:

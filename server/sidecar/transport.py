@@ -5,7 +5,8 @@ Over a WebSocket Janus knows at once that a client has gone, and frees what it h
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -55,22 +56,26 @@ class LongPolls(Transport):
     async def send(self, message: Message) -> Sequence[Message]:
         path = [str(message[key]) for key in ("session_id", "handle_id") if key in message]
         timeout = aiohttp.ClientTimeout(SEND_TIME)
-        async with self._http.post("/".join([self._url, *path]), json=message, timeout=timeout) as answer:
-            return (await _json(answer),)
+        with _without_url():
+            async with self._http.post("/".join([self._url, *path]), json=message, timeout=timeout) as answer:
+                answer.raise_for_status()
+                return (await answer.json(),)
 
     async def receive(self, session: int, authorization: Message) -> Sequence[Message]:
         query = {"maxev": str(MOST_EVENTS), **authorization}
         timeout = aiohttp.ClientTimeout(POLL_TIME)
-        async with self._http.get(f"{self._url}/{session}", params=query, timeout=timeout) as answer:
-            events = await _json(answer)
+        with _without_url():
+            async with self._http.get(f"{self._url}/{session}", params=query, timeout=timeout) as answer:
+                answer.raise_for_status()
+                events = await answer.json()
         return events if isinstance(events, list) else (events,)
 
 
-async def _json(answer: aiohttp.ClientResponse) -> Any:
-    """What Janus has answered; ``ConnectionError`` for what is none of it, without its URL, which holds secrets."""
+@contextmanager
+def _without_url() -> Iterator[None]:
+    """Errors of an answer without its URL, which holds secrets."""
     try:
-        answer.raise_for_status()
-        return await answer.json()
+        yield
     except aiohttp.ClientResponseError as error:
         raise ConnectionError(f"Janus has answered {error.status}: {error.message}") from None
 
