@@ -16,7 +16,8 @@ _AUDIO: Final = re.compile(r"m=audio (\d+)")
 _MID: Final = re.compile(r"^a=mid:([!#-'*+.0-9A-Z^-~-]+)\s*$", re.MULTILINE)
 _BUNDLE: Final = re.compile(r"^a=group:BUNDLE\b([^\r\n]*)\r?\n", re.MULTILINE)
 _TRANSPORT: Final = re.compile(
-    r"^(?:c=|a=(?:candidate|end-of-candidates|fingerprint|ice-\w+|rtcp|rtcp-mux|setup)\b).*\n", re.MULTILINE
+    r"^(?:c=|a=(?:candidate|end-of-candidates|fingerprint|ice-[a-z]+|rtcp|rtcp-mux|setup)(?=[:\s])).*\n",
+    re.MULTILINE,
 )
 
 
