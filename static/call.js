@@ -4,6 +4,7 @@ import { authorization } from "./token.js";
 
 const CONNECT_WITHIN = 12_000; // ms
 const GATHER_WITHIN = 2_000; // ms; candidates found later are not needed to reach a server
+const HANG_UP_WITHIN = 2_000; // ms
 const LOST_AFTER = 5_000; // ms of "disconnected", which often heals by itself
 const OPTIONS = { bundlePolicy: "max-bundle" };
 const SEND_BITRATE = 96_000; // bit/s; Chromium's own 32 kbit/s costs high frequencies
@@ -136,16 +137,18 @@ export class Call extends EventTarget {
     if (this.#over) return;
     this.#over = true;
     clearTimeout(this.#timer);
-    this.#hangUp();
-    this.#pc.close();
+    // First the call, then the connection: a server that sees that end would answer that there is no such call.
+    this.#hangUp().finally(() => this.#pc.close());
     this.#tell("ended", error);
   }
 
-  #hangUp() {
+  async #hangUp() {
     if (this.#id === null) return;
-    // keepalive: it is also sent when the page is being closed
-    fetch(`calls/${this.#id}`, { method: "DELETE", headers: authorization(), keepalive: true }).catch(() => {});
+    const path = `calls/${this.#id}`;
     this.#id = null;
+    // keepalive: it is also sent when the page is being closed
+    const options = { method: "DELETE", headers: authorization(), keepalive: true, signal: AbortSignal.timeout(HANG_UP_WITHIN) };
+    await fetch(path, options).catch(() => {});
   }
 
   #tell(type, detail = null) {
