@@ -147,7 +147,7 @@ class Enhancer:
             raise ValueError(f"x has shape {x.shape}; allowed: [{len(rows)}, a multiple of {HOP}]")
         peaks = _peaks(x)
         if not peaks.max(initial=0) <= LOUDEST:
-            x = np.clip(np.where(np.isfinite(x), x, np.float32(0)), -LOUDEST, LOUDEST)
+            x = bounded(x)
             peaks = _peaks(x)
         quiet = _run_lengths(peaks <= _SILENT, self._quiet[rows])
         asleep = quiet > _SLEEPY
@@ -250,6 +250,11 @@ class Enhancer:
         if len(set(rows.tolist())) != len(rows):
             raise ValueError(f"streams are {rows.tolist()}; allowed: each once")
         return rows
+
+
+def bounded(x: Float) -> Float:
+    """``x`` with 0 for NaN and infinities, within ±``LOUDEST``."""
+    return np.clip(np.where(np.isfinite(x), x, np.float32(0)), -LOUDEST, LOUDEST)
 
 
 def _peaks(x: Float) -> Float:

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from percepnet.enhancer import LOUDEST, Enhancer
+from percepnet.enhancer import LOUDEST, Enhancer, bounded
 from percepnet.framing import HOP, LATENCY, SAMPLE_RATE, Float
 from percepnet.resampling import StreamingResampler, checked_rate
 
@@ -110,10 +110,8 @@ class StreamingEnhancer:
             raise ValueError(
                 f"x has shape {x.shape}; allowed: [samples] of one channel, each in a stream of its own"
             )
-        if (
-            not np.abs(x).max(initial=0) <= LOUDEST
-        ):  # one would spread over the length of the resampler's filter
-            x = np.clip(np.where(np.isfinite(x), x, np.float32(0)), -LOUDEST, LOUDEST)
+        if not np.abs(x).max(initial=0) <= LOUDEST:
+            x = bounded(x)  # or it would spread over the length of the resampler's filter
         wide = x if self._up is None else self._up.push(x)
         self._waiting = np.concatenate([self._waiting, wide])
         whole = len(self._waiting) // HOP * HOP

@@ -49,7 +49,7 @@ async def health(request: web.Request) -> web.Response:
     state = "draining" if calls.draining else "ok" if request.app[ENGINE].alive else "engine has died"
     told = {
         "status": state,
-        "calls": len(calls) - calls.listeners,
+        "calls": calls.voices,
         "max_calls": request.app[CONFIG].max_calls,
     }
     return web.json_response(told, status=200 if state == "ok" else 503)

@@ -46,6 +46,11 @@ class Calls:
         return iter(list(self._calls.values()))
 
     @property
+    def voices(self) -> int:
+        """Calls that are enhanced, which is what the limit is for."""
+        return len(self) - self.listeners
+
+    @property
     def listeners(self) -> int:
         """Calls that have no voice of their own, and so no share of the engine."""
         every = (*self._opening, *self._calls.values())
@@ -101,7 +106,7 @@ class Calls:
         for call in self:
             call.count(totals)
         return {
-            "calls": len(self) - self.listeners,
+            "calls": self.voices,
             "listeners": self.listeners,
             "rated_calls": self._rated,
             "max_calls": self._config.max_calls,
@@ -124,7 +129,7 @@ class Calls:
         if offer.direction == "recvonly":
             if self.listeners >= self._config.max_listeners:
                 raise TooManyCalls(f"this process takes {self._config.max_listeners} listeners at a time")
-        elif len(self) - self.listeners >= self._rated:
+        elif self.voices >= self._rated:
             raise TooManyCalls(f"this process takes {self._rated} calls at a time")
         if self._engine.overloaded:
             raise TooManyCalls(f"this process is late with the {len(self)} calls it has")

@@ -28,9 +28,8 @@ from .heartbeat import BEAT, PATIENCE, Heartbeat
 from .logs import log_to_stderr
 
 ANSWER_TIME: Final = 15.0  # s that a worker has for a request; gathering may take 5, closing a call likewise
-LONGEST_START: Final = (
-    120.0  # s until a worker is ready; most take two, a machine that is short of everything twenty
-)
+# s until a worker is ready; most take two, on a machine that is short of everything twenty
+LONGEST_START: Final = 120.0
 
 # What a worker does with its number, its options, the path to listen on and its end of the pair.
 Target: TypeAlias = Callable[[int, Config, Path, socket.socket], None]

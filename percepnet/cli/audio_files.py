@@ -206,13 +206,17 @@ def url(path: Path) -> str:
     return f"file:{path}"
 
 
-def read_mono(path: Path) -> NDArray[np.int16]:
-    """The mean of the channels of :func:`load`, as s16 at 48 kHz; ValueError for a recording without samples, too."""
+def mono(path: Path) -> Float:
+    """The mean of the channels of :func:`load`, at 48 kHz; ValueError for a recording without samples, too."""
     samples, rate = read(path)
-    if not samples.size:
-        raise ValueError(f"{path} has no samples")
-    mono = resample(samples.mean(axis=0, keepdims=True), rate, SAMPLE_RATE)[0]
-    return np.rint(mono * 32768).clip(-32768, 32767).astype(np.int16)
+    if not samples.shape[1]:
+        raise ValueError(f"{path} is empty")
+    return resample(samples.mean(axis=0, keepdims=True), rate, SAMPLE_RATE)[0]
+
+
+def read_mono(path: Path) -> NDArray[np.int16]:
+    """:func:`mono` as s16."""
+    return np.rint(mono(path) * 32768).clip(-32768, 32767).astype(np.int16)
 
 
 def check_writable(path: Path, bits: int) -> FileFormat:

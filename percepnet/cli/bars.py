@@ -14,13 +14,12 @@ import numpy as np
 from percepnet import bars, recogniser
 from percepnet.bars import BARS
 from percepnet.cli import FAILURE
-from percepnet.cli.audio_files import audio_files, read
+from percepnet.cli.audio_files import audio_files, mono
 from percepnet.cli.options import add_enhancer_options, add_jobs, within
 from percepnet.cli.processes import collect
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.framing import SAMPLE_RATE, Float
 from percepnet.mixture import at_ratio, excerpt
-from percepnet.resampling import resample
 from percepnet.training.corpus import scan
 
 SECONDS: Final = 10  # of a clip
@@ -166,6 +165,5 @@ def _tasks(args: argparse.Namespace) -> list[Task]:
 
 def _clip(path: Path, rng: np.random.Generator) -> tuple[Float, int]:
     """Ten seconds of a file from a random place, looped where it is shorter; and after how many samples that begins."""
-    samples, rate = read(path)
-    wide = resample(samples.mean(axis=0, keepdims=True), rate, SAMPLE_RATE)[0]
+    wide = mono(path)
     return excerpt(wide, SECONDS * SAMPLE_RATE, rng), len(wide)

@@ -11,16 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from percepnet.cli import FAILURE
-from percepnet.cli.audio_files import audio_files, read, write
+from percepnet.cli.audio_files import audio_files, mono, write
 from percepnet.cli.options import add_jobs, within
 from percepnet.cli.processes import collect
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.evaluation import means, scores
-from percepnet.framing import SAMPLE_RATE, Float
+from percepnet.framing import SAMPLE_RATE
 from percepnet.mixture import at_ratio, excerpt
 from percepnet.oracle import stages
 from percepnet.report import COLUMNS, Example, Scores, Stage, figure, level_db, page, spectrogram
-from percepnet.resampling import resample
 
 
 @dataclass(frozen=True)
@@ -106,10 +105,10 @@ def run(args: argparse.Namespace) -> int:
 def mixture(task: Task) -> Outcome:
     """Mixes, runs all stages, scores them and writes the files of an example."""
     rng = np.random.default_rng(task.seed)
-    clean = _mono(task.clean)
+    clean = mono(task.clean)
     if task.seconds and len(clean) > task.seconds * SAMPLE_RATE:
         clean = excerpt(clean, round(task.seconds * SAMPLE_RATE), rng)
-    clean, noise = at_ratio(clean, excerpt(_mono(task.noise), len(clean), rng), task.snr_db)
+    clean, noise = at_ratio(clean, excerpt(mono(task.noise), len(clean), rng), task.snr_db)
     versions = stages(clean, noise)
     found = {name: scores(clean, samples, SAMPLE_RATE, COLUMNS) for name, samples in versions.items()}
     if task.label is None:
@@ -153,15 +152,6 @@ def _tasks(args: argparse.Namespace) -> list[Task]:
 
 def _files(path: Path) -> list[Path]:
     return [path / name for name in audio_files(path)] if path.is_dir() else [path]
-
-
-def _mono(path: Path) -> Float:
-    samples, rate = read(path)
-    if not samples.shape[1]:
-        raise ValueError(f"{path} is empty")
-    mono: Float = samples.mean(axis=0, keepdims=True)
-    wide: Float = resample(mono, rate, SAMPLE_RATE)[0]
-    return wide
 
 
 def _write_scores(out: Path, kept: Sequence[tuple[Task, Outcome]], averages: dict[str, Scores]) -> None:

@@ -93,9 +93,8 @@ class SubbandNet(nn.Module):
     def forward(self, features: Tensor, state: State | None = None) -> tuple[Tensor, Tensor, State]:
         """As ``model.PercepNet``'s."""
         past, *bands, context = self.new_state(len(features)) if state is None else state
-        planes = torch.cat(
-            [past, features[..., : 2 * BANDS]], 1
-        )  # levels and coherences [B, 2 + T, 2 · BANDS]
+        # Levels and coherences [B, 2 + T, 2 · BANDS]
+        planes = torch.cat([past, features[..., : 2 * BANDS]], 1)
         x = self.stem(planes.view(*planes.shape[:2], 2, BANDS).transpose(1, 2))
         x = torch.tanh(x).permute(0, 3, 2, 1).contiguous()  # [B, BANDS, T, C] from here on
         x = x + self.embedding + torch.tanh(self.overview(features))[:, None]
