@@ -16,7 +16,7 @@ from percepnet.framing import Float
 from percepnet.network import MODELS, Network
 from percepnet.training.export import FLOAT_TOLERANCE, INT8_TOLERANCE, parity
 from percepnet.training.subband import SubbandTopology
-from percepnet.training.topologies import TOPOLOGIES, build, has_eight_bits, network, parts, states
+from percepnet.training.topologies import TOPOLOGIES, build, network, parts, states
 from percepnet.training.weights import load_weights, save_weights
 
 
@@ -30,10 +30,7 @@ def test_topologies_export_and_agree_with_pytorch(name: str, tmp_path: Path) -> 
     torch.manual_seed(0)
     weights = network(topology).state_dict()
     arrays = {key: value.numpy() for key, value in weights.items()}
-    forms = [(False, FLOAT_TOLERANCE, 0)]
-    if has_eight_bits(topology):
-        forms.append((True, INT8_TOLERANCE, 1))
-    for quantised, tolerance, index in forms:
+    for quantised, tolerance, index in ((False, FLOAT_TOLERANCE, 0), (True, INT8_TOLERANCE, 1)):
         path = tmp_path / f"{name}{quantised}.onnx"
         onnx.save(build(topology, arrays, quantised=quantised), path)
         assert parity(path, topology, weights)[index] < tolerance
@@ -81,8 +78,9 @@ def test_shipped_model_is_its_shipped_weights() -> None:
         assert parity(path, topology, weights)[1] < INT8_TOLERANCE
 
 
-def test_eight_bit_answers_do_not_depend_on_the_batch_or_the_chunks() -> None:
-    network, x = Network("lite"), features(5, 40)
+@pytest.mark.parametrize("name", ["lite", "subband"])
+def test_eight_bit_answers_do_not_depend_on_the_batch_or_the_chunks(name: str) -> None:
+    network, x = Network(name), features(5, 40)
     x[0] *= 100  # a loud neighbour must not change anybody's quantisation
     gain, strength, state = network(x, network.new_state(5))
     for row, sizes in ((1, [2] * 20), (2, [1] * 40), (3, [3, 5, 7, 25]), (4, [39, 1])):

@@ -12,7 +12,7 @@ from percepnet.cli.options import within
 from percepnet.features import FEATURES
 from percepnet.framing import Float
 from percepnet.network import Network
-from percepnet.training.topologies import AnyTopology, build, has_eight_bits, network, parts, states
+from percepnet.training.topologies import AnyTopology, build, network, parts, states
 from percepnet.training.weights import load_weights, save_weights
 
 FLOAT_TOLERANCE: Final = 1e-4  # largest difference of a gain, strength or state from PyTorch's
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "out",
         type=Path,
-        help="stem of the files: OUT.onnx, OUT.npz, and OUT.float.onnx where OUT.onnx is of eight bits",
+        help="stem of the files: OUT.onnx of eight bits, OUT.float.onnx and OUT.npz",
     )
     parser.add_argument(
         "--contrast",
@@ -47,8 +47,7 @@ def run(args: argparse.Namespace) -> int:
     save_weights(shipped, topology, weights)
     topology, weights = load_weights(shipped)  # 16-bit
     arrays = {name: value.numpy() for name, value in weights.items()}
-    forms = ((False, ".float.onnx"), (True, ".onnx")) if has_eight_bits(topology) else ((False, ".onnx"),)
-    for quantised, suffix in forms:
+    for quantised, suffix in ((False, ".float.onnx"), (True, ".onnx")):
         path = args.out.with_name(args.out.name + suffix)
         onnx.save(build(topology, arrays, quantised=quantised), path)
         worst, rms = parity(path, topology, weights)

@@ -211,7 +211,18 @@ std::vector<at::Tensor> gru_backward(at::Tensor x, at::Tensor h0, at::Tensor w_i
   return {dx, dh0, dwi, dwh, dbi, dbh};
 }
 
+// The same of gru_bf16.cpp, for the channels and the processors that it is made for
+bool has_bf16(int64_t channels);
+at::Tensor forward_bf16(at::Tensor x, at::Tensor h0, at::Tensor w_in, at::Tensor w_held, at::Tensor b_in,
+                        at::Tensor b_held);
+std::vector<at::Tensor> backward_bf16(at::Tensor x, at::Tensor h0, at::Tensor w_in, at::Tensor w_held,
+                                      at::Tensor b_in, at::Tensor b_held, at::Tensor y, at::Tensor dy);
+
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
-  m.def("forward", &gru_forward, pybind11::call_guard<pybind11::gil_scoped_release>());
-  m.def("backward", &gru_backward, pybind11::call_guard<pybind11::gil_scoped_release>());
+  typedef pybind11::call_guard<pybind11::gil_scoped_release> Released;
+  m.def("forward", &gru_forward, Released());
+  m.def("backward", &gru_backward, Released());
+  m.def("has_bf16", &has_bf16);
+  m.def("forward_bf16", &forward_bf16, Released());
+  m.def("backward_bf16", &backward_bf16, Released());
 }

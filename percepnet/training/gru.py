@@ -1,4 +1,4 @@
-"""A GRU for few channels and very many rows, which ``gru.cpp`` computes where a C++ compiler is to be had."""
+"""A GRU for few channels and very many rows: ``gru.cpp`` and ``gru_bf16.cpp``, where they can be compiled."""
 
 import warnings
 from pathlib import Path
@@ -13,22 +13,25 @@ _kernel: Any = None
 
 
 def prepare() -> None:
-    """Compile ``gru.cpp``, for all networks of this process; without a compiler they stay PyTorch's, with a warning.
+    """Compile it, for all networks of this process; without a compiler they stay PyTorch's, with a warning.
 
-    Takes half a minute the first time; PyTorch keeps what comes of it (``TORCH_EXTENSIONS_DIR``).
+    Takes a minute the first time; PyTorch keeps what comes of it (``TORCH_EXTENSIONS_DIR``).
     """
     global _kernel
     from torch.utils.cpp_extension import load
 
-    source = Path(__file__).with_name("gru.cpp")
+    sources = [str(Path(__file__).with_name(name)) for name in ("gru.cpp", "gru_bf16.cpp")]
     try:
-        _kernel = load("percepnet_gru", [str(source)], extra_cflags=["-O3", "-march=native", "-ffast-math"])
+        _kernel = load("percepnet_gru", sources, extra_cflags=["-O3", "-march=native", "-ffast-math"])
     except (OSError, RuntimeError) as error:
         warnings.warn(f"training is slower by a third without a compiled GRU: {error}", stacklevel=2)
 
 
 class RowGRU(nn.GRU):
-    """``nn.GRU(channels, channels, batch_first=True)``: twice as fast for hundreds of rows on a CPU, if prepared."""
+    """``nn.GRU(channels, channels, batch_first=True)``: twice as fast for hundreds of rows on a CPU, if prepared.
+
+    Under autocast in bfloat16 six times as fast, where the processor has AMX; without it, in float.
+    """
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """x ``[N, T, C]`` and state ``[1, N, C]`` to the same."""
@@ -36,18 +39,21 @@ class RowGRU(nn.GRU):
             return super().forward(x, state)
         weights = (self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0)
         start = state[0].float().contiguous()
-        y: Tensor = _Rows.apply(x.float().contiguous(), start, *weights)  # type: ignore[no-untyped-call]
+        bf16 = torch.is_autocast_enabled("cpu") and _kernel.has_bf16(self.hidden_size)
+        y: Tensor = _Rows.apply(bf16, x.float().contiguous(), start, *weights)  # type: ignore[no-untyped-call]
         return y, y[:, -1][None]
 
 
 class _Rows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, state: Tensor, *weights: Tensor) -> Tensor:
-        y: Tensor = _kernel.forward(x, state, *weights)
+    def forward(ctx: Any, bf16: bool, x: Tensor, state: Tensor, *weights: Tensor) -> Tensor:
+        y: Tensor = (_kernel.forward_bf16 if bf16 else _kernel.forward)(x, state, *weights)
+        ctx.bf16 = bf16
         ctx.save_for_backward(x, state, *weights, y)
         return y
 
     @staticmethod
-    def backward(ctx: Any, *change: Tensor) -> tuple[Tensor, ...]:
-        gradients: list[Tensor] = _kernel.backward(*ctx.saved_tensors, change[0].contiguous())
-        return tuple(gradients)
+    def backward(ctx: Any, *change: Tensor) -> tuple[Tensor | None, ...]:
+        backward = _kernel.backward_bf16 if ctx.bf16 else _kernel.backward
+        gradients: list[Tensor] = backward(*ctx.saved_tensors, change[0].contiguous())
+        return None, *gradients

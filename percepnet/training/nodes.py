@@ -25,7 +25,7 @@ HOPS: Final = 2  # of a run: a packet of 20 ms
 
 _OPSET: Final = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
 _IR_VERSION: Final = 9
-_ACTIVATION_SCALE: Final = np.float32(1 / 127)  # tanh outputs in [−1, 1] as uint8 around 128
+_ACTIVATION_RANGE: Final = 127  # of uint8 around 128
 _WEIGHT_RANGE: Final = 63  # of int8: pairs of products must fit 16 bits on CPUs without VNNI
 
 
@@ -71,16 +71,18 @@ class Graph:
         inputs = [x, self.constant(f"{name}_w", weight), self.constant(f"{name}_b", bias)]
         return self.op("Gemm", inputs, f"{name}{use}")
 
-    def quantise(self, x: str, out: str) -> str:
-        """x in [−1, 1] as the operand of ``product``."""
-        return self.op("QuantizeLinear", [x, *self._x_scale()], out) if self.quantised else x
+    def quantise(self, x: str, out: str, reach: float = 1) -> str:
+        """x in [−reach, reach], at which it is clipped, as the operand of ``product`` of the same reach."""
+        return self.op("QuantizeLinear", [x, *self._x_scale(reach)], out) if self.quantised else x
 
-    def product(self, x: str, weight: Array, bias: Array, name: str, use: int | str = "") -> str:
+    def product(
+        self, x: str, weight: Array, bias: Array, name: str, use: int | str = "", reach: float = 1
+    ) -> str:
         """x·W + b for x of ``quantise``: eight-bit with a scale per output where the graph is quantised."""
         if not self.quantised:
             return self.dense(x, weight, bias, name, use)
         scale = (np.abs(weight).max(0) / _WEIGHT_RANGE).clip(1e-8).astype(np.float32)
-        scale_x, zero_x = self._x_scale()
+        scale_x, zero_x = self._x_scale(reach)
         inputs = [
             x,
             self.constant(f"{name}_w", np.rint(weight / scale).astype(np.int8)),
@@ -92,9 +94,9 @@ class Graph:
         ]
         return self.op("MatMulIntegerToFloat", inputs, f"{name}{use}", domain="com.microsoft")
 
-    def _x_scale(self) -> list[str]:
+    def _x_scale(self, reach: float) -> list[str]:
         return [
-            self.constant("x_scale", np.array(_ACTIVATION_SCALE)),
+            self.constant(f"x_scale_{reach:g}", np.array(reach / _ACTIVATION_RANGE, np.float32)),
             self.constant("x_zero", np.array(128, np.uint8)),
         ]
 

@@ -1,10 +1,14 @@
-"""``subband.SubbandNet`` as an ONNX graph with an explicit state, in float32: a megabyte needs no eight bits.
+"""``subband.SubbandNet`` as an ONNX graph with an explicit state, in float32 or with eight-bit matrix products.
+
+Of eight bits are the large products. What goes into them is no tanh's alone as in ``graph``, so its range is measured;
+it is fixed all the same, so that a call's result depends on no other call.
 
 Most of a run for few calls is what each node costs by itself, and for many what passes through memory between them;
 so there are as few of both as may be. Rows are bands of calls: ``[B · BANDS, hops · C]`` is ``[B, BANDS, hops, C]``.
 """
 
 from math import prod
+from typing import Final
 
 import numpy as np
 import onnx
@@ -14,6 +18,8 @@ from percepnet.features import FEATURES
 from percepnet.training.nodes import HOPS, Array, Graph, States
 from percepnet.training.subband import REACH, SPAN, SQUEEZED, SubbandTopology
 
+_REACH: Final = (4.0, 6.0)  # of what goes through each block; one number in 100 000 is beyond it
+
 
 def states(topology: SubbandTopology) -> States:
     """Name → shape without the batch, of what the network carries from one call to the next, in this order."""
@@ -21,9 +27,9 @@ def states(topology: SubbandTopology) -> States:
     return {"stem": (SPAN - 1, 2 * BANDS), **blocks, "context": (topology.context,)}
 
 
-def build(topology: SubbandTopology, weights: dict[str, Array]) -> onnx.ModelProto:
+def build(topology: SubbandTopology, weights: dict[str, Array], *, quantised: bool) -> onnx.ModelProto:
     """The network of ``weights`` (float32, named as in ``subband.SubbandNet``) as an ONNX model."""
-    graph = Graph(quantised=False)
+    graph = Graph(quantised)
     channels, context = topology.channels, topology.context
     shapes = states(topology)
     past = graph.split("state", {name: prod(shape) for name, shape in shapes.items()}, "past")
@@ -47,11 +53,6 @@ def build(topology: SubbandTopology, weights: dict[str, Array]) -> onnx.ModelPro
         """``[B · hops, C]`` as ``[B, 1, hops · C]``."""
         return graph.reshape(x, out, -1, 1, HOPS * channels)
 
-    def hops(x: str, width: int, out: str) -> list[str]:
-        """Any ``[…, width]`` of all hops, as rows of each hop."""
-        x = graph.reshape(x, f"{out}_flat", -1, HOPS * width)
-        return list(graph.split(x, {str(hop): width for hop in range(HOPS)}, out).values())
-
     features = graph.reshape("features", "features_flat", -1, FEATURES)
     x, after["stem"] = _stem(graph, past["stem"], weights)
     x = add(by_band(x, "stem_bands"), _embedding(graph, weights), "embedded")
@@ -62,9 +63,10 @@ def build(topology: SubbandTopology, weights: dict[str, Array]) -> onnx.ModelPro
             told = tanh(dense(graph.reshape(x, "told_rows", -1, channels), "squeeze"))
             told = graph.reshape(told, "told_bands", -1, BANDS, HOPS, SQUEEZED)
             told = graph.op("Transpose", [told], "told_hops", perm=[0, 2, 1, 3])
-            pooled = tanh(dense(graph.reshape(told, "told", -1, BANDS * SQUEEZED), "pool"))
-            pooled_hops = hops(pooled, context, "pool_hop")
-            after["context"] = _gru(graph, pooled_hops, past["context"], "context", weights)
+            told = graph.quantise(graph.reshape(told, "told", -1, BANDS * SQUEEZED), "told_q")
+            pooled = tanh(graph.product(told, weights["pool.weight"].T, weights["pool.bias"], "pool"))
+            pooled = graph.quantise(graph.reshape(pooled, "pooled", -1, HOPS * context), "pooled_q")
+            after["context"] = _gru(graph, pooled, past["context"], "context", weights)
             heard = graph.reshape(graph.join(after["context"], "context_hops"), "heard", -1, context)
             x = add(x, to_all_bands(dense(heard, "spread"), "spread_hops"), "informed")
         along = graph.constant(f"{block}.bands_w", weights[f"{block}.bands.weight"])
@@ -72,18 +74,17 @@ def build(topology: SubbandTopology, weights: dict[str, Array]) -> onnx.ModelPro
         bias = graph.constant(f"{block}.bands_b", weights[f"{block}.bands.bias"][:, None])
         across = graph.reshape(add(across, bias, f"{block}.across"), f"{block}.across_rows", -1, channels)
         rows = graph.reshape(x, f"{block}.rows", -1, channels)
-        own, others = np.split(weights[f"{block}.mix.weight"].T, 2)
-        mixed = graph.dense(rows, own, weights[f"{block}.mix.bias"], f"{block}.mix")
-        both = [across, graph.constant(f"{block}.mix_others", others), mixed]
-        mixed = graph.op("Gemm", both, f"{block}.mix_both")
+        mixed = _mix(graph, rows, across, block, _REACH[n], weights)
         rows = add(rows, tanh(mixed), f"{block}.mixed")
+        x = graph.reshape(rows, f"{block}.mixed_hops", -1, HOPS * channels)
+        heard_q = graph.quantise(x, f"{block}.mixed_q", _REACH[n])
         held = graph.reshape(past[block], f"{block}.past", -1, channels)  # [B · BANDS, C]
-        heard_hops = _gru(graph, hops(rows, channels, f"{block}.hop"), held, f"{block}.gru", weights)
+        heard_hops = _gru(graph, heard_q, held, f"{block}.gru", weights, _REACH[n])
         after[block] = [
             graph.reshape(h, f"{block}.after{hop}", -1, BANDS * channels) for hop, h in enumerate(heard_hops)
         ]
         y = graph.join(heard_hops, f"{block}.hops")
-        x = by_band(add(f"{block}.hop_flat", y, f"{block}.sum"), f"{block}.out")
+        x = by_band(add(x, y, f"{block}.sum"), f"{block}.out")
     rows = graph.reshape(x, "out_rows", -1, channels)
     heads = np.concatenate([weights["gain.weight"], weights["strength.weight"]])
     logits = graph.op("MatMul", [rows, graph.constant("heads_w", heads.T)], "heads")
@@ -134,8 +135,20 @@ def _embedding(graph: Graph, weights: dict[str, Array]) -> str:
     return graph.constant("embedding", np.tile(weights["embedding"][:, 0], (1, HOPS)))
 
 
-def _gru(graph: Graph, inputs: list[str], h: str, name: str, weights: dict[str, Array]) -> list[str]:
-    """GRU over the hops: rows of each hop in, rows after each hop out. h: the state before.
+def _mix(graph: Graph, rows: str, across: str, block: str, reach: float, weights: dict[str, Array]) -> str:
+    """The path along the bands before its tanh: of each row itself and what the other bands tell it."""
+    weight, bias = weights[f"{block}.mix.weight"].T, weights[f"{block}.mix.bias"]
+    if graph.quantised:
+        both = [graph.quantise(x, f"{x}_q", reach) for x in (rows, across)]
+        return graph.product(graph.join(both, f"{block}.both"), weight, bias, f"{block}.mix", reach=reach)
+    own, others = np.split(weight, 2)  # to put them side by side costs more than two products
+    mixed = graph.dense(rows, own, bias, f"{block}.mix")
+    operands = [across, graph.constant(f"{block}.mix_others", others), mixed]
+    return graph.op("Gemm", operands, f"{block}.mix_both")
+
+
+def _gru(graph: Graph, x: str, h: str, name: str, weights: dict[str, Array], reach: float = 1) -> list[str]:
+    """GRU over the hops: operand ``[rows, hops · in]`` in, ``[rows, units]`` after each hop out. h: the state before.
 
     Not as ``nodes.gru``: gates are products of input and state side by side, which leaves less to add and to cut.
     """
@@ -145,19 +158,21 @@ def _gru(graph: Graph, inputs: list[str], h: str, name: str, weights: dict[str, 
     both, bias = np.concatenate([of_x, of_h]), bias_x + bias_h
     new = slice(2 * units, None)
     after = []
-    for hop, x in enumerate(inputs):
+    for hop, x_hop in enumerate(graph.split(x, {str(hop): len(of_x) for hop in range(HOPS)}, x).values()):
 
         def product(x: str, weight: Array, bias: Array, part: str, hop: int = hop) -> str:
-            return graph.dense(x, weight, bias, f"{name}_{part}", hop)
+            return graph.product(x, weight, bias, f"{name}_{part}", hop, reach)
 
-        xh = graph.join([x, h], f"{name}_xh{hop}")
+        h_q = graph.quantise(h, f"{name}_h_q{hop}", reach)
+        xh = graph.join([x_hop, h_q], f"{name}_xh{hop}")
         gates = {}
         for gate, part in (("r", slice(units)), ("z", slice(units, 2 * units))):
             gates[gate] = graph.op(
                 "Sigmoid", [product(xh, both[:, part], bias[part], gate)], f"{name}_{gate}_gate{hop}"
             )
-        n = graph.op("Mul", [gates["r"], product(h, of_h[:, new], bias_h[new], "held")], f"{name}_reset{hop}")
-        n = graph.op("Add", [product(x, of_x[:, new], bias_x[new], "new"), n], f"{name}_n_sum{hop}")
+        held = product(h_q, of_h[:, new], bias_h[new], "held")
+        n = graph.op("Mul", [gates["r"], held], f"{name}_reset{hop}")
+        n = graph.op("Add", [product(x_hop, of_x[:, new], bias_x[new], "new"), n], f"{name}_n_sum{hop}")
         n = graph.op("Tanh", [n], f"{name}_n{hop}")
         keep = graph.op(
             "Mul", [gates["z"], graph.op("Sub", [h, n], f"{name}_change{hop}")], f"{name}_kept{hop}"

@@ -46,15 +46,8 @@ def parts(topology: AnyTopology, state: Array) -> dict[str, Array]:
     return {name: cut.reshape(-1, *shape) for (name, shape), cut in zip(shapes.items(), cuts, strict=True)}
 
 
-def has_eight_bits(topology: AnyTopology) -> bool:
-    """Whether there is a graph of eight-bit products."""
-    return isinstance(topology, Topology)
-
-
 def build(topology: AnyTopology, weights: dict[str, Array], *, quantised: bool) -> onnx.ModelProto:
-    """The network of ``weights`` as an ONNX model, see ``nodes``; ValueError for eight bits where there are none."""
+    """The network of ``weights`` as an ONNX model, see ``nodes``."""
     if isinstance(topology, Topology):
         return graph.build(topology, weights, quantised=quantised)
-    if quantised:
-        raise ValueError(f"{topology} has no eight-bit form; allowed: float")
-    return subband_graph.build(topology, weights)
+    return subband_graph.build(topology, weights, quantised=quantised)
