@@ -6,10 +6,9 @@ post-filter → resynthesis → overlap-add. All streams and all hops of a block
 
 from collections.abc import Sequence
 from itertools import pairwise
-from operator import index
 from pathlib import Path
 from types import EllipsisType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,8 +45,8 @@ class Enhancer:
         streams: number of calls, at least 1.
         model: path of an exported ``.onnx``, or the name of a shipped one (``lite``); None: the default model.
         postfilter: deepen the valleys between bands (P20's envelope post-filter).
-        attenuation_limit_db: the most that anything is attenuated by, 0…100 dB, by mixing the dry signal back in;
-            None: no limit.
+        attenuation_limit_db: the most that is taken away, 0…100 dB, by mixing the dry signal back in; None: no limit.
+            Single bins may fall below it, where what the comb filter makes and the dry signal cancel.
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind or out of range, named with what is allowed.
@@ -70,9 +69,10 @@ class Enhancer:
         postfilter: bool = True,
         attenuation_limit_db: float | None = None,
     ) -> None:
-        if isinstance(streams, bool) or index(streams) < 1:
+        if isinstance(streams, bool) or not isinstance(streams, (int, np.integer)) or streams < 1:
             raise ValueError(f"streams is {streams!r}; allowed: 1 and more")
-        self.streams = index(streams)
+        check_controls(postfilter=postfilter, attenuation_limit_db=attenuation_limit_db)
+        self.streams = int(streams)
         self.network = Network(model)
         self._history = np.zeros((self.streams, HISTORY), np.float32)
         self._tail = np.zeros((self.streams, HOP), np.float32)
@@ -105,9 +105,9 @@ class Enhancer:
         A disabled stream returns its input at the same delay and costs no network.
         """
         row = self._rows([stream])[0]
-        for name, value in (("enabled", enabled), ("postfilter", postfilter)):
-            if value is not None and not isinstance(value, (bool, np.bool)):
-                raise TypeError(f"{name} is {value!r}; allowed: True and False")
+        chosen: dict[str, Any] = {"enabled": enabled, "postfilter": postfilter}
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        check_controls(**chosen, attenuation_limit_db=attenuation_limit_db)
         if not isinstance(attenuation_limit_db, EllipsisType):
             self._limit[row] = _wet(attenuation_limit_db)
         if enabled is not None:
@@ -244,12 +244,34 @@ class Enhancer:
     def _rows(self, streams: Sequence[int] | Rows | None) -> Rows:
         if streams is None:
             return np.arange(self.streams)
-        rows = np.array([index(stream) for stream in streams], np.int64)
+        rows = np.asarray(streams)
+        if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+            raise TypeError(f"streams are {streams!r}; allowed: whole numbers, one for each row")
+        rows = rows.astype(np.int64)
         if len(rows) and not (rows.min() >= 0 and rows.max() < self.streams):
             raise ValueError(f"streams are {rows.tolist()}; allowed: 0 to {self.streams - 1}")
         if len(set(rows.tolist())) != len(rows):
             raise ValueError(f"streams are {rows.tolist()}; allowed: each once")
         return rows
+
+
+def check_controls(
+    *,
+    enabled: bool = True,
+    attenuation_limit_db: float | EllipsisType | None = ...,
+    postfilter: bool = True,
+) -> None:
+    """Raise TypeError or ValueError, with what is allowed, if ``Enhancer.set`` would not take these."""
+    for name, value in (("enabled", enabled), ("postfilter", postfilter)):
+        if not isinstance(value, (bool, np.bool)):
+            raise TypeError(f"{name} is {value!r}; allowed: True and False")
+    limit, allowed = attenuation_limit_db, f"0 to {MAX_ATTENUATION_LIMIT_DB:g}, or None"
+    if limit is None or isinstance(limit, EllipsisType):
+        return
+    if isinstance(limit, bool) or not isinstance(limit, (int, float, np.integer, np.floating)):
+        raise TypeError(f"attenuation_limit_db is {limit!r}; allowed: {allowed}")
+    if not 0 <= limit <= MAX_ATTENUATION_LIMIT_DB:
+        raise ValueError(f"attenuation_limit_db is {limit}; allowed: {allowed}")
 
 
 def bounded(x: Float) -> Float:
@@ -283,10 +305,4 @@ def _edges(asleep: NDArray[np.bool]) -> list[int]:
 
 def _wet(attenuation_limit_db: float | None) -> float:
     """Share of the enhanced signal that keeps the attenuation within the limit."""
-    if attenuation_limit_db is None:
-        return 1.0
-    if not 0 <= attenuation_limit_db <= MAX_ATTENUATION_LIMIT_DB:
-        raise ValueError(
-            f"attenuation_limit_db is {attenuation_limit_db}; allowed: 0 to {MAX_ATTENUATION_LIMIT_DB:g}, or None"
-        )
-    return 1.0 - 10 ** (-attenuation_limit_db / 20)
+    return 1.0 if attenuation_limit_db is None else 1.0 - 10 ** (-attenuation_limit_db / 20)

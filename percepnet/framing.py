@@ -19,6 +19,7 @@ BINS: Final = WINDOW // 2 + 1  # 481 bins of 50 Hz
 BIN_HZ: Final = SAMPLE_RATE / WINDOW
 LOOKAHEAD: Final = 2  # hops that the network and the comb filter see ahead of the frame they decide
 LATENCY: Final = HOP + LOOKAHEAD * HOP  # samples: 10 ms overlap + 20 ms look-ahead = 30 ms
+SEAM: Final = 240  # samples, 5 ms, over which a step between pieces of audio is spread
 
 
 def vorbis_window(length: int) -> Float:
@@ -79,3 +80,10 @@ def overlap_add(frame: Float, tail: Float) -> Float:
     out[:, 1:] += frame[:, :-1, half:]
     tail[:] = frame[:, -1, half:]
     return out.reshape(len(out), out.shape[1] * half)
+
+
+def continued(samples: Float, last: float) -> Float:
+    """``samples [n]`` without a click where ``last`` is the sample before them, of other audio."""
+    joined = samples.copy()
+    joined[:SEAM] += (last - samples[0]) * np.linspace(1, 0, SEAM, dtype=np.float32)
+    return joined

@@ -6,8 +6,9 @@ loop over them makes the run for a single call a fifth dearer.
 """
 
 import os
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
+from types import NoneType
 from typing import Any, Final
 
 import numpy as np
@@ -23,8 +24,9 @@ MODELS: Final = Path(__file__).parent / "models"
 DEFAULT_MODEL: Final = MODELS / "subband.onnx"
 
 
-@cache
-def _session(path: Path) -> Any:
+@lru_cache(maxsize=8)
+def _session(path: Path, changed: int) -> Any:
+    """The session of a file as it is since ``changed``."""
     options = onnxruntime.SessionOptions()
     # Calls are the parallelism: a pool of threads in each session would fight the other workers.
     options.intra_op_num_threads = 1
@@ -34,6 +36,10 @@ def _session(path: Path) -> Any:
 
 
 def _find(model: str | Path | None) -> Path:
+    if not isinstance(model, (str, os.PathLike, NoneType)):
+        raise TypeError(
+            f"model is {model!r}; allowed: the path of an .onnx file, a shipped one's name, or None"
+        )
     shipped = sorted(path.stem for path in MODELS.glob("*.onnx"))
     path = (
         DEFAULT_MODEL if model is None else MODELS / f"{model}.onnx" if str(model) in shipped else Path(model)
@@ -48,13 +54,14 @@ def _find(model: str | Path | None) -> Path:
 class Network:
     """Gains and strengths from features. Sessions are shared by all instances of one model file; thread-safe.
 
-    Raises FileNotFoundError for a path without a file, ValueError for a file that is no such network.
+    Raises FileNotFoundError for a path without a file, TypeError for what is no path, ValueError for a file that is no
+    such network.
     """
 
     def __init__(self, model: str | Path | None = None) -> None:
         path = _find(model)
         try:
-            self._session = _session(path.resolve())
+            self._session = _session(path.resolve(), path.stat().st_mtime_ns)
         except Exception as error:  # onnxruntime's exceptions share no public base
             raise ValueError(f"{path} is no model written by 'percepnet export': {error}") from error
         inputs = {entry.name: entry.shape for entry in self._session.get_inputs()}

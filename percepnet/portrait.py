@@ -13,21 +13,22 @@ from percepnet.network import Network
 from percepnet.report import HIGHEST, RANGE, level_db
 
 _QUALITY: Final = 60  # of JPEG: some 80 kB
+_DRY: Final = np.stack(
+    [np.ones(BANDS, np.float32), np.zeros(BANDS, np.float32)]
+)  # a hop that is not enhanced
 _BAND_TICKS: Final = range(0, BANDS, 6)
 
 
 class _Recorder:
-    """A network that keeps what it answered."""
+    """A network that keeps what it answered of the hop at hand: gains and strengths ``[2, BANDS]``."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        self.gains: list[Float] = []
-        self.strengths: list[Float] = []
+        self.answer = _DRY
 
     def __call__(self, features: Float, state: Float) -> tuple[Float, Float, Float]:
         gain, strength, state = self._network(features, state)
-        self.gains.append(gain[0].copy())  # the enhancer changes its own
-        self.strengths.append(strength[0].copy())
+        self.answer = np.stack([gain[0, -1], strength[0, -1]])  # a copy: the enhancer changes its own
         return gain, strength, state
 
 
@@ -38,15 +39,8 @@ def portrait(clean: Float, noisy: Float, title: str, enhancer: Enhancer) -> byte
 
     Spectrograms share their scale; gains are in dB, down to −30; all panels are aligned to the sound that they act on.
     """
-    recorder = _Recorder(enhancer.network)
-    enhancer.network = cast(Network, recorder)
-    padding = LATENCY + (-len(noisy) - LATENCY) % HOP
-    enhanced = enhancer.process(np.pad(noisy, (0, padding))[None])[0, LATENCY : LATENCY + len(noisy)]
+    enhanced, gain, strength = _heard(noisy, enhancer)
     seconds, brightest = len(noisy) / SAMPLE_RATE, float(level_db(noisy).max())
-    first = LATENCY // HOP - 1  # hops until the answers are about the clip's first frame
-    gain, strength = (
-        np.concatenate(x)[first : first + len(noisy) // HOP].T for x in (recorder.gains, recorder.strengths)
-    )
 
     figure = Figure(figsize=(9, 10), dpi=75, layout="constrained")
     panels = figure.subplots(5, sharex=True)
@@ -85,3 +79,18 @@ def portrait(clean: Float, noisy: Float, title: str, enhancer: Enhancer) -> byte
     out = io.BytesIO()
     figure.savefig(out, format="jpeg", pil_kwargs={"quality": _QUALITY})
     return out.getvalue()
+
+
+def _heard(noisy: Float, enhancer: Enhancer) -> tuple[Float, Float, Float]:
+    """What is made of ``noisy [n]``, and the gains and strengths ``[BANDS, hops]`` that each hop is made with."""
+    recorder = _Recorder(enhancer.network)
+    enhancer.network = cast(Network, recorder)
+    padding = LATENCY + (-len(noisy) - LATENCY) % HOP
+    parts, answers = [], []
+    for hop in np.pad(noisy, (0, padding)).reshape(-1, 1, HOP):
+        recorder.answer = _DRY  # unless it is asked
+        parts.append(enhancer.process(hop)[0])
+        answers.append(recorder.answer)
+    first = LATENCY // HOP - 1  # hops until the answers are about the clip's first frame
+    gain, strength = np.stack(answers, axis=-1)[..., first : first + len(noisy) // HOP]
+    return np.concatenate(parts)[LATENCY : LATENCY + len(noisy)], gain, strength

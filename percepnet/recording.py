@@ -65,13 +65,13 @@ def enhance(
         samples = channels.astype(np.float32)
     samples[~np.isfinite(samples)] = 0
     np.clip(samples, -LOUDEST, LOUDEST, out=samples)
+    enhancer = Enhancer(
+        streams=max(1, len(samples)),
+        model=model,
+        postfilter=postfilter,
+        attenuation_limit_db=attenuation_limit_db,
+    )
     if samples.size:
-        enhancer = Enhancer(
-            streams=len(samples),
-            model=model,
-            postfilter=postfilter,
-            attenuation_limit_db=attenuation_limit_db,
-        )
         samples = resample(samples, rate, SAMPLE_RATE)  # each step forgets the one before: hours are large
         samples = _run(enhancer, samples, progress)
         samples = resample(samples, SAMPLE_RATE, rate)[:, : x.shape[-1]]

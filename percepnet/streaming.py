@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from percepnet.enhancer import LOUDEST, Enhancer, bounded
-from percepnet.framing import HOP, LATENCY, SAMPLE_RATE, Float
+from percepnet.framing import HOP, LATENCY, SAMPLE_RATE, Float, continued
 from percepnet.resampling import StreamingResampler, checked_rate
 
 Pcm: TypeAlias = NDArray[np.int16]
@@ -72,6 +72,7 @@ class StreamingEnhancer:
         self._waiting = np.zeros(0, np.float32)  # at 48 kHz, for the rest of its hop
         self._ready = np.zeros(ahead, np.float32)
         self._delayed = np.zeros(LATENCY, np.float32)  # the dry signal
+        self._last = 0.0  # sample that was made of it
         self._dry_hops = 0  # until enhancement is back after a fault
 
     @property
@@ -132,6 +133,11 @@ class StreamingEnhancer:
 
     def _enhance(self, x: Float) -> Float:
         """Enhanced ``x``, whole hops at 48 kHz; dry where that fails."""
+        y = self._enhanced_or_dry(x)
+        self._last = float(y[-1])
+        return y
+
+    def _enhanced_or_dry(self, x: Float) -> Float:
         joined = np.concatenate([self._delayed, x])
         dry, self._delayed = joined[: len(x)], joined[len(x) :]
         if not self._dry_hops:
@@ -140,8 +146,12 @@ class StreamingEnhancer:
             except Exception:
                 logger.exception("a voice gets dry audio: its enhancement failed")
                 self._dry_hops = RETRY_HOPS
-                return dry
-        return np.concatenate([self._recover(*hop) for hop in zip(_hops(x), _hops(dry), strict=True)])
+                return continued(dry, self._last)
+        parts = []
+        for hop in zip(_hops(x), _hops(dry), strict=True):
+            parts.append(self._recover(*hop))
+            self._last = float(parts[-1][-1])
+        return np.concatenate(parts)
 
     def _recover(self, x: Float, dry: Float) -> Float:
         """One hop of a voice that failed: dry; at the end enhanced again, unheard at first, then fading in."""
@@ -155,7 +165,7 @@ class StreamingEnhancer:
             wet = self._enhancer.process(x[np.newaxis])[0]
         except Exception:
             self._dry_hops = RETRY_HOPS
-            return dry
+            return dry if left else continued(dry, self._last)
         if not left:
             return wet
         self._dry_hops -= 1

@@ -27,10 +27,9 @@ from typing import Final
 import numpy as np
 
 from percepnet import Enhancer
-from percepnet.framing import SAMPLE_RATE, Float
+from percepnet.framing import SAMPLE_RATE, Float, continued
 
 from .controls import Changes, Controls
-from .dry import continued
 from .fallback import Fallback
 from .figures import BatchFigures, LoopLag
 from .frames import BACKLOG_PACKETS, PACKET, cut

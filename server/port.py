@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
 
-from percepnet.framing import Float
+from percepnet.framing import Float, continued
 
 from .controls import Changes, Controls
-from .dry import DryLine, continued
+from .dry import DryLine
 from .frames import PACKET
 from .logs import current_call
 

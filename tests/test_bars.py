@@ -120,6 +120,9 @@ def test_the_command_measures_held_out_recordings(tmp_path: Path, capsys: pytest
     for name, kind in (("clean", "speech"), ("noise", "noise")):
         (tmp_path / f"{name}.flac").write_bytes((RECORDINGS / f"{name}.flac").read_bytes())
         rows.append(f"{name}.flac,{kind},valid,20000")
+    (tmp_path / "manifest.csv").write_text("\n".join([*rows[:-1], rows[-1].replace("valid", "train")]))
+    assert main(["bars", str(tmp_path), "--count", "1"]) == 1
+    assert "1 recordings of speech and 0 of noise in the split valid" in capsys.readouterr().err
     (tmp_path / "manifest.csv").write_text("\n".join(rows))
     target = tmp_path / "bars.csv"
     assert main(["bars", str(tmp_path), "--count", "1", "--jobs", "1", "-q", "--csv", str(target)]) == 0

@@ -82,7 +82,7 @@ class TestEnhance:
         before = (folder / "noisy/one.flac").read_bytes()
         assert percepnet("enhance", folder / "noisy/one.flac", folder / "noisy") == 1
         assert percepnet("enhance", folder / "noisy", folder / "noisy") == 1
-        assert "replace its own input" in capsys.readouterr().err
+        assert "would replace an input" in capsys.readouterr().err
         assert (folder / "noisy/one.flac").read_bytes() == before
 
     def test_two_inputs_for_one_output_are_refused(
@@ -98,6 +98,16 @@ class TestEnhance:
         for _ in range(2):
             assert percepnet("enhance", tmp_path, tmp_path / "out", "-q") == 0
         assert sorted(path.name for path in tmp_path.rglob("*.wav")) == ["a.wav", "a.wav"]
+
+    def test_a_directory_may_go_into_the_one_around_it_if_that_replaces_nothing(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write(tmp_path / "in" / "a.wav", np.zeros((1, 480), np.float32), 48_000)
+        assert percepnet("enhance", tmp_path / "in", tmp_path, "-q") == 0
+        assert (tmp_path / "a.wav").is_file()
+        write(tmp_path / "in" / "in" / "a.wav", np.zeros((1, 480), np.float32), 48_000)
+        assert percepnet("enhance", tmp_path / "in", tmp_path, "-q") == 1  # in/in/a.wav to in/a.wav
+        assert "would replace an input" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("arguments", "status", "message"),

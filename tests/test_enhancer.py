@@ -284,16 +284,31 @@ def test_streams_that_do_not_exist_are_named(streams: list[int]) -> None:
         enhancer.process(np.zeros((len(streams), 480), np.float32), streams=streams)
 
 
-@pytest.mark.parametrize("limit", [-1, 101, float("nan")])
-def test_limit_out_of_range_is_named(limit: float) -> None:
+@pytest.mark.parametrize("streams", [[True, False], [0.0], 1])
+def test_streams_are_numbers_and_no_mask(streams: list[int]) -> None:
+    with pytest.raises(TypeError, match="whole numbers, one for each row"):
+        Enhancer(streams=2).process(np.zeros((2, 480), np.float32), streams=streams)
+
+
+@pytest.mark.parametrize(
+    ("limit", "error"),
+    [(-1, ValueError), (101, ValueError), (float("nan"), ValueError), ("20", TypeError), (True, TypeError)],
+)
+def test_limit_out_of_range_is_named(limit: float, error: type[Exception]) -> None:
     enhancer = Enhancer()
-    with pytest.raises(ValueError, match="0 to 100"):
+    with pytest.raises(error, match="0 to 100"):
         enhancer.set(0, attenuation_limit_db=limit)
+    with pytest.raises(error, match="0 to 100"):
+        Enhancer(attenuation_limit_db=limit)
 
 
 def test_other_arguments_out_of_range_are_named(tmp_path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match="streams is 0"):
         Enhancer(streams=0)
+    with pytest.raises(ValueError, match=r"streams is 2\.0"):
+        Enhancer(streams=2.0)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="model is 5; allowed"):
+        Enhancer(model=5)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match=r"absent\.onnx"):
         Enhancer(model=tmp_path / "absent.onnx")
     (tmp_path / "broken.onnx").write_bytes(b"no model")
@@ -304,6 +319,8 @@ def test_other_arguments_out_of_range_are_named(tmp_path) -> None:  # type: igno
 def test_switches_are_booleans() -> None:
     with pytest.raises(TypeError, match="enabled is 'off'"):
         Enhancer().set(0, enabled="off")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="postfilter is None; allowed: True and False"):
+        Enhancer(postfilter=None)  # type: ignore[arg-type]
 
 
 def test_nothing_in_nothing_out() -> None:

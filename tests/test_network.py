@@ -1,6 +1,7 @@
 """PyTorch, the float graph and the eight-bit graph are one network; a call's answer depends on no other call."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,15 @@ def test_a_model_with_other_inputs_is_refused_with_what_it_takes(taken: str, tmp
 
 def test_one_session_serves_all() -> None:
     assert Network()._session is Network()._session
+
+
+def test_a_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
+    sizes = []
+    for number, name in enumerate(("lite", "subband")):
+        shutil.copy(MODELS / f"{name}.onnx", tmp_path / "mine.onnx")
+        os.utime(tmp_path / "mine.onnx", (number, number))
+        sizes.append(Network(tmp_path / "mine.onnx").new_state(1).shape)
+    assert sizes == [Network(name).new_state(1).shape for name in ("lite", "subband")]
 
 
 def test_weights_survive_the_file_to_16_bits(tmp_path: Path) -> None:

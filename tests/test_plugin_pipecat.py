@@ -110,6 +110,13 @@ async def test_calls_after_each_other_are_as_new_and_those_at_once_apart(voice: 
         await one.stop()
 
 
+async def test_settings_are_checked_before_a_call_begins() -> None:
+    person = PercepNetFilter()
+    with pytest.raises(ValueError, match="attenuation_limit_db is 500; allowed"):
+        await person.process_frame(FilterUpdateSettingsFrame({"attenuation_limit_db": 500}))
+    await person.start(RATE)
+
+
 async def test_a_rate_that_is_not_allowed_is_told_at_the_start() -> None:
     with pytest.raises(ValueError, match="4000 Hz; allowed"):
         await PercepNetFilter().start(4_000)

@@ -11,10 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from percepnet import Enhancer
-from percepnet.framing import LATENCY
+from percepnet.framing import LATENCY, SEAM
 from percepnet.network import Network
 from server.controls import Controls
-from server.dry import SEAM
 from server.engine import Engine, EngineFull
 from server.fallback import RETRY_PACKETS, WARM_UP_PACKETS
 from server.frames import PACKET

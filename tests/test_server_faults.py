@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from test_server_engine import Ear, Gate, alone, delayed
 
 from percepnet.cli import main
+from percepnet.framing import SEAM
 from percepnet.network import Network
 from server import engine as engine_module
 from server.api import CALLS, ENGINE
 from server.app import _report_life
-from server.dry import SEAM
 from server.ending import Ending
 from server.engine import MOST_DEATHS, Engine
 from server.fallback import WARM_UP_PACKETS

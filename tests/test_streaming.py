@@ -1,14 +1,14 @@
 """A voice in chunks of any size, at any rate: what plug-ins rely on."""
 
 from collections.abc import Iterator
-from itertools import cycle
+from itertools import count, cycle
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from percepnet import StreamingEnhancer, enhance
-from percepnet.framing import HOP, Float
+from percepnet.framing import HOP, SEAM, Float
 from percepnet.resampling import StreamingResampler, resample
 from percepnet.streaming import RETRY_HOPS
 
@@ -151,7 +151,7 @@ def test_a_fault_is_dry_audio_as_late_and_enhancement_comes_back(
     monkeypatch.setattr(voice._enhancer, "process", sometimes)
     out = np.concatenate([voice.process(packet) for packet in packets])
     late = voice.latency_samples
-    fault, back = 48_000 + HOP, 48_000 + (RETRY_HOPS + 20) * HOP
+    fault, back = 48_000 + HOP + SEAM, 48_000 + (RETRY_HOPS + 20) * HOP
     np.testing.assert_allclose(out[:48_000], wanted[:48_000], atol=1e-5)
     np.testing.assert_array_equal(out[fault : back - 40 * HOP], x[fault - late : back - 40 * HOP - late])
     steps = np.abs(np.diff(out[fault : back + 48_000])).max()
@@ -159,6 +159,23 @@ def test_a_fault_is_dry_audio_as_late_and_enhancement_comes_back(
     part = slice(len(x) - 48_000, None)
     assert np.std(out[part] - wanted[part]) < 0.2 * np.std(wanted[part])
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("fails", [{41}, {41, 60}])  # the second when it is enhanced again, hop by hop
+def test_a_fault_does_not_click(fails: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    tone = 0.5 * np.sin(2 * np.pi * 100 / 48_000 * np.arange(7 * 48_000, dtype=np.float32))
+    voice, calls = StreamingEnhancer(48_000), count(1)
+
+    def process(x: Float) -> Float:
+        if next(calls) in fails:
+            raise RuntimeError("a test")
+        return 0 * x  # far from dry
+
+    monkeypatch.setattr(voice._enhancer, "process", process)
+    heard = np.concatenate([voice.process(packet) for packet in np.split(tone, 350)])
+    assert next(calls) > max(fails)
+    assert np.abs(heard).max() > 0.4
+    assert np.abs(np.diff(heard)).max() < 2 * np.abs(np.diff(tone)).max()
 
 
 @pytest.mark.parametrize(

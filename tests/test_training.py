@@ -77,6 +77,19 @@ def test_a_folder_without_noise_is_named(tmp_path: Path) -> None:
         scan(tmp_path)
 
 
+def test_a_manifest_as_a_spreadsheet_writes_it_is_read_and_a_wrong_one_named(tmp_path: Path) -> None:
+    rows = "a.wav,speech,train,7000\r\nb.wav,noise,train,20000\r\n"
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("\ufefffile,kind,split,bandwidth_hz\r\n" + rows, encoding="utf-8")
+    assert [r.bandwidth for r in scan(tmp_path)] == [7000, 20000]
+    manifest.write_text("file,kind,split,bandwidth\n" + rows)
+    with pytest.raises(ValueError, match=r"manifest\.csv has no column bandwidth_hz; wanted: file, kind"):
+        scan(tmp_path)
+    manifest.write_text("file,kind,split,bandwidth_hz\n" + rows + "c.wav,noise,train,\n")
+    with pytest.raises(ValueError, match=r"manifest\.csv, line 4: bandwidth_hz is ''"):
+        scan(tmp_path)
+
+
 def test_decoded_corpus_is_the_recording(corpus: Corpus, clean: Float) -> None:
     recording = corpus.speech[0]
     decoded = corpus.samples[recording.start : recording.start + recording.length].astype(np.float32) / 32768
@@ -308,6 +321,13 @@ def test_mixtures_of_another_version_are_refused(data: Path, tmp_path: Path) -> 
     np.save(tmp_path / "valid" / "00000.npy", np.zeros((1, 1, shards.COLUMNS), np.float16))
     with pytest.raises(ValueError, match="take another --cache"):
         shards.produce(data, tmp_path, "valid", shards.HOURS)
+
+
+def test_levels_the_wrong_way_round_are_told(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["mixtures", str(data), str(tmp_path), "--levels", "-5", "-45"]) == 1
+    assert "--levels -5 -45: allowed" in capsys.readouterr().err
 
 
 def test_mixtures_command_writes_the_same_set_again(data: Path, tmp_path: Path) -> None:

@@ -45,6 +45,12 @@ def test_what_is_no_condition_is_told_with_what_is_allowed(name: str) -> None:
         Weather.parse(name)
 
 
+@pytest.mark.parametrize("name", ["loss-5+loss-3", "burst-10+loss-5", "storm-50+jitter-5"])
+def test_no_condition_is_given_twice(name: str) -> None:
+    with pytest.raises(ValueError, match="twice"):
+        Weather.parse(name)
+
+
 @pytest.mark.parametrize("loss", [1, 5, 10, 20])
 @pytest.mark.parametrize("bursts", [False, True])
 def test_as_many_get_lost_as_named_and_bursts_are_bursts(loss: float, bursts: bool) -> None:

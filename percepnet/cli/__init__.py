@@ -6,6 +6,7 @@ when it is the one called: ``percepnet enhance`` loads neither aiohttp nor PyTor
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -136,6 +137,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Wrong usage, ``--help`` and ``--version`` leave through argparse's SystemExit with 2, 0 and 0.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a sign must not cost the results
     chosen = next((word for word in arguments if not word.startswith("-")), "")
     try:
         module = importlib.import_module(COMMANDS[chosen].module) if chosen in COMMANDS else None

@@ -132,7 +132,7 @@ def table(rows: Sequence[Measures]) -> str:
 def _write(path: Path, rows: Sequence[tuple[Path, Measures]]) -> None:
     """A line for every measure of every clip, several for what is measured at every word."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["clip", "measure", "value"])
         for clip, row in rows:
@@ -154,6 +154,10 @@ def _tasks(args: argparse.Namespace) -> list[Task]:
     held_out = [r for r in scan(args.data) if r.split == "valid"]
     speech = [args.data / r.file for r in held_out if r.kind == "speech"]
     noise = [args.data / r.file for r in held_out if r.kind == "noise"]
+    if not speech or not noise:
+        raise ValueError(
+            f"{args.data} holds {len(speech)} recordings of speech and {len(noise)} of noise in the split valid"
+        )
     english = [args.english / name for name in audio_files(args.english)] if args.english else []
     pairs: list[tuple[Path | None, Path, bool]] = [(None, path, False) for path in noise]
     for paths, is_english in ((speech, False), (english, True)):

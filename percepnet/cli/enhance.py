@@ -85,7 +85,8 @@ def _jobs(source: Path, target: Path, suffix: str | None) -> list[tuple[Path, Pa
     if source.is_dir():
         if target.is_file():
             raise ValueError(f"{target} is a file; expected a directory, as {source} is one")
-        inside = target if target.resolve() != source.resolve() else None
+        out, within = target.resolve(), source.resolve()
+        inside = target if out != within and out.is_relative_to(within) else None
         pairs = [
             (source / name, target / _named(name, suffix)) for name in audio_files(source, without=inside)
         ]
@@ -93,9 +94,10 @@ def _jobs(source: Path, target: Path, suffix: str | None) -> list[tuple[Path, Pa
         pairs = [(source, target / _named(Path(source.name), suffix))]
     else:
         pairs = [(source, target)]
-    for read_from, written_to in pairs:
-        if read_from.resolve() == written_to.resolve():
-            raise ValueError(f"{written_to} would replace its own input; name another OUT")
+    inputs = {read_from.resolve() for read_from, _ in pairs}
+    for _, written_to in pairs:
+        if written_to.resolve() in inputs:
+            raise ValueError(f"{written_to} would replace an input; name another OUT")
     twice = [path for path, count in Counter(written_to for _, written_to in pairs).items() if count > 1]
     if twice:
         raise ValueError(f"several inputs would be written to {twice[0]}")

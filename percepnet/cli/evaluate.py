@@ -107,9 +107,11 @@ def run(args: argparse.Namespace) -> int:
     rows = [(names[index], scored) for index, scored in found.items()]
     if ready and not args.quiet:
         print(f"scored {args.folder / 'enhanced'} as it is", file=sys.stderr)
-    print(table([row for _, row in rows]), flush=True)
     target = args.csv or args.folder / "scores.csv"
-    write_csv(target, rows)
+    try:
+        print(table([row for _, row in rows]), flush=True)
+    finally:
+        write_csv(target, rows)
     print(f"scores of every file: {target}")
     return FAILURE if len(found) < len(tasks) else 0
 
@@ -167,7 +169,7 @@ def _peers(text: str) -> tuple[str, ...]:
 def write_csv(path: Path, rows: Sequence[tuple[Path, Scores]]) -> None:
     """One line for every file and system."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "system", *COLUMNS])
         for name, systems in rows:

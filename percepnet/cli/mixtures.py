@@ -70,6 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the files; the same arguments over the same recordings give the same ones."""
+    low, high = args.levels
+    if low > high:
+        raise ValueError(f"--levels {low:g} {high:g}: allowed are LOW and HIGH with LOW at most HIGH")
     found = [r for r in scan(args.data) if r.split == args.split]
     speech = [r for r in found if r.kind == "speech" and r.bandwidth >= args.bandwidth]
     noise = [r for r in found if r.kind == "noise"]

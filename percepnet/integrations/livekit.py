@@ -28,7 +28,7 @@ with needs("livekit", "LiveKit"):
 
 
 class PercepNetProcessor(FrameProcessor[AudioFrame]):
-    """Takes the noise out of mono frames of any rate from 8 to 48 kHz and any length; each comes back as long.
+    """Takes the noise out of mono frames of any rate from 8 to 192 kHz and any length; each comes back as long.
 
     What comes back is late by 40 ms at 48 kHz and 45 ms at 24 kHz, always the same (``latency`` of
     :class:`percepnet.StreamingEnhancer`). All processors share one model.

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from percepnet.enhancer import check_controls
 from percepnet.integrations import needs
 from percepnet.streaming import StreamingEnhancer
 
@@ -31,7 +32,7 @@ SETTINGS: Final = ("enabled", "attenuation_limit_db", "postfilter")
 
 
 class PercepNetFilter(BaseAudioFilter):
-    """Takes the noise out of mono audio of 8 to 48 kHz, in chunks of any size; each chunk comes back as long.
+    """Takes the noise out of mono audio of 8 to 192 kHz, in chunks of any size; each chunk comes back as long.
 
     What comes back is late by 40 ms at 48 kHz and 48 ms at 16 kHz, always the same (``latency`` of
     :class:`percepnet.StreamingEnhancer`). The event loop does not wait: the work is done in a thread. All filters
@@ -88,6 +89,7 @@ class PercepNetFilter(BaseAudioFilter):
     async def _set(self, settings: dict[str, Any]) -> None:
         if unknown := settings.keys() - set(SETTINGS):
             raise ValueError(f"settings are {', '.join(sorted(unknown))}; allowed: {', '.join(SETTINGS)}")
+        check_controls(**settings)  # before there is a voice, too
         async with self._one_at_a_time:
             if self._voice is not None:
                 self._voice.set(**settings)

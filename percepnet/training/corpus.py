@@ -12,6 +12,7 @@ from tqdm import tqdm
 from percepnet.cli.audio_files import read_mono
 from percepnet.framing import SAMPLE_RATE
 
+_COLUMNS = ("file", "kind", "split", "bandwidth_hz")
 _SUFFIXES = {".opus", ".ogg", ".wav", ".flac", ".mp3", ".m4a"}
 
 
@@ -31,15 +32,11 @@ def scan(folder: Path) -> list[Recording]:
     """Recordings of ``folder``: those of its ``manifest.csv`` (columns file, kind, split, bandwidth_hz), or else all
     audio below ``speech/`` and ``noise/``, taken as full-band, a twentieth of it (by name) for validation.
 
-    Raises ValueError where there is no speech or no noise.
+    Raises ValueError where there is no speech or no noise, or the manifest is not such a table.
     """
     manifest = folder / "manifest.csv"
     if manifest.exists():
-        with manifest.open(newline="") as rows:
-            found = [
-                Recording(r["file"], r["kind"], r["split"], float(r["bandwidth_hz"]))
-                for r in csv.DictReader(rows)
-            ]
+        found = _listed(manifest)
     else:
         found = []
         for kind in ("speech", "noise"):
@@ -56,6 +53,22 @@ def scan(folder: Path) -> list[Recording]:
         raise ValueError(
             f"no {' and no '.join(sorted(missing))} in {folder}: want manifest.csv, or speech/ and noise/"
         )
+    return found
+
+
+def _listed(manifest: Path) -> list[Recording]:
+    found = []
+    with manifest.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets begin it with a mark
+        rows = csv.DictReader(file)
+        if missing := [name for name in _COLUMNS if name not in (rows.fieldnames or ())]:
+            raise ValueError(f"{manifest} has no column {', '.join(missing)}; wanted: {', '.join(_COLUMNS)}")
+        for row in rows:
+            try:
+                bandwidth = float(row["bandwidth_hz"])
+            except (TypeError, ValueError):
+                found_here = f"{manifest}, line {rows.line_num}: bandwidth_hz is {row['bandwidth_hz']!r}"
+                raise ValueError(f"{found_here}; allowed: a number of Hz") from None
+            found.append(Recording(row["file"], row["kind"], row["split"], bandwidth))
     return found
 
 

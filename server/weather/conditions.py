@@ -52,12 +52,17 @@ class Weather:
     def parse(cls, name: str) -> Self:
         """``loss-5``, ``loss-5+jitter-30``, ``clean``: begins when :data:`CALM` is over. Raises ``ValueError``."""
         found: dict[str, Any] = {"begin": CALM}
+        given: set[str] = set()
         for part in name.split("+"):
             match = re.fullmatch(r"([a-z]+)(?:-(\d+(?:\.\d+)?))?", part)
             kind, amount = (match[1], match[2] and float(match[2])) if match else ("", None)
             most = _MOST.get(kind)
             if kind not in _MOST or (amount is None) != (most is None) or (amount or 0) > (most or 0):
                 raise ValueError(f"{part!r} is no condition; allowed are {ALLOWED}, and several joined by +")
+            sets = {"burst": "loss", "storm": "jitter"}.get(kind, kind)
+            if sets in given:
+                raise ValueError(f"{name!r} sets {sets} twice; allowed are {ALLOWED}, each kind once")
+            given.add(sets)
             match kind:
                 case "burst":
                     found |= {"loss": amount, "bursts": True}
