@@ -44,12 +44,13 @@ async def admin(request: web.Request) -> web.StreamResponse:
 @routes.get("/healthz")
 @public
 async def health(request: web.Request) -> web.Response:
-    """200 while the engine runs and calls are taken, else 503; how many calls of how many."""
+    """200 while the engine runs and calls are taken, else 503; how many calls, and how many may be."""
     calls = request.app[CALLS]
     state = "draining" if calls.draining else "ok" if request.app[ENGINE].alive else "engine has died"
     told = {
         "status": state,
         "calls": calls.voices,
+        "rated_calls": calls.rated,
         "max_calls": request.app[CONFIG].max_calls,
     }
     return web.json_response(told, status=200 if state == "ok" else 503)
@@ -112,11 +113,12 @@ async def show(request: web.Request) -> web.Response:
 @routes.patch("/calls/{id}")
 async def turn(request: web.Request) -> web.Response:
     """Any subset of the controls → what ``GET`` returns; or more addresses of the caller (WHIP, WHEP)."""
-    call = _call(request)
     if request.content_type == whip.FRAGMENT:
-        return await whip.trickle(request, call)
+        return await whip.trickle(request, _call(request))
+    changes = await _json(request)
+    call = _call(request)  # now, for while that came it may have ended
     try:
-        call.turn(checked(await _json(request)))
+        call.turn(checked(changes))
     except ValueError as error:
         raise problem(web.HTTPBadRequest, str(error)) from error
     return web.json_response(call.report())

@@ -108,7 +108,8 @@ def _work(number: int, config: Config, path: Path, channel: socket.socket) -> No
 async def _serve_parent(
     number: int, config: Config, path: Path, channel: socket.socket, ending: Ending
 ) -> int:
-    ending.listen(signal.SIGTERM)
+    # Only the parent hurries it: a signal to the whole group would come on top of its word to drain.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ending.drain)
     parent = await Parent.connected(channel)
     tasks = [asyncio.create_task(parent.obey(ending))]
     try:

@@ -17,6 +17,8 @@ from aiortc import (
     RTCSessionDescription,
 )
 
+from percepnet.framing import SAMPLE_RATE
+
 from . import iceservers, sections
 from .advertise import advertised
 from .config import Config
@@ -31,6 +33,9 @@ from .rooms import Alone, Seat
 from .totals import Totals
 from .track import EnhancedTrack
 
+STANDSTILL: Final = (
+    1.0  # s that the event loop was late by, from which on it is not its callers that were silent
+)
 FIGURES_INTERVAL: Final = 0.2  # s between live figures on the data channel
 MOST_CANDIDATES: Final = MOST_ALIKE  # that a caller may name after the offer; each is checked, and kept
 MOST_CHANNELS: Final = 16  # data channels that a caller may open; one is of use
@@ -136,7 +141,12 @@ class Call:
                 logger.info("did not connect")
                 return
             end = self._began + self._config.max_call_time
+            turn = time.monotonic()
             while not await self._happens(self._ended, min(FIGURES_INTERVAL, end - time.monotonic())):
+                now = time.monotonic()
+                if (stood := now - turn - FIGURES_INTERVAL) > STANDSTILL and self._guard is not None:
+                    self._guard.excuse(stood)  # what came meanwhile has not been read
+                turn = now
                 if (reason := self._overdue(end)) is not None:
                     logger.info("ends: it %s", reason)
                     return
@@ -263,7 +273,10 @@ class Call:
         encoding = self._encoded(offer)
         # Where aiortc encodes for us: its encoder makes mono into stereo 3 dB too low.
         layout: Layout = "stereo" if encoding is None or encoding.stereo else "mono"
-        self._track = EnhancedTrack(source, self._engine, offer.controls, arrived, layout)
+        # Who talks in another codec at first (early media of a gateway) is not held to its band.
+        sends_opus = transceiver._codecs[0].mimeType.lower() == opus.MIME_TYPE
+        rate = SAMPLE_RATE if sends_opus or self.seat.encoding is not None else None
+        self._track = EnhancedTrack(source, self._engine, offer.controls, arrived, layout, rate)
         self._track.on("ended", self.end)
         self._hear(self.seat.take(self._track))
 

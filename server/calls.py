@@ -28,7 +28,7 @@ class Calls:
         self.draining = False  # set to take no more
         self._config = config
         self._engine = engine
-        self._rated = min(rated_calls, config.max_calls)
+        self.rated = min(rated_calls, config.max_calls)
         self._began = self._refused = 0  # offers, since start
         self._over = Totals()  # of calls that are over
         self._calls: dict[str, Call] = {}
@@ -108,7 +108,7 @@ class Calls:
         return {
             "calls": self.voices,
             "listeners": self.listeners,
-            "rated_calls": self._rated,
+            "rated_calls": self.rated,
             "max_calls": self._config.max_calls,
             "shed": self._engine.shed_calls,
             "refused": self._refused,
@@ -129,8 +129,8 @@ class Calls:
         if offer.direction == "recvonly":
             if self.listeners >= self._config.max_listeners:
                 raise TooManyCalls(f"this process takes {self._config.max_listeners} listeners at a time")
-        elif self.voices >= self._rated:
-            raise TooManyCalls(f"this process takes {self._rated} calls at a time")
+        elif self.voices >= self.rated:
+            raise TooManyCalls(f"this process takes {self.rated} calls at a time")
         if self._engine.overloaded:
             raise TooManyCalls(f"this process is late with the {len(self)} calls it has")
 

@@ -1,6 +1,6 @@
 """Audio frames of any format ↔ packets of 960 mono samples on one timeline of 48 kHz."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final, Literal, TypeAlias
 
@@ -30,6 +30,7 @@ Layout: TypeAlias = Literal["mono", "stereo"]
 class Packet:
     time: int  # samples of 48 kHz at the first sample, in the sender's timeline
     samples: Float  # [960]
+    in_time: bool = True  # else its time has passed: it only ends what is under way
 
 
 def same_format(a: AudioFrame, b: AudioFrame) -> bool:
@@ -66,10 +67,9 @@ class FrameReader:
     """Turns frames into packets: mixes to mono, resamples, re-blocks, and conceals gaps.
 
     A gap (lost packets) of up to ``LONGEST_FILL`` is filled, so that what follows is neither early nor late.
-    At a longer one (a sender that pauses, a network that is gone) the timeline skips, for nobody wants to hear
-    later what comes then: just before the audio that resumes the last fades, which flushes what is under way, and
-    one packet of comfort noise follows, because libopus's wrapper in libavcodec stamps the first packet after a
-    gap as if there were none.
+    At a longer one (a sender that pauses, a network that is gone) the timeline skips: just before the audio that
+    resumes the last fades, which flushes what is under way but comes too late to be sent, and one packet of comfort
+    noise follows, because libopus's wrapper in libavcodec stamps the first packet after a gap as if there were none.
     """
 
     def __init__(self) -> None:
@@ -81,6 +81,7 @@ class FrameReader:
         self._time = 0  # of the first pending sample
         self._expected: int | None = None  # time of the next frame
         self._offset = 0  # from the sender's timeline to ours, when it has started a new one
+        self._came: float | None = None  # when the last frame did
 
     def follows(self, frame: AudioFrame) -> bool:
         """Whether a frame goes on where the last has ended, in its format: nothing to conceal, nothing to begin."""
@@ -89,12 +90,12 @@ class FrameReader:
         time = time_of(frame)
         return time is None or abs(time + self._offset - self._expected) <= ROUNDING
 
-    def push(self, frame: AudioFrame) -> list[Packet]:
-        """Take a frame; returns the packets that it completes."""
+    def push(self, frame: AudioFrame, came: float | None = None) -> list[Packet]:
+        """Take a frame that came at ``came``, s of any clock; returns the packets that it completes."""
         packets = []
         if self._format is None or not same_format(frame, self._format):
             self._start(frame)
-        time = self._place(frame)
+        time = self._place(frame, came)
         assert self._expected is not None
         gap = time - self._expected
         if ROUNDING < gap <= LONGEST_FILL:
@@ -102,7 +103,7 @@ class FrameReader:
         elif gap > LONGEST_FILL:
             self._append(self._concealer.conceal(FADE + -(len(self._pending) + FADE) % PACKET))
             self._time = time - PACKET - len(self._pending)
-            packets = self._complete()
+            packets = [replace(packet, in_time=False) for packet in self._complete()]
             self._append(self._concealer.conceal(PACKET))
         settling = 0 if self._resampler is None else RESAMPLER_SETTLING
         self._append(self._concealer.heard(self._samples(frame), settling))
@@ -117,15 +118,18 @@ class FrameReader:
             self._resampler = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
             self._primed = False
 
-    def _place(self, frame: AudioFrame) -> int:
+    def _place(self, frame: AudioFrame, came: float | None) -> int:
         """Time of a frame on our timeline, which never runs backwards."""
+        last, self._came = self._came, came
         time = time_of(frame)
         if time is None:
             time = (self._expected or 0) - self._offset
         if self._expected is None:
             self._expected = self._time = time
         elif not 0 <= time + self._offset - self._expected <= LONGEST_GAP:
-            self._offset = self._expected - time
+            waited = 0 if came is None or last is None else round((came - last) * SAMPLE_RATE)
+            pause = max(0, waited - frame.samples * SAMPLE_RATE // frame.sample_rate)
+            self._offset = self._expected + pause - time
         return time + self._offset
 
     def _samples(self, frame: AudioFrame) -> Float:
@@ -159,12 +163,12 @@ class FrameReader:
 class FrameWriter:
     """Turns packets back into frames of the sample rate, time base and mono or stereo layout of ``like``.
 
-    The sample format is always packed s16, the one that aiortc's encoders take; ``layout`` overrides that of
-    ``like``.
+    The sample format is always packed s16, the one that aiortc's encoders take; ``layout`` and ``rate`` override those
+    of ``like``.
     """
 
-    def __init__(self, like: AudioFrame, layout: Layout | None = None) -> None:
-        self._rate = like.sample_rate
+    def __init__(self, like: AudioFrame, layout: Layout | None = None, rate: int | None = None) -> None:
+        self._rate = rate or like.sample_rate
         self._layout = layout or ("mono" if like.layout.name == "mono" else "stereo")
         self._time_base = Fraction(like.time_base) if like.time_base else Fraction(1, self._rate)
         self._same_time_base = self._time_base == TIME_BASE

@@ -118,8 +118,7 @@ async def health(request: web.Request) -> web.Response:
     state = "draining" if workers.draining else "ok" if fine else "no worker is ready"
     told = {
         "status": state,
-        "calls": sum(each["calls"] for each in fine),
-        "max_calls": sum(each["max_calls"] for each in fine),
+        **{name: sum(each[name] for each in fine) for name in ("calls", "rated_calls", "max_calls")},
         "workers": {"fine": len(fine), "of": workers.count},
     }
     return web.json_response(told, status=200 if state == "ok" else 503)

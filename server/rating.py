@@ -74,7 +74,7 @@ def media_time(clock: Callable[[], float] = time.thread_time) -> float:
         payloads, timestamp = encoder.encode(frame, audio_level_dbov(frame))
         packet = RtpPacket(96, sequence_number=n, timestamp=timestamp, ssrc=1, payload=payloads[0])
         received = RtpPacket.parse(inbound.unprotect(outbound.protect(packet.serialize())))
-        decoding.decode(codec, received.sequence_number, received.timestamp, received.payload)
+        decoding.decode(codec, received.sequence_number, received.timestamp, received.payload, 0.0)
         frame = writer.frame(reader.push(frames.pop())[0])
         cost = min(cost, clock() - began)
     return WHOLE_WAY * cost

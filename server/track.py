@@ -32,8 +32,8 @@ class EnhancedTrack(MediaStreamTrack):
     """An audio track that returns what ``source`` brings, enhanced and 1440 samples (30 ms) late.
 
     Frames of any rate, layout and length go in. What comes out are 20 ms of packed s16 with the sample rate,
-    time base and layout (mono or stereo, unless ``layout`` says which) of the first frame, at the ``pts`` of the
-    input. Each packet is
+    time base and layout (mono or stereo) of the first frame, unless ``rate`` and ``layout`` say which, at the ``pts``
+    of the input. Each packet is
     handed to the engine as it comes, not as it is asked for, so that the next can join a batch while one is
     encoded. The event loop does no more than turn s16 into float and back.
 
@@ -50,6 +50,7 @@ class EnhancedTrack(MediaStreamTrack):
         controls: Controls | None = None,
         arrived: Callable[[int], float | None] = lambda time: None,
         layout: Layout | None = None,
+        rate: int | None = None,
     ) -> None:
         super().__init__()
         self.skipped = 0  # packets that came faster than time, and enhanced ones that nobody fetched in time
@@ -57,7 +58,7 @@ class EnhancedTrack(MediaStreamTrack):
         self._event_loop = asyncio.get_running_loop()
         self._source = source
         self._arrived = arrived
-        self._layout = layout
+        self._layout, self._rate = layout, rate
         self._reader = FrameReader()
         self._writer: FrameWriter | None = None
         self._ready: deque[Packet] = deque()
@@ -65,6 +66,7 @@ class EnhancedTrack(MediaStreamTrack):
         self._source_ended = False
         self._pace = Allowance(FASTEST)
         self._news = asyncio.Event()
+        self._unheard: set[int] = set()  # times of packets whose answers are not to be sent
         self._arrivals: dict[int, float] = {}  # when the last part of each packet came, by the packet's time
         self._sending: float | None = None  # arrival of the packet that recv() returned last
         self._delays = RecentDelays()
@@ -130,18 +132,21 @@ class EnhancedTrack(MediaStreamTrack):
         if not isinstance(frame, AudioFrame):
             raise TypeError(f"a source of audio gives av.AudioFrame, not {type(frame).__name__}")
         if self._writer is None:
-            self._writer = FrameWriter(like=frame, layout=self._layout)
+            self._writer = FrameWriter(frame, self._layout, self._rate)
         now = clock.monotonic()
         if not self._reader.follows(frame) and not self._pace.has(now):
             self.skipped += 1  # what it would take to join them is the time of all
             return
         time = time_of(frame)
         came = self._arrived(time) if time is not None else None
-        for packet in self._reader.push(frame):
+        for packet in self._reader.push(frame, now if came is None else came):
             if not self._pace.take(now):  # or the engine would have no time for the calls of others
                 self.skipped += 1
                 continue
-            self._arrivals[packet.time] = now if came is None else came
+            if packet.in_time:
+                self._arrivals[packet.time] = now if came is None else came
+            else:
+                self._unheard.add(packet.time)
             self._submitted += 1
             self.port.submit(packet.time, packet.samples)
         while len(self._arrivals) > KEPT_ARRIVALS:
@@ -149,6 +154,10 @@ class EnhancedTrack(MediaStreamTrack):
 
     def _enhanced(self, time: int, samples: Float) -> None:
         self._returned += 1
+        if time in self._unheard:
+            self._unheard.remove(time)
+            self._news.set()
+            return
         self._ready.append(Packet(time, samples))
         if len(self._ready) > BACKLOG_PACKETS:
             dropped, kept = self._ready.popleft(), self._ready[0]

@@ -72,8 +72,9 @@ export class Call extends EventTarget {
 
   #listen() {
     const pc = this.#pc;
-    pc.addEventListener("track", ({ track }) => this.#tell("remote", new MediaStream([track])));
+    pc.addEventListener("track", ({ track }) => this.#over || this.#tell("remote", new MediaStream([track])));
     pc.addEventListener("connectionstatechange", () => {
+      if (this.#over) return; // the connection goes on until the server knows of the end
       if (pc.connectionState === "connected") {
         clearTimeout(this.#timer);
         this.#tell("live");
@@ -87,7 +88,7 @@ export class Call extends EventTarget {
     });
     this.#channel.addEventListener("message", ({ data }) => {
       const message = JSON.parse(data);
-      if (message.type === "figures") this.#tell("figures", message);
+      if (message.type === "figures" && !this.#over) this.#tell("figures", message);
     });
     this.#channel.addEventListener("close", () => {
       this.#id = null; // the server has closed it, and with it the call

@@ -150,6 +150,7 @@ function show(state) {
   const running = state === "connecting" || state === "live";
   $("start").textContent = running ? "Stop" : "Start";
   $("start").classList.toggle("stop", running);
+  if (running && $("sources").contains(document.activeElement)) $("start").focus(); // or it would be nowhere
   $("sources").disabled = running;
   $("figures").classList.toggle("old", state !== "live");
 }

@@ -8,7 +8,15 @@ export function takeFromAddress() {
   const given = GIVEN.exec(location.hash);
   if (!given) return;
   history.replaceState(null, "", location.pathname + location.search);
-  keep(decodeURIComponent(given[1]));
+  keep(decoded(given[1]));
+}
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text; // a lone % in it
+  }
 }
 
 export function keep(token) {

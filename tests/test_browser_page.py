@@ -42,9 +42,11 @@ def test_the_sample_is_heard_from_the_keyboard_alone(server: Server) -> None:
         expect(page.get_by_role("radio", name="Noisy sample")).to_be_focused()
         page.keyboard.press("Tab")
         expect(page.get_by_role("button", name="Start")).to_be_focused()
+        page.keyboard.press("Shift+Tab")  # Enter starts it from there, too
         page.keyboard.press("Enter")
         expect(page.get_by_role("status")).to_have_text("Live")
         assert calls(server) == 1
+        expect(page.get_by_role("button", name="Stop")).to_be_focused()
 
         assert 0.001 < record(page, 5.0).samples.std() < 0.2
         for figure in ("rtt", "server", "jitter"):
@@ -69,6 +71,32 @@ def test_the_sample_is_heard_from_the_keyboard_alone(server: Server) -> None:
         assert calls(server) == 0
         assert browser.complaints == []
         assert all(url.startswith(server.url) for url in browser.requested)
+
+
+def test_who_stops_while_it_connects_has_stopped(server: Server) -> None:
+    """The connection goes on until the server knows, which is not to be shown as a call."""
+    with browsing(server.url) as browser:
+        page = browser.page
+        page.evaluate("""() => {
+            const ask = window.fetch, { setRemoteDescription } = RTCPeerConnection.prototype;
+            window.fetch = async (url, options) => {
+                if (options?.method === "DELETE") await new Promise((go) => setTimeout(go, 1000));
+                return ask(url, options);
+            };
+            RTCPeerConnection.prototype.setRemoteDescription = async function (answer) {
+                RTCPeerConnection.prototype.setRemoteDescription = setRemoteDescription;
+                this.addEventListener("connectionstatechange", () => (window.state = this.connectionState));
+                await setRemoteDescription.call(this, answer);
+                document.getElementById("start").click();
+            };
+        }""")
+        page.click("#start")
+        page.wait_for_function("() => window.state === 'connected'")
+        for _ in range(10):
+            expect(page.get_by_role("status")).to_have_text("Ready")
+            page.wait_for_timeout(50)  # while the connection stands
+        expect(page.get_by_role("button", name="Start")).to_be_enabled()
+        call(page, "sample")
 
 
 def test_leaving_the_page_ends_its_call(server: Server) -> None:
@@ -153,6 +181,9 @@ def test_a_token_is_asked_for_or_taken_from_the_address(monkeypatch: pytest.Monk
         page.click("#start")
         expect(page.get_by_role("status")).to_have_text("Ready")
         other = browser.context.new_page()
+        other.goto(f"{server.url}/#token=100%")  # no more than a wrong one
+        expect(other.get_by_role("button", name="Start")).to_be_enabled()
+        expect(other.locator("#out-what")).to_have_text("Noisy sample")
         other.goto(f"{server.url}/?a=b#token={token.replace('+', '%2B')}")
         call(other, "sample")
         assert other.url == f"{server.url}/?a=b"

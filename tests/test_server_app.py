@@ -78,7 +78,10 @@ async def test_what_is_not_there_is_404_in_json(server: Server, path: str) -> No
 
 async def test_health_tells_how_full_the_server_is(server: Server) -> None:
     async with server.http.get("/healthz") as answer:
-        assert (answer.status, await answer.json()) == (200, {"status": "ok", "calls": 0, "max_calls": 8})
+        assert (answer.status, await answer.json()) == (
+            200,
+            {"status": "ok", "calls": 0, "rated_calls": 8, "max_calls": 8},
+        )
 
 
 async def test_an_offer_is_answered_with_an_id_and_the_options_it_asked_for(server: Server, sdp: str) -> None:

@@ -35,9 +35,10 @@ class Line:
         self.frames: list[AudioFrame] = []
         self.decoding = Decoding(self.frames.append)
         self.codec = codec
+        self.clock = 0.0  # s, at which packets come
 
     def decode(self, sequence: int, timestamp: int, payload: bytes) -> None:
-        self.decoding.decode(self.codec, sequence & 0xFFFF, timestamp & 0xFFFFFFFF, payload)
+        self.decoding.decode(self.codec, sequence & 0xFFFF, timestamp & 0xFFFFFFFF, payload, self.clock)
 
     def carry(self, payloads: list[bytes], arrivals: list[tuple[float, int]], step: int = PACKET) -> Float:
         """Packets that come at those times (s), by number; returns all that goes to the engine."""
@@ -209,6 +210,35 @@ def test_a_sender_that_begins_anew_is_appended(jump: int) -> None:
         line.decode(n, n * PACKET + 12345, payload)
     assert len(line.heard()) == 32 * PACKET  # with a packet's length to fade from one to the other
     assert line.decoding.audio.concealed == line.decoding.audio.missing == 0
+
+
+@pytest.mark.parametrize("anew", ["source", "timeline"])
+@pytest.mark.parametrize("pause", [0.5, 1.0, 100.0])
+def test_who_begins_anew_after_a_pause_is_as_late_as_that(anew: str, pause: float) -> None:
+    line, payload, times = Line(), bytes([31 << 3]) + bytes(range(40)), []
+    for n in range(20):
+        if n == 10:
+            line.clock += pause
+            if anew == "source":
+                line.decoding.new_source()
+        line.decode(n, n * PACKET + 777_777_777 * (n >= 10), payload)
+        times += [packet.time for packet in line.reader.push(line.frames[-1], line.clock)]
+        line.clock += 0.02
+    assert times[-1] == 19 * PACKET + round(pause * 48_000)
+
+
+def test_packets_of_padding_only_use_up_their_numbers(clean: Float) -> None:
+    padded, plain = Line(), Line()
+    number = 0
+    for n, payload in enumerate(packets(clean[48_000:96_000])):
+        if n % 5 == 4:
+            padded.decode(number, (n - 1) * PACKET, b"")
+            number += 1
+        padded.decode(number, n * PACKET, payload)
+        number += 1
+        plain.decode(n, n * PACKET, payload)
+    assert np.array_equal(padded.heard(), plain.heard())
+    assert padded.decoding.audio == plain.decoding.audio
 
 
 def test_another_source_begins_without_a_click(clean: Float) -> None:

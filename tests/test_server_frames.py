@@ -104,9 +104,19 @@ def test_after_a_long_pause_the_timeline_skips_and_audio_keeps_its_time(before: 
     assert packets[-1].time == pause
     assert np.array_equal(packets[-1].samples[CUT:] * 32768, NOISE[960 + CUT : 1920])
     assert times[-2] == pause - PACKET  # the one that encoders may stamp wrongly
+    late = [packet.in_time for packet in packets].count(False)  # what only flushes: nobody is to wait for it
+    assert [packet.in_time for packet in packets[-2 - late :]] == [False] * late + [True, True]
+    assert late > 1
     assert (
         times[1 if before == 0 else 2] > pause - LONGEST_FILL
     )  # what is said now is of now, or nobody plays it
+
+
+def test_a_timeline_that_begins_anew_goes_on_as_time_does() -> None:
+    reader = FrameReader()
+    reader.push(frame(NOISE[:960], 5_000), 10.0)
+    packets = reader.push(frame(NOISE[960:1920], 100), 12.5)
+    assert packets[-1].time == 5_000 + round(2.5 * 48_000)
 
 
 def test_audio_fades_before_the_timeline_skips() -> None:

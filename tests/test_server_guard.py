@@ -106,6 +106,29 @@ async def test_a_caller_has_no_more_sources_than_a_report_can_name() -> None:
     await until(lambda: not len(server.calls), "the call is freed")
 
 
+async def test_a_gateway_may_begin_one_source_after_the_other_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(guard, "MORE_SOURCES", 1000.0)  # a second: its holds are short
+    async with serving() as server, Caller(server.url, SILENCE) as caller:
+        sender = caller.transceiver.sender
+        send = sender.transport._send_rtp
+        source = 0
+
+        async def of_another_source(data: bytes) -> None:
+            await send(data[:8] + source.to_bytes(4, "big") + data[12:])
+
+        sender.transport._send_rtp = of_another_source
+        while source < 3 * guard.MOST_SOURCES:
+            source += 1
+            await packets(caller, 1)
+        assert len(caller_guard(server).sources) == guard.MOST_SOURCES
+        (call,) = server.calls._calls.values()
+        streams = call._connection.getTransceivers()[0].receiver._RTCRtpReceiver__remote_streams
+        assert len(streams) <= guard.MOST_SOURCES
+    await until(lambda: not len(server.calls), "the call is freed")
+
+
 async def test_a_caller_that_sends_faster_than_time_does_not_take_the_time_of_others() -> None:
     async with serving() as server, Caller(server.url, SILENCE) as caller:
         dtls = caller.transceiver.sender.transport
@@ -233,6 +256,16 @@ async def test_a_caller_whose_socket_falls_silent_is_noticed() -> None:
                 protocol.transport.abort()
             assert aioice.ice.CONSENT_FAILURES * aioice.ice.CONSENT_INTERVAL == 30
             await until(lambda: not len(server.calls), "the call is freed")
+
+
+async def test_a_server_that_stood_still_does_not_take_its_callers_for_lost() -> None:
+    """As at ``docker pause``, or when a virtual machine moves: what came meanwhile has not been read yet."""
+    async with serving(lost_time=1.0) as server, Caller(server.url, SILENCE) as caller:
+        await packets(caller, 5)
+        for _ in range(2):
+            time.sleep(2.5)  # noqa: ASYNC251 — the event loop is to stand still
+            await packets(caller, 20)
+        assert (await report(server, caller))["state"] == "connected"
 
 
 @pytest.mark.parametrize("silent", [True, False])

@@ -146,6 +146,21 @@ async def test_telephone_audio_comes_back_as_telephone_audio(engine: Engine) -> 
     assert np.std(pcm[1000:7000]) == pytest.approx(8000 / np.sqrt(2), rel=0.02)
 
 
+async def test_who_begins_as_a_telephone_is_not_held_to_its_band(
+    engine: Engine, speech: NDArray[np.int16]
+) -> None:
+    early = AudioFrame.from_ndarray(np.zeros((1, 160), np.int16), format="s16", layout="mono")
+    early.sample_rate, early.pts, early.time_base = 8_000, 0, Fraction(1, 8_000)
+    source = Source([early, *frames(speech)[1:]])
+    track = EnhancedTrack(source, engine, Controls(enabled=False), layout="mono", rate=48_000)
+    paced(source, track)
+    heard = await drained(track)
+    assert {(frame.sample_rate, frame.samples) for frame in heard} == {(48_000, PACKET)}
+    pcm = np.concatenate([frame.to_ndarray()[0] for frame in heard]).astype(int)
+    late = LATENCY + 2 * PACKET
+    assert np.abs(pcm[late:] - speech[late - LATENCY : len(pcm) - LATENCY]).max() <= 1
+
+
 async def test_a_gap_in_pts_is_filled_and_what_follows_keeps_its_time(
     engine: Engine, speech: NDArray[np.int16]
 ) -> None:
@@ -159,6 +174,25 @@ async def test_a_gap_in_pts_is_filled_and_what_follows_keeps_its_time(
     assert np.abs(pcm[LATENCY:] - speech[:-LATENCY])[: 10 * PACKET].max() <= 1
     assert np.abs(pcm[LATENCY:] - speech[:-LATENCY])[13 * PACKET + CUT :].max() <= 1
     assert pcm[LATENCY + 10 * PACKET : LATENCY + 13 * PACKET].any()
+
+
+async def test_after_a_pause_nothing_is_sent_whose_time_has_passed(
+    engine: Engine, speech: NDArray[np.int16]
+) -> None:
+    sent = frames(speech)
+    for frame in sent[10:]:
+        frame.pts += 2 * 48_000
+    source = Source(sent)
+    track = EnhancedTrack(source, engine, Controls(enabled=False))
+    paced(source, track)
+    heard = await drained(track)
+    begun = 10 * PACKET + 2 * 48_000
+    late = [frame.pts for frame in heard if 10 * PACKET <= frame.pts < begun]
+    assert late == [begun - PACKET]  # the one that encoders may stamp wrongly
+    assert [frame.pts for frame in heard if frame.pts >= begun] == [begun + n * PACKET for n in range(30)]
+    pcm = np.concatenate([frame.to_ndarray()[0, ::2] for frame in heard if frame.pts >= begun]).astype(int)
+    said = speech[10 * PACKET : 40 * PACKET - LATENCY]
+    assert np.abs(pcm[LATENCY:] - said)[CUT:].max() <= 1
 
 
 async def test_a_slow_reader_misses_the_oldest_and_gets_no_delay(

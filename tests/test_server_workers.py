@@ -134,7 +134,13 @@ async def test_calls_are_shared_and_each_is_found_by_its_id() -> None:
             status, report = await server.get(f"/calls/{caller.id}")
             assert (status, report["id"], report["state"]) == (200, caller.id, "connected")
             assert report["controls"]["attenuation_limit_db"] == limit
-        health = {"status": "ok", "calls": 2, "max_calls": 3, "workers": {"fine": 2, "of": 2}}
+        health = {
+            "status": "ok",
+            "calls": 2,
+            "rated_calls": 3,
+            "max_calls": 3,
+            "workers": {"fine": 2, "of": 2},
+        }
         assert await server.get("/healthz") == (200, health)
         figures = await server.workers()
         assert [figures[n]["calls"] for n in (0, 1)] == [1, 1]

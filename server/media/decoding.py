@@ -51,6 +51,7 @@ class Decoding:
         self.position = 0  # of the packet decoded last, samples of 48 kHz from the first
         self._deliver = deliver
         self._end = 0  # of the audio so far
+        self._came = 0.0  # s of the receiver's clock, when that packet came
         self._length = PACKET  # samples of the last packet that was decoded
         self._sequence: int | None = None  # number of that packet; None before the first of a source
         self._timestamp = 0  # of the last packet, decoded or not
@@ -60,19 +61,26 @@ class Decoding:
     def new_source(self) -> None:
         """What comes next has timestamps of its own and no past to be decoded with.
 
-        It follows upon what came, after a packet's length to fade from one to the other.
+        It follows upon what came as much later as it comes, but after a packet's length at least, to fade from one to
+        the other.
         """
         self._sequence = None
         self._decoder = None
 
-    def decode(self, codec: RTCRtpCodecParameters, sequence: int, timestamp: int, payload: bytes) -> None:
+    def decode(
+        self, codec: RTCRtpCodecParameters, sequence: int, timestamp: int, payload: bytes, came: float
+    ) -> None:
+        """Decode a packet that came at ``came``, s of any clock that goes on."""
+        next_one = self._sequence is not None and sequence == self._sequence + 1 & 0xFFFF
+        if not payload:  # of padding (RFC 6263, 4.2); it would tell libavcodec that the stream is over
+            if next_one:
+                self._sequence = sequence
+            return
         if codec.mimeType != self._codec:
             self.new_source()
-        next_one = self._sequence is not None and sequence == self._sequence + 1 & 0xFFFF
-        gap = self._place(timestamp, codec.clockRate, next_one)
+            next_one = False
+        gap = self._place(timestamp, codec.clockRate, next_one, came)
         lost = 0 if self._sequence is None else sequence - self._sequence - 1 & 0xFFFF
-        if not payload:  # would tell libavcodec that the stream is over
-            return
         if gap > LONGEST_FILL:
             self._decoder = None  # one that goes on from before may be 9 dB too loud at first
         decoder = self._decoder_of(codec)
@@ -101,7 +109,7 @@ class Decoding:
         self.audio.received += self._length
         self._end = self.position + self._length
 
-    def _place(self, timestamp: int, rate: int, next_one: bool) -> int:
+    def _place(self, timestamp: int, rate: int, next_one: bool, came: float) -> int:
         """Set the position of a packet; returns the samples that are missing before it.
 
         A packet that follows the last and is stamped nearly so follows it: gateways round, and correct their clocks.
@@ -114,8 +122,9 @@ class Decoding:
         if self._sequence is not None and not 0 <= position - self._end <= LONGEST_GAP:
             self.new_source()  # of the same sender
         if self._sequence is None:
-            position = self._end + PACKET if self._end else 0
-        self.position = position
+            later = round((came - self._came) * SAMPLE_RATE) - self._length
+            position = self._end + max(PACKET, later) if self._end else 0
+        self.position, self._came = position, came
         return position - self._end
 
     def _count_hole(self, gap: int, recovered: int, lost: int) -> None:

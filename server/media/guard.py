@@ -26,7 +26,10 @@ FROM_CALLER: Final = 600.0  # datagrams a second in the long run; audio has 50, 
 DTLS: Final = 100.0  # of them, DTLS: each may hold dozens of messages of a data channel, at 50 µs
 FROM_OTHERS: Final = 200.0
 MOST_ADDRESSES: Final = 100  # of a caller; at each new one aioice makes checks of its own, whosever it is
-MOST_SOURCES: Final = 31  # SSRCs of a call; as many as a receiver report can name (RFC 3550, 6.4.2)
+MOST_SOURCES: Final = 31  # SSRCs of a call at once; as many as a receiver report can name (RFC 3550, 6.4.2)
+MORE_SOURCES: Final = (
+    0.1  # a second, beyond those: a gateway begins one after each hold, and the oldest is forgotten
+)
 MOST_FAULTS: Final = 1000  # of aiortc in a call; one that came without a datagram would come for ever
 SHORTEST_RTP: Final = 12  # bytes
 BYE: Final = 203  # packet type of a source's farewell
@@ -59,12 +62,18 @@ class Guard:
         self.heard = self.spoken = time.monotonic()  # last datagram of the caller; last RTP packet
         self.refused = 0  # datagrams
         self.faults = 0  # datagrams that aiortc failed at
-        self.sources: set[bytes] = set()  # SSRCs of packets that were authentic
+        self.sources: dict[bytes, None] = {}  # SSRCs of packets that were authentic, the oldest first
         self._ice = ice
         self._addresses: set[Address] = set()  # the caller's
         self._caller = Allowance(FROM_CALLER)
         self._dtls = Allowance(DTLS)
         self._others = Allowance(FROM_OTHERS)
+        self._more = Allowance(MORE_SOURCES)
+
+    def excuse(self, seconds: float) -> None:
+        """So long nothing was read, for this process stood still: it does not count as silence of the caller."""
+        now = time.monotonic()
+        self.heard, self.spoken = min(now, self.heard + seconds), min(now, self.spoken + seconds)
 
     def came(self, pass_on: PassOn, data: bytes, addr: Address) -> None:
         """Called for each datagram in place of ``pass_on``."""
@@ -89,7 +98,8 @@ class Guard:
             if len(data) < SHORTEST_RTP:
                 return False
             is_rtcp = _is_rtcp(data)
-            if len(self.sources) >= MOST_SOURCES and _source(data, is_rtcp) not in self.sources:
+            full = len(self.sources) >= MOST_SOURCES
+            if full and _source(data, is_rtcp) not in self.sources and not self._more.has(now):
                 return False
             if known and not is_rtcp:
                 self.spoken = now
@@ -101,6 +111,14 @@ class Guard:
         if known:
             self.heard = now
         return True
+
+    def _note(self, source: bytes) -> None:
+        if source in self.sources:
+            return
+        if len(self.sources) >= MOST_SOURCES:
+            self._more.take(time.monotonic())
+            del self.sources[next(iter(self.sources))]
+        self.sources[source] = None
 
     def _is_of_caller(self, address: Address) -> bool:
         """Look among the candidates, which checks from new addresses add to."""
@@ -130,11 +148,11 @@ class Guard:
                     logger.warning("aiortc fails at a datagram, which is dropped: %r", error)
 
         async def noted_rtp(data: bytes, arrival_time_ms: int) -> None:
-            self.sources.add(_source(data, is_rtcp=False))
+            self._note(_source(data, is_rtcp=False))
             await rtp(data, arrival_time_ms=arrival_time_ms)
 
         async def noted_rtcp(data: bytes) -> None:
-            self.sources.add(_source(data, is_rtcp=True))
+            self._note(_source(data, is_rtcp=True))
             if _asks_again(data):
                 self.refused += 1
             # aiortc's receiver would end at a BYE for good, though senders that pause say it, too.

@@ -23,6 +23,7 @@ from percepnet.framing import SAMPLE_RATE
 
 from ..frames import LONGEST_BACKLOG
 from .decoding import Audio, Decoding
+from .guard import MOST_SOURCES
 from .jitter import HoleWait, InterarrivalJitter
 from .jitterbuffer import AudioJitterBuffer, Counts
 
@@ -30,7 +31,8 @@ MADE_FOR: Final = "1.14 to 1.16"
 ARRIVALS: Final = 64  # packets whose time of arrival is remembered
 _PRIVATE: Final = "_RTCRtpReceiver__"
 _CODECS: Final = _PRIVATE + "codecs"  # by payload type
-_NEEDED: Final = ("jitter_buffer", "codecs", "decoder_queue", "decoder_thread")
+_STREAMS: Final = _PRIVATE + "remote_streams"  # statistics of each source, the oldest first
+_NEEDED: Final = ("jitter_buffer", "codecs", "decoder_queue", "decoder_thread", "remote_streams")
 _WORKER: Final = "decoder_worker"  # what the decoder's thread runs
 _WORKER_PARAMETERS: Final = ["loop", "input_q", "output_q", "decode_error"]
 
@@ -187,6 +189,9 @@ class Reception:
         self._earlier = self.counts
         self._buffer = AudioJitterBuffer(self._hole_wait)
         self._source = source
+        streams = getattr(self._receiver, _STREAMS)
+        for old in list(streams)[:-MOST_SOURCES]:  # a report of more cannot be written
+            del streams[old]
         self._jitter.restart()
         self._decoding.new_source()
 
@@ -210,8 +215,9 @@ class Reception:
             if self.decoder_queue.ended:
                 return
             data = packet._data  # type: ignore[attr-defined]
-            self._decoding.decode(codec, packet.sequence_number, packet.timestamp, data)
-            self._note(self._decoding.position, came)
+            self._decoding.decode(codec, packet.sequence_number, packet.timestamp, data, came)
+            if data:
+                self._note(self._decoding.position, came)
 
     def _note(self, position: int, came: float) -> None:
         self._arrivals[position] = came

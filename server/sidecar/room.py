@@ -1,7 +1,7 @@
 """A sidecar in one room of Janus: what it hears there, and when it is over."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from .claims import Feed, enhanced_feed, sidecar_display, sidecar_name
 from .following import Following
@@ -26,6 +26,7 @@ class Room:
         self._make_twin = make_twin
         self._following: Following[Publisher] = Following(room, name, told=(JanusError, ValueError))
         self._over: str | None = None  # why the room, or being in it, has come to its end
+        self._gone: set[Feed] | None = None  # who has left before the answer to joining was read
 
     def report(self) -> dict[str, object]:
         """Publishers and figures of the twins from here, ready for JSON."""
@@ -36,9 +37,11 @@ class Room:
         room = VideoRoom(session, self.room, self._pin)
         handle = await room.attach(lambda event: self._hear(room, handle, event))
         try:
+            self._gone = set()
             joined = await room.join(handle, sidecar_display(self._name))
             logger.info("room %s: joined as %s", self.room, self._name)
-            self._take(room, handle, joined, newcomer=True)
+            gone, self._gone = self._gone, None
+            self._take(room, handle, joined, newcomer=True, gone=gone)
             await self._following.until(lambda: self._over is not None)
             raise JanusError(0, str(self._over))
         finally:
@@ -59,11 +62,20 @@ class Room:
             for gone in {data[word] for word in ("unpublished", "leaving", "kicked") if word in data}:
                 self._following.twins.pop(gone, None)
                 self._following.forget(gone)
+                if self._gone is not None:
+                    self._gone.add(gone)
             self._take(room, handle, data)
         self._following.changed()
 
-    def _take(self, room: VideoRoom, handle: Handle, data: Message, newcomer: bool = False) -> None:
-        """What an event says of who publishes."""
+    def _take(
+        self,
+        room: VideoRoom,
+        handle: Handle,
+        data: Message,
+        newcomer: bool = False,
+        gone: Collection[Feed] = (),
+    ) -> None:
+        """What an event says of who publishes, but for who has ``gone`` since."""
 
         async def sidecars() -> list[str]:
             names = (sidecar_name(display) for display in await room.names(handle))
@@ -73,6 +85,8 @@ class Room:
         for feed in silent:
             self._following.forget(feed)
         for publisher in speaking:
+            if publisher.id in gone:
+                continue
             if (of := enhanced_feed(publisher.description)) is not None:
                 self._following.twins[publisher.id] = of
             else:
