@@ -42,8 +42,10 @@ class IceServer:
             )
         if not at:
             return cls(text)
-        username, _, credential = account.partition(":")
-        return cls(f"{scheme}:{host}", unquote(username), unquote(credential))
+        username, _, credential = map(unquote, account.partition(":"))
+        if not (username + credential).isprintable():  # they go into headers
+            raise ValueError("ICE server must be one whose user and password hold no control characters")
+        return cls(f"{scheme}:{host}", username, credential)
 
 
 def number(low: float, high: float, whole: bool = False) -> Callable[[str], float]:

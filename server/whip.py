@@ -92,10 +92,16 @@ def link(server: IceServer) -> str:
     """An ICE server as a ``Link`` header has it (RFC 9725, 4.6)."""
     text = f'<{server.url}>; rel="ice-server"'
     if server.username is not None:
-        text += (
-            f'; username="{server.username}"; credential="{server.credential}"; credential-type="password"'
-        )
+        account = {"username": server.username, "credential": str(server.credential)}
+        text += "".join(f"; {name}={quoted(value)}" for name, value in account.items())
+        text += '; credential-type="password"'
     return text
+
+
+def quoted(text: str) -> str:
+    """A quoted string of a header (RFC 9110, 5.6.4)."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _room(request: web.Request) -> str:

@@ -4,6 +4,7 @@ import { authorization } from "./token.js";
 
 const CONNECT_WITHIN = 12_000; // ms
 const GATHER_WITHIN = 2_000; // ms; candidates found later are not needed to reach a server
+const ANSWER_WITHIN = 20_000; // ms
 const HANG_UP_WITHIN = 2_000; // ms
 const LOST_AFTER = 5_000; // ms of "disconnected", which often heals by itself
 const OPTIONS = { bundlePolicy: "max-bundle" };
@@ -118,7 +119,7 @@ export class Call extends EventTarget {
     try {
       const json = body && { method: "POST", body: JSON.stringify(body) };
       const headers = { ...authorization(), ...(body && { "Content-Type": "application/json" }) };
-      response = await fetch(path, { ...json, headers });
+      response = await fetch(path, { ...json, headers, signal: AbortSignal.timeout(ANSWER_WITHIN) });
     } catch {
       throw new CallError("The server cannot be reached.");
     }

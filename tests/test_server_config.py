@@ -39,7 +39,7 @@ def test_ice_servers_from_both() -> None:
 def test_a_password_is_in_no_error_and_no_text_of_the_options() -> None:
     with pytest.raises(ValueError, match="ICE server must be") as error:
         IceServer.parse("http:ann:hunter2@example.org")
-    for text in ("turn:ann:hunter2", "turn:ann:x@example.org:hunter2"):
+    for text in ("turn:ann:hunter2", "turn:ann:hunter2%0a@example.org", "turn:ann:x@example.org:hunter2"):
         with pytest.raises(ValueError, match="ICE server must be") as other:
             IceServer.parse(text)
         assert "hunter2" not in str(other.value)

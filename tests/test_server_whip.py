@@ -300,12 +300,12 @@ class RoomCaller(Caller):
 async def test_the_links_name_the_ice_servers(hiss: Pcm) -> None:
     from server.config import IceServer
 
-    servers = (IceServer("stun:127.0.0.1:1"), IceServer("turn:127.0.0.1:1", "u", "p"))
+    servers = (IceServer("stun:127.0.0.1:1"), IceServer("turn:127.0.0.1:1", "u", 'p"\\'))
     from server.whip import link
 
     assert [link(s) for s in servers] == [
         '<stun:127.0.0.1:1>; rel="ice-server"',
-        '<turn:127.0.0.1:1>; rel="ice-server"; username="u"; credential="p"; credential-type="password"',
+        '<turn:127.0.0.1:1>; rel="ice-server"; username="u"; credential="p\\"\\\\"; credential-type="password"',
     ]
 
 
