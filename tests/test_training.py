@@ -28,6 +28,7 @@ from percepnet.training.losses import Loss, band_loss, loudness_loss
 from percepnet.training.mixing import Mixer
 from percepnet.training.rooms import EARLY, room_response
 from percepnet.training.topologies import TOPOLOGIES
+from percepnet.training.variation import Variation, warp
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +234,8 @@ def test_shards_hold_what_the_loss_compares(corpus: Corpus, monkeypatch: pytest.
 def test_rows_go_through_whole_mixtures_from_step_to_step(tmp_path: Path) -> None:
     length, hops = shards.HOPS, 200
     for number in range(2):  # each value tells shard, mixture and hop
-        where = np.arange(number * 4 * length, (number + 1) * 4 * length).reshape(4, length, 1)
+        where = np.zeros((4, length, shards.COLUMNS), np.float32)
+        where[..., -1] = np.arange(number * 4 * length, (number + 1) * 4 * length).reshape(4, length)
         np.save(tmp_path / f"{number:05d}.npy", where)
     batches = Batches(tmp_path, 2 * shards.HOURS, 3, hops, fresh=False, failed=lambda: False)
     with patch.object(shards, "STREAMS", 4):
@@ -241,13 +243,44 @@ def test_rows_go_through_whole_mixtures_from_step_to_step(tmp_path: Path) -> Non
     assert steps[0][1].all()
     heard = set()
     for (before, _), (now, begun) in pairwise(steps):
-        ends = before[:, -1, 0]
-        goes_on = now[:, 0, 0] == ends + 1
+        ends = before[:, -1, -1]
+        goes_on = now[:, 0, -1] == ends + 1
         assert torch.equal(begun, (ends + 1) % length == 0)
         assert goes_on[~begun].all()
-        assert (now[begun][:, 0, 0] % length == 0).all()
-        heard.update((now[begun][:, 0, 0] // length).tolist())
+        assert (now[begun][:, 0, -1] % length == 0).all()
+        heard.update((now[begun][:, 0, -1] // length).tolist())
     assert len(heard) > 4  # of eight mixtures
+
+
+def test_a_voice_is_warped_above_its_pitch_and_no_band_is_lost() -> None:
+    np.testing.assert_array_equal(warp(1.0), np.eye(BANDS))
+    for factor in (0.85, 1.18):
+        found = warp(factor)
+        assert_allclose(found.sum(0), 1, atol=1e-6)
+        np.testing.assert_array_equal(found[:, :4], np.eye(BANDS)[:, :4])
+        heard = np.eye(BANDS)[CENTRES_HZ.searchsorted(2650)] @ found  # a formant
+        assert heard @ CENTRES_HZ / heard.sum() == pytest.approx(factor * 2650, rel=0.03)
+
+
+def test_each_mixture_has_a_voice_of_its_own_from_end_to_end() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.uniform(0, 1, (20, 8, shards.COLUMNS)).astype(np.float16)
+    rows[:] = rows[:1, :1]  # the same everywhere
+    voices = Variation(20)
+    np.testing.assert_array_equal(voices.apply(rows), rows)
+    voices.renew(np.arange(20), rng)
+    heard = voices.apply(rows)
+    np.testing.assert_array_equal(heard, np.broadcast_to(heard[:, :1], heard.shape))
+    assert len(np.unique(heard[:, 0, 20])) > 12
+    pitch_and_speech = [2 * BANDS, 2 * BANDS + 1, -1]
+    np.testing.assert_array_equal(heard[..., pitch_and_speech], rows[..., pitch_and_speech])
+    for part in np.split(heard[..., FEATURES:-1], 3, axis=-1):
+        assert 0 <= part.min() <= part.max() <= 1
+    equalised = np.abs(heard[..., :BANDS] - heard[..., :1]).max()
+    assert equalised * 20 < 2 * (6 + 2 * 3)  # dB
+    voices.renew(np.array([3]), rng)
+    again = voices.apply(rows)
+    assert (np.delete(again, 3, 0) == np.delete(heard, 3, 0)).all()
 
 
 def test_toy_trains_resumes_and_exports_a_model_that_runs(
@@ -264,11 +297,11 @@ def test_toy_trains_resumes_and_exports_a_model_that_runs(
     assert reports[-1]["noise_reduction"] > 1
     assert all(math.isfinite(value) for value in reports[-1].values())
 
-    more = ["--topology", "toy", "--mixtures", "0.1", "--batch", "8", "--hops", "100", "--steps", "67"]
+    more = ["--topology", "toy", "--mixtures", "0.1", "--batch", "8", "--hops", "100", "--steps", "127"]
     more += ["--threads", "2"]
     assert main(["train", *folders, *more]) == 0
     resumed = [json.loads(line) for line in log.read_text().splitlines()][-1]
-    assert resumed["step"] == 67
+    assert resumed["step"] == 127
     assert resumed["train"] < reports[0]["train"]
 
     assert main(["export", str(tmp_path / "run" / "checkpoint.pt"), str(tmp_path / "toy")]) == 0

@@ -13,6 +13,7 @@ from torch import Tensor
 from percepnet.bands import BANDS
 from percepnet.features import FEATURES
 from percepnet.training import shards
+from percepnet.training.variation import Variation
 
 
 class Batches:
@@ -32,9 +33,9 @@ class Batches:
     def draw(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Endless sequences ``[batch, hops, COLUMNS]``, and which ``[batch]`` of them are the first of a mixture.
 
-        Each row goes through its mixture from one draw to the next, and then through another.
+        Each row goes through its mixture from one draw to the next, and then through another, in a voice of its own.
         """
-        rng, hops = np.random.default_rng(seed), self._hops
+        rng, hops, voices = np.random.default_rng(seed), self._hops, Variation(self._batch)
         present: list[NDArray[np.float16]] = []
         mixtures: list[NDArray[np.float16]] = [np.empty((0, shards.COLUMNS), np.float16)] * self._batch
         place = rng.integers(shards.HOPS // hops, size=self._batch) * hops
@@ -45,9 +46,10 @@ class Batches:
             begun = (place == 0) | (step == 0)
             for row in np.flatnonzero(begun):
                 mixtures[row] = present[rng.integers(len(present))][rng.integers(shards.STREAMS)]
+            voices.renew(np.flatnonzero(begun), rng)
             rows = np.stack([m[p : p + hops] for m, p in zip(mixtures, place, strict=True)])
             place = place + hops
-            yield torch.from_numpy(rows), torch.from_numpy(begun)
+            yield torch.from_numpy(voices.apply(rows)), torch.from_numpy(begun)
 
     def _present(self) -> list[NDArray[np.float16]]:
         """The shards there are, at least one: waits for the first, and fails when its makers have."""

@@ -47,9 +47,9 @@ _LOSS: Final = {  # option → field of Loss, its highest value, and what it is
 _TOY: Final = {
     "topology": "toy",
     "mixtures": 0.1,
-    "steps": 60,
+    "steps": 120,
     "save_every": 20,
-    "listen_every": 60,
+    "listen_every": 120,
     "batch": 8,
     "hops": 100,
     "threads": 1,
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache", type=Path, default=Path("cache"), help="folder of decoded audio and shards"
     )
     parser.add_argument(
-        "--preset", choices=["toy"], help="toy: a tiny network, some 60 steps, under a minute"
+        "--preset", choices=["toy"], help="toy: a tiny network, 120 steps, under a minute"
     )
     parser.add_argument("--topology", choices=sorted(TOPOLOGIES), default="subband")
     parser.add_argument(

@@ -1,0 +1,65 @@
+"""Voices and rooms that nobody recorded: each mixture heard through another equaliser and another vocal tract.
+
+Both act on what the shards hold, so every pass over the same mixtures is another. Source: vocal tract length
+perturbation (Jaitly and Hinton 2013), here on bands in place of bins.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from percepnet.bands import BANDS, CENTRES_HZ
+from percepnet.features import FEATURES
+from percepnet.framing import Float
+
+_SHARE: Final = 0.5  # of mixtures that are warped, and of those that are equalised
+_FACTORS: Final = (0.85, 1.18)  # of frequencies; men's and women's vocal tracts differ by some 1.18
+_FIXED_HZ: Final = 300.0  # below it single harmonics are told apart, whose pitch stays
+_FREE_HZ: Final = 800.0  # from here on everything is warped
+_TILT: Final = 6.0  # dB at either end
+_RIPPLE: Final = 3.0  # dB, of two slow waves along the bands each
+_DB: Final = 1 / 20  # of band levels, see ``features``
+_LEVELS: Final = (-3.0, 1.5)  # where ``features`` clips them
+
+
+def warp(factor: float) -> Float:
+    """Matrix ``[BANDS, BANDS]``: rows of bands times it are what is heard ``factor`` times as high."""
+    free = np.clip((CENTRES_HZ - _FIXED_HZ) / (_FREE_HZ - _FIXED_HZ), 0, 1)
+    source = np.interp(CENTRES_HZ * factor**-free, CENTRES_HZ, np.arange(BANDS))
+    return np.maximum(0, 1 - np.abs(np.arange(BANDS)[:, None] - source)).astype(np.float32)
+
+
+def equaliser(rng: np.random.Generator) -> Float:
+    """dB ``[BANDS]`` of a random smooth curve."""
+    place = np.linspace(-1, 1, BANDS)
+    curve = rng.uniform(-_TILT, _TILT) * place
+    for waves in (1, 2):
+        curve += rng.uniform(0, _RIPPLE) * np.cos(np.pi * waves * place + rng.uniform(0, 2 * np.pi))
+    return curve.astype(np.float32)
+
+
+class Variation:
+    """The voices of ``rows`` mixtures that are drawn at once."""
+
+    def __init__(self, rows: int) -> None:
+        self._warp = np.tile(np.eye(BANDS, dtype=np.float32), (rows, 1, 1))
+        self._level = np.zeros((rows, 1, BANDS), np.float32)
+
+    def renew(self, rows: NDArray[np.intp], rng: np.random.Generator) -> None:
+        """Other voices for ``rows``, whose mixtures begin."""
+        low, high = np.log(_FACTORS)
+        for row in rows:
+            self._warp[row] = warp(np.exp(rng.uniform(low, high)) if rng.random() < _SHARE else 1.0)
+            self._level[row] = _DB * equaliser(rng) if rng.random() < _SHARE else 0
+
+    def apply(self, batch: NDArray[np.float16]) -> Float:
+        """``batch [rows, hops, COLUMNS]`` of shards with these voices."""
+        out = batch.astype(np.float32)
+        for begin in (0, BANDS, *range(FEATURES, FEATURES + 3 * BANDS, BANDS)):  # see ``batches.split``
+            part = out[..., begin : begin + BANDS]
+            part[:] = part @ self._warp
+        levels = out[..., :BANDS]
+        levels += np.where(levels > _LEVELS[0], self._level, 0)
+        np.clip(levels, *_LEVELS, out=levels)
+        return out
