@@ -320,7 +320,7 @@ def test_toy_trains_resumes_and_exports_a_model_that_runs(
 
 def test_a_run_of_another_topology_is_not_gone_on_with(data: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    state = {"topology": TOPOLOGIES["lite"].as_dict()}
+    state = {"topology": TOPOLOGIES["full"].as_dict()}
     torch.save(state, tmp_path / "run" / "checkpoint.pt")
     command = [
         "train",

@@ -124,7 +124,7 @@ COMMANDS: Final = MappingProxyType(
         "export": Command(
             "percepnet.training.export",
             "turn a training checkpoint into .onnx networks",
-            ("percepnet export runs/lite/checkpoint.pt lite",),
+            ("percepnet export runs/mine/checkpoint.pt mine",),
         ),
     }
 )

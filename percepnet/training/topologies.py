@@ -18,7 +18,6 @@ AnyNetwork: TypeAlias = PercepNet | SubbandNet
 
 TOPOLOGIES: Final[Mapping[str, AnyTopology]] = {
     "full": Topology(),
-    "lite": Topology(units=256),
     "subband": SubbandTopology(),
     "toy": Topology(dense=32, units=32),
 }

@@ -69,9 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache", type=Path, default=Path("cache"), help="folder of decoded audio and shards"
     )
-    parser.add_argument(
-        "--preset", choices=["toy"], help="toy: a tiny network, 120 steps, under a minute"
-    )
+    parser.add_argument("--preset", choices=["toy"], help="toy: a tiny network, 120 steps, under a minute")
     parser.add_argument("--topology", choices=sorted(TOPOLOGIES), default="subband")
     parser.add_argument(
         "--mixtures", type=float, default=20, help="hours of different mixtures (default: %(default)s)"
