@@ -25,8 +25,8 @@ DEFAULT_MODEL: Final = MODELS / "subband.onnx"
 
 
 @lru_cache(maxsize=8)
-def _session(path: Path, changed: int) -> Any:
-    """The session of a file as it is since ``changed``."""
+def _session(path: Path, identity: tuple[int, ...]) -> Any:
+    """The session of a file while it is the one of that ``identity``."""
     options = onnxruntime.SessionOptions()
     # Calls are the parallelism: a pool of threads in each session would fight the other workers.
     options.intra_op_num_threads = 1
@@ -61,7 +61,9 @@ class Network:
     def __init__(self, model: str | Path | None = None) -> None:
         path = _find(model)
         try:
-            self._session = _session(path.resolve(), path.stat().st_mtime_ns)
+            is_now = path.stat()
+            identity = (is_now.st_ino, is_now.st_size, is_now.st_mtime_ns)
+            self._session = _session(path.resolve(), identity)
         except Exception as error:  # onnxruntime's exceptions share no public base
             raise ValueError(f"{path} is no model written by 'percepnet export': {error}") from error
         inputs = {entry.name: entry.shape for entry in self._session.get_inputs()}

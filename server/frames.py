@@ -9,7 +9,7 @@ from av import AudioFrame, AudioResampler
 from numpy.typing import NDArray
 
 from percepnet.concealment import FADED, SEAM, Concealer
-from percepnet.framing import HOP, SAMPLE_RATE, Float
+from percepnet.framing import HOP, LATENCY, SAMPLE_RATE, Float
 
 PACKET: Final = 2 * HOP  # samples, 20 ms
 FULL_SCALE: Final = 32768
@@ -30,7 +30,9 @@ Layout: TypeAlias = Literal["mono", "stereo"]
 class Packet:
     time: int  # samples of 48 kHz at the first sample, in the sender's timeline
     samples: Float  # [960]
-    in_time: bool = True  # else its time has passed: it only ends what is under way
+    in_time: bool = (
+        True  # else its time has passed: it only ends what is under way, and its answer is not sent
+    )
 
 
 def same_format(a: AudioFrame, b: AudioFrame) -> bool:
@@ -101,7 +103,8 @@ class FrameReader:
         if ROUNDING < gap <= LONGEST_FILL:
             self._append(self._concealer.conceal(gap))
         elif gap > LONGEST_FILL:
-            self._append(self._concealer.conceal(FADE + -(len(self._pending) + FADE) % PACKET))
+            length = FADE + LATENCY  # none of it is left in the answer to the packet of comfort noise
+            self._append(self._concealer.conceal(length + -(len(self._pending) + length) % PACKET))
             self._time = time - PACKET - len(self._pending)
             packets = [replace(packet, in_time=False) for packet in self._complete()]
             self._append(self._concealer.conceal(PACKET))

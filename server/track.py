@@ -23,6 +23,7 @@ FASTEST: Final = (
     75.0  # packets a second of a caller in the long run, half as fast again as time; two seconds' at once
 )
 KEPT_ARRIVALS: Final = 64
+_PASSED: Final = -(1 << 62)  # time of a packet whose answer nobody waits for any more
 DELAY_BOUNDS: Final = (0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5)  # s
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,6 @@ class EnhancedTrack(MediaStreamTrack):
         self._source_ended = False
         self._pace = Allowance(FASTEST)
         self._news = asyncio.Event()
-        self._unheard: set[int] = set()  # times of packets whose answers are not to be sent
         self._arrivals: dict[int, float] = {}  # when the last part of each packet came, by the packet's time
         self._sending: float | None = None  # arrival of the packet that recv() returned last
         self._delays = RecentDelays()
@@ -145,22 +145,18 @@ class EnhancedTrack(MediaStreamTrack):
                 continue
             if packet.in_time:
                 self._arrivals[packet.time] = now if came is None else came
-            else:
-                self._unheard.add(packet.time)
             self._submitted += 1
-            self.port.submit(packet.time, packet.samples)
+            self.port.submit(packet.time if packet.in_time else _PASSED, packet.samples)
         while len(self._arrivals) > KEPT_ARRIVALS:
             del self._arrivals[next(iter(self._arrivals))]
 
     def _enhanced(self, time: int, samples: Float) -> None:
         self._returned += 1
-        if time in self._unheard:
-            self._unheard.remove(time)
-            self._news.set()
+        self._news.set()
+        if time == _PASSED:
             return
         self._ready.append(Packet(time, samples))
         if len(self._ready) > BACKLOG_PACKETS:
             dropped, kept = self._ready.popleft(), self._ready[0]
             self._ready[0] = Packet(kept.time, cut(dropped.samples, kept.samples))
             self.skipped += 1
-        self._news.set()

@@ -125,9 +125,13 @@ export class Call extends EventTarget {
     }
     if (response.status === 401) throw new TokenError("This server needs a token.");
     if (response.status === 503) throw new CallError("The server is full. Try again in a moment.");
+    if (response.ok) {
+      return response.json().catch(() => {
+        throw new CallError("The server's answer did not come.");
+      });
+    }
     const answer = await response.json().catch(() => ({}));
-    if (!response.ok) throw new CallError(`The server said: ${answer.error ?? response.statusText}`);
-    return answer;
+    throw new CallError(`The server said: ${answer.error ?? response.statusText}`);
   }
 
   #setTimer(ms, message) {

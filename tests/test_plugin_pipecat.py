@@ -114,6 +114,7 @@ async def test_settings_are_checked_before_a_call_begins() -> None:
     person = PercepNetFilter()
     with pytest.raises(ValueError, match="attenuation_limit_db is 500; allowed"):
         await person.process_frame(FilterUpdateSettingsFrame({"attenuation_limit_db": 500}))
+    await person.process_frame(FilterUpdateSettingsFrame({"postfilter": None, "attenuation_limit_db": None}))
     await person.start(RATE)
 
 

@@ -20,7 +20,7 @@ from server.media import decoding
 from server.media.decoding import Decoding
 from server.media.jitter import HoleWait
 from server.media.jitterbuffer import AudioJitterBuffer
-from server.media.libopus import LibopusDecoder, library
+from server.media.libopus import UNIT, LibopusDecoder, library
 
 Float = NDArray[np.float32]
 OPUS, PCMU = (next(c for c in CODECS["audio"] if c.name == name) for name in ("opus", "PCMU"))
@@ -225,6 +225,19 @@ def test_who_begins_anew_after_a_pause_is_as_late_as_that(anew: str, pause: floa
         times += [packet.time for packet in line.reader.push(line.frames[-1], line.clock)]
         line.clock += 0.02
     assert times[-1] == 19 * PACKET + round(pause * 48_000)
+
+
+def test_what_cannot_be_decoded_does_not_swallow_the_pause_before_it() -> None:
+    line, payload = Line(), bytes([31 << 3]) + bytes(range(40))
+    line.decode(0, 0, payload)
+    line.decoding.new_source()
+    line.clock = 10.0
+    line.decode(5, 777, b"\xff\xff\xff")
+    line.clock += 0.02
+    line.decode(6, 777 + PACKET, payload)
+    assert line.decoding.audio.undecodable == 1
+    assert line.decoding.position >= 10 * 48_000 - PACKET
+    assert line.decoding.position % UNIT == 0  # or stamps at 8 kHz could not tell it
 
 
 def test_packets_of_padding_only_use_up_their_numbers(clean: Float) -> None:

@@ -122,7 +122,11 @@ async def test_a_gateway_may_begin_one_source_after_the_other_for_ever(
         while source < 3 * guard.MOST_SOURCES:
             source += 1
             await packets(caller, 1)
-        assert len(caller_guard(server).sources) == guard.MOST_SOURCES
+        found = caller_guard(server)
+        assert len(found.sources) == guard.MOST_SOURCES
+        talking, *others = found.sources
+        assert found._is_taken(talking)  # who talks is not forgotten, however long ago it began
+        assert list(found.sources) == [*others, talking]
         (call,) = server.calls._calls.values()
         streams = call._connection.getTransceivers()[0].receiver._RTCRtpReceiver__remote_streams
         assert len(streams) <= guard.MOST_SOURCES

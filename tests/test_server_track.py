@@ -195,6 +195,20 @@ async def test_after_a_pause_nothing_is_sent_whose_time_has_passed(
     assert np.abs(pcm[LATENCY:] - said)[CUT:].max() <= 1
 
 
+async def test_nothing_of_before_a_pause_is_heard_after_it(engine: Engine) -> None:
+    tone = (16_000 * np.sin(2 * np.pi * 200 / 48_000 * np.arange(10 * PACKET))).astype(np.int16)
+    quiet = np.random.default_rng(0).integers(-30, 30, 30 * PACKET).astype(np.int16)
+    sent = frames(np.concatenate([quiet, tone, quiet]))
+    for frame in sent[40:]:
+        frame.pts += 3 * 48_000
+    source = Source(sent)
+    track = EnhancedTrack(source, engine, Controls(enabled=False), layout="mono")
+    paced(source, track)
+    heard = [frame for frame in await drained(track) if frame.pts >= 40 * PACKET]
+    assert heard[0].pts > 2 * 48_000
+    assert max(np.abs(frame.to_ndarray().astype(int)).max() for frame in heard) < 200
+
+
 async def test_a_slow_reader_misses_the_oldest_and_gets_no_delay(
     engine: Engine, speech: NDArray[np.int16]
 ) -> None:

@@ -278,6 +278,8 @@ def test_each_mixture_has_a_voice_of_its_own_from_end_to_end() -> None:
         assert 0 <= part.min() <= part.max() <= 1
     equalised = np.abs(heard[..., :BANDS] - heard[..., :1]).max()
     assert equalised * 20 < 2 * (6 + 2 * 3)  # dB
+    silent = np.full_like(rows, -3)
+    np.testing.assert_allclose(voices.apply(silent)[..., :BANDS], -3, atol=1e-5)
     voices.renew(np.array([3]), rng)
     again = voices.apply(rows)
     assert (np.delete(again, 3, 0) == np.delete(heard, 3, 0)).all()

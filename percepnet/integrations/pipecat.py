@@ -89,6 +89,11 @@ class PercepNetFilter(BaseAudioFilter):
     async def _set(self, settings: dict[str, Any]) -> None:
         if unknown := settings.keys() - set(SETTINGS):
             raise ValueError(f"settings are {', '.join(sorted(unknown))}; allowed: {', '.join(SETTINGS)}")
+        settings = {
+            name: value
+            for name, value in settings.items()
+            if value is not None or name == "attenuation_limit_db"
+        }
         check_controls(**settings)  # before there is a voice, too
         async with self._one_at_a_time:
             if self._voice is not None:

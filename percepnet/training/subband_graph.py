@@ -18,7 +18,7 @@ from percepnet.features import FEATURES
 from percepnet.training.nodes import HOPS, Array, Graph, States
 from percepnet.training.subband import REACH, SPAN, SQUEEZED, SubbandTopology
 
-_REACH: Final = (4.0, 6.0)  # of what goes through each block; one number in 100 000 is beyond it
+_REACH: Final = (4.0, 6.0)  # of what goes through the first block, and any other; one in 100 000 is beyond it
 
 
 def states(topology: SubbandTopology) -> States:
@@ -58,7 +58,7 @@ def build(topology: SubbandTopology, weights: dict[str, Array], *, quantised: bo
     x = add(by_band(x, "stem_bands"), _embedding(graph, weights), "embedded")
     x = add(x, to_all_bands(tanh(dense(features, "overview")), "overview_hops"), "input")
     for n in range(topology.blocks):
-        block = f"blocks.{n}"
+        block, reach = f"blocks.{n}", _REACH[min(n, 1)]
         if n == topology.blocks - 1:
             told = tanh(dense(graph.reshape(x, "told_rows", -1, channels), "squeeze"))
             told = graph.reshape(told, "told_bands", -1, BANDS, HOPS, SQUEEZED)
@@ -74,12 +74,12 @@ def build(topology: SubbandTopology, weights: dict[str, Array], *, quantised: bo
         bias = graph.constant(f"{block}.bands_b", weights[f"{block}.bands.bias"][:, None])
         across = graph.reshape(add(across, bias, f"{block}.across"), f"{block}.across_rows", -1, channels)
         rows = graph.reshape(x, f"{block}.rows", -1, channels)
-        mixed = _mix(graph, rows, across, block, _REACH[n], weights)
+        mixed = _mix(graph, rows, across, block, reach, weights)
         rows = add(rows, tanh(mixed), f"{block}.mixed")
         x = graph.reshape(rows, f"{block}.mixed_hops", -1, HOPS * channels)
-        heard_q = graph.quantise(x, f"{block}.mixed_q", _REACH[n])
+        heard_q = graph.quantise(x, f"{block}.mixed_q", reach)
         held = graph.reshape(past[block], f"{block}.past", -1, channels)  # [B · BANDS, C]
-        heard_hops = _gru(graph, heard_q, held, f"{block}.gru", weights, _REACH[n])
+        heard_hops = _gru(graph, heard_q, held, f"{block}.gru", weights, reach)
         after[block] = [
             graph.reshape(h, f"{block}.after{hop}", -1, BANDS * channels) for hop, h in enumerate(heard_hops)
         ]

@@ -56,10 +56,11 @@ class Variation:
     def apply(self, batch: NDArray[np.float16]) -> Float:
         """``batch [rows, hops, COLUMNS]`` of shards with these voices."""
         out = batch.astype(np.float32)
+        heard = (batch[..., :BANDS] > _LEVELS[0]) @ self._warp > 0.5  # the floor is no sound
         for begin in (0, BANDS, *range(FEATURES, FEATURES + 3 * BANDS, BANDS)):  # see ``batches.split``
             part = out[..., begin : begin + BANDS]
             part[:] = part @ self._warp
         levels = out[..., :BANDS]
-        levels += np.where(levels > _LEVELS[0], self._level, 0)
+        levels += np.where(heard, self._level, 0)
         np.clip(levels, *_LEVELS, out=levels)
         return out

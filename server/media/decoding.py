@@ -99,7 +99,7 @@ class Decoding:
             return
         if lost:  # else the sender has paused
             self._count_hole(gap, recovered, lost)
-        self._sequence = sequence
+        self._sequence, self._came = sequence, came
         self._length = 0
         for frame in filled:
             self._deliver(frame)
@@ -123,8 +123,8 @@ class Decoding:
             self.new_source()  # of the same sender
         if self._sequence is None:
             later = round((came - self._came) * SAMPLE_RATE) - self._length
-            position = self._end + max(PACKET, later) if self._end else 0
-        self.position, self._came = position, came
+            position = self._end + max(PACKET, later - later % UNIT) if self._end else 0
+        self.position = position
         return position - self._end
 
     def _count_hole(self, gap: int, recovered: int, lost: int) -> None:

@@ -62,7 +62,9 @@ class Guard:
         self.heard = self.spoken = time.monotonic()  # last datagram of the caller; last RTP packet
         self.refused = 0  # datagrams
         self.faults = 0  # datagrams that aiortc failed at
-        self.sources: dict[bytes, None] = {}  # SSRCs of packets that were authentic, the oldest first
+        self.sources: dict[
+            bytes, None
+        ] = {}  # SSRCs of packets that were authentic, the last to speak at the end
         self._ice = ice
         self._addresses: set[Address] = set()  # the caller's
         self._caller = Allowance(FROM_CALLER)
@@ -112,13 +114,17 @@ class Guard:
             self.heard = now
         return True
 
-    def _note(self, source: bytes) -> None:
-        if source in self.sources:
-            return
-        if len(self.sources) >= MOST_SOURCES:
-            self._more.take(time.monotonic())
+    def _is_taken(self, source: bytes) -> bool:
+        """Whether one of whom an authentic packet came may speak; the one silent for longest makes room."""
+        known = source in self.sources
+        if not known and len(self.sources) >= MOST_SOURCES:
+            if not self._more.take(time.monotonic()):
+                self.refused += 1
+                return False
             del self.sources[next(iter(self.sources))]
+        self.sources.pop(source, None)
         self.sources[source] = None
+        return True
 
     def _is_of_caller(self, address: Address) -> bool:
         """Look among the candidates, which checks from new addresses add to."""
@@ -148,11 +154,12 @@ class Guard:
                     logger.warning("aiortc fails at a datagram, which is dropped: %r", error)
 
         async def noted_rtp(data: bytes, arrival_time_ms: int) -> None:
-            self._note(_source(data, is_rtcp=False))
-            await rtp(data, arrival_time_ms=arrival_time_ms)
+            if self._is_taken(_source(data, is_rtcp=False)):
+                await rtp(data, arrival_time_ms=arrival_time_ms)
 
         async def noted_rtcp(data: bytes) -> None:
-            self._note(_source(data, is_rtcp=True))
+            if not self._is_taken(_source(data, is_rtcp=True)):
+                return
             if _asks_again(data):
                 self.refused += 1
             # aiortc's receiver would end at a BYE for good, though senders that pause say it, too.

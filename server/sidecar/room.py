@@ -26,7 +26,7 @@ class Room:
         self._make_twin = make_twin
         self._following: Following[Publisher] = Following(room, name, told=(JanusError, ValueError))
         self._over: str | None = None  # why the room, or being in it, has come to its end
-        self._gone: set[Feed] | None = None  # who has left before the answer to joining was read
+        self._newer: set[Feed] | None = None  # of whom news came before the answer to joining was read
 
     def report(self) -> dict[str, object]:
         """Publishers and figures of the twins from here, ready for JSON."""
@@ -37,11 +37,11 @@ class Room:
         room = VideoRoom(session, self.room, self._pin)
         handle = await room.attach(lambda event: self._hear(room, handle, event))
         try:
-            self._gone = set()
+            self._newer = set()
             joined = await room.join(handle, sidecar_display(self._name))
             logger.info("room %s: joined as %s", self.room, self._name)
-            gone, self._gone = self._gone, None
-            self._take(room, handle, joined, newcomer=True, gone=gone)
+            newer, self._newer = self._newer, None
+            self._take(room, handle, joined, newcomer=True, newer=newer)
             await self._following.until(lambda: self._over is not None)
             raise JanusError(0, str(self._over))
         finally:
@@ -62,8 +62,8 @@ class Room:
             for gone in {data[word] for word in ("unpublished", "leaving", "kicked") if word in data}:
                 self._following.twins.pop(gone, None)
                 self._following.forget(gone)
-                if self._gone is not None:
-                    self._gone.add(gone)
+                if self._newer is not None:
+                    self._newer.add(gone)
             self._take(room, handle, data)
         self._following.changed()
 
@@ -73,19 +73,22 @@ class Room:
         handle: Handle,
         data: Message,
         newcomer: bool = False,
-        gone: Collection[Feed] = (),
+        newer: Collection[Feed] = (),
     ) -> None:
-        """What an event says of who publishes, but for who has ``gone`` since."""
+        """What an event says of who publishes, but for those of whom there is ``newer`` word."""
 
         async def sidecars() -> list[str]:
             names = (sidecar_name(display) for display in await room.names(handle))
             return [name for name in names if name is not None]
 
         speaking, silent = Publisher.listed(data)
+        if self._newer is not None:
+            self._newer |= {*silent, *(publisher.id for publisher in speaking)}
         for feed in silent:
-            self._following.forget(feed)
+            if feed not in newer:
+                self._following.forget(feed)
         for publisher in speaking:
-            if publisher.id in gone:
+            if publisher.id in newer:
                 continue
             if (of := enhanced_feed(publisher.description)) is not None:
                 self._following.twins[publisher.id] = of
