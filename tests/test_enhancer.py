@@ -201,7 +201,7 @@ HOSTILE: dict[str, Callable[[int], Float]] = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_hostile_input_gives_finite_audio_and_is_forgotten_after_two_seconds(noisy: Float, kind: str) -> None:
+def test_hostile_input_gives_finite_audio_and_is_forgotten_after_a_second(noisy: Float, kind: str) -> None:
     enhancer = Enhancer(streams=2)
     hostile = HOSTILE[kind](SAMPLE_RATE)
     voice = noisy[: 400 * HOP]
@@ -210,8 +210,8 @@ def test_hostile_input_gives_finite_audio_and_is_forgotten_after_two_seconds(noi
     )
     assert np.isfinite(out).all()
     fresh = Enhancer(streams=1).process(voice[None])[0]
-    recovered = out[0, 3 * SAMPLE_RATE :]  # 2 s after the last hostile sample: the level reference is slow
-    reference = fresh[2 * SAMPLE_RATE :]
+    recovered = out[0, 2 * SAMPLE_RATE :]  # 1 s after the last hostile sample: the level reference is slow
+    reference = fresh[SAMPLE_RATE:]
     assert level(recovered - reference) < level(reference) - 6
     assert abs(level(recovered) - level(reference)) < 3
 
