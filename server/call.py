@@ -39,11 +39,9 @@ STANDSTILL: Final = (
 FIGURES_INTERVAL: Final = 0.2  # s between live figures on the data channel
 MOST_CANDIDATES: Final = MOST_ALIKE  # that a caller may name after the offer; each is checked, and kept
 MOST_CHANNELS: Final = 16  # data channels that a caller may open; one is of use
-CLOSING_TIME: Final = 5.0  # s that the end of a call waits for its connection to close
 FULL_TIME: Final = 5  # s after which a caller who found the server full may try again
 
 logger = logging.getLogger(__name__)
-_closing: set[asyncio.Task[None]] = set()  # of calls that have ended
 
 
 class TooManyCalls(Exception):
@@ -304,15 +302,8 @@ class Call:
         self.end()
         if self._rebinding is not None:
             await self._rebinding.close()
-        closed = asyncio.create_task(closing.close(self._connection), name=f"end of call {self}")
-        _closing.add(closed)  # it is not cut off where it takes long, or sockets would stay open
-        closed.add_done_callback(_closing.discard)
         try:
-            await asyncio.wait([closed], timeout=CLOSING_TIME)
-            if not closed.done():
-                logger.error("takes more than %g s to close", CLOSING_TIME)
-            elif not closed.cancelled() and (error := closed.exception()) is not None:
-                logger.error("did not close as it should", exc_info=error)
+            await closing.end(self._connection, f"call {self}")
         finally:
             if self._reception is not None:
                 self._reception.close()

@@ -28,7 +28,6 @@ from calling import (
 from numpy.typing import NDArray
 
 from percepnet import Enhancer
-from server import call
 from server.loadtest.caller import Caller
 from server.loadtest.hearing import lag
 from server.loadtest.wire import Tape, Wire
@@ -353,7 +352,7 @@ async def test_a_connection_that_closes_slowly_holds_up_nobody_and_still_gives_b
             await packets(caller, 2)
         await until(lambda: not len(server.calls), "the first call is freed")
         before = holdings()
-        monkeypatch.setattr(call, "CLOSING_TIME", 0.1)
+        monkeypatch.setattr(closing, "CLOSING_TIME", 0.1)
         monkeypatch.setattr(closing, "close", slowly)
         async with Caller(server.url, speech) as caller:
             await packets(caller, 2)

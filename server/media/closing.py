@@ -7,11 +7,32 @@ was stopped.
 """
 
 import asyncio
+import logging
 from typing import Final
 
 from aiortc import RTCIceTransport, RTCPeerConnection
 
 SETTING_UP: Final = "_RTCIceTransport__start"  # an asyncio.Event, set when ICE has connected or given up
+CLOSING_TIME: Final = 5.0  # s that the end of a call waits for its connection to close
+
+_closing: set[asyncio.Task[None]] = set()
+
+logger = logging.getLogger(__name__)
+
+
+async def end(connection: RTCPeerConnection, of: str) -> None:
+    """:func:`close`, and wait for it for ``CLOSING_TIME``. What goes wrong is logged with whose connection it was.
+
+    It is not cut off where it takes longer, or sockets would stay open.
+    """
+    closed = asyncio.create_task(close(connection), name=f"end of {of}")
+    _closing.add(closed)
+    closed.add_done_callback(_closing.discard)
+    await asyncio.wait([closed], timeout=CLOSING_TIME)
+    if not closed.done():
+        logger.error("%s takes more than %g s to close", of, CLOSING_TIME)
+    elif not closed.cancelled() and (error := closed.exception()) is not None:
+        logger.error("%s did not close as it should", of, exc_info=error)
 
 
 async def close(connection: RTCPeerConnection) -> None:

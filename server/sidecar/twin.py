@@ -22,7 +22,6 @@ from .transport import Message
 from .videoroom import Publisher, VideoRoom
 
 CONNECTING_TIME: Final = 15.0  # s, for each of the two connections
-CLOSING_TIME: Final = 5.0  # s
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +60,7 @@ class Peer:
 
     async def close(self) -> None:
         self.end("was closed")
-        try:
-            async with asyncio.timeout(CLOSING_TIME):
-                await closing.close(self.connection)
-        except Exception:
-            logger.exception("a %s did not close as it should", self._purpose)
+        await closing.end(self.connection, f"a {self._purpose}")
         if self.handle is not None:
             await self.handle.detach()
 
