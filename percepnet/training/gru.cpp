@@ -190,9 +190,21 @@ void for_channels(int64_t channels, Work work) {
 
 }  // namespace
 
+// The same of gru_bf16.cpp, for the channels and the processors that it is made for
+bool has_bf16(int64_t channels);
+void forward_bf16(const at::Tensor& x, const at::Tensor& h0, const at::Tensor& w_in, const at::Tensor& w_held,
+                  const at::Tensor& b_in, const at::Tensor& b_held, at::Tensor& y);
+void backward_bf16(const at::Tensor& x, const at::Tensor& h0, const at::Tensor& w_in, const at::Tensor& w_held,
+                   const at::Tensor& b_in, const at::Tensor& b_held, const at::Tensor& y, const at::Tensor& dy,
+                   std::vector<at::Tensor>& out);
+
 at::Tensor gru_forward(at::Tensor x, at::Tensor h0, at::Tensor w_in, at::Tensor w_held, at::Tensor b_in,
-                       at::Tensor b_held) {
+                       at::Tensor b_held, bool bf16) {
   auto y = at::empty_like(x);
+  if (bf16) {
+    forward_bf16(x, h0, w_in, w_held, b_in, b_held, y);
+    return y;
+  }
   for_channels(x.size(2), [&](auto c) {
     auto w = std::make_unique<Weights<c>>(w_in, w_held, b_in, b_held);
     forward<c>(x, h0, *w, y);
@@ -201,28 +213,23 @@ at::Tensor gru_forward(at::Tensor x, at::Tensor h0, at::Tensor w_in, at::Tensor 
 }
 
 std::vector<at::Tensor> gru_backward(at::Tensor x, at::Tensor h0, at::Tensor w_in, at::Tensor w_held, at::Tensor b_in,
-                                     at::Tensor b_held, at::Tensor y, at::Tensor dy) {
-  auto dx = at::empty_like(x), dh0 = at::empty_like(h0), dwi = at::zeros_like(w_in), dwh = at::zeros_like(w_held);
-  auto dbi = at::zeros_like(b_in), dbh = at::zeros_like(b_held);
+                                     at::Tensor b_held, at::Tensor y, at::Tensor dy, bool bf16) {
+  std::vector<at::Tensor> out = {at::empty_like(x),     at::empty_like(h0),  at::zeros_like(w_in),
+                                 at::zeros_like(w_held), at::zeros_like(b_in), at::zeros_like(b_held)};
+  if (bf16) {
+    backward_bf16(x, h0, w_in, w_held, b_in, b_held, y, dy, out);
+    return out;
+  }
   for_channels(x.size(2), [&](auto c) {
     auto w = std::make_unique<Weights<c>>(w_in, w_held, b_in, b_held);
-    backward<c>(x, h0, *w, y, dy, dx, dh0, dwi, dwh, dbi, dbh);
+    backward<c>(x, h0, *w, y, dy, out[0], out[1], out[2], out[3], out[4], out[5]);
   });
-  return {dx, dh0, dwi, dwh, dbi, dbh};
+  return out;
 }
-
-// The same of gru_bf16.cpp, for the channels and the processors that it is made for
-bool has_bf16(int64_t channels);
-at::Tensor forward_bf16(at::Tensor x, at::Tensor h0, at::Tensor w_in, at::Tensor w_held, at::Tensor b_in,
-                        at::Tensor b_held);
-std::vector<at::Tensor> backward_bf16(at::Tensor x, at::Tensor h0, at::Tensor w_in, at::Tensor w_held,
-                                      at::Tensor b_in, at::Tensor b_held, at::Tensor y, at::Tensor dy);
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   typedef pybind11::call_guard<pybind11::gil_scoped_release> Released;
   m.def("forward", &gru_forward, Released());
   m.def("backward", &gru_backward, Released());
   m.def("has_bf16", &has_bf16);
-  m.def("forward_bf16", &forward_bf16, Released());
-  m.def("backward_bf16", &backward_bf16, Released());
 }

@@ -47,13 +47,12 @@ class RowGRU(nn.GRU):
 class _Rows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, bf16: bool, x: Tensor, state: Tensor, *weights: Tensor) -> Tensor:
-        y: Tensor = (_kernel.forward_bf16 if bf16 else _kernel.forward)(x, state, *weights)
+        y: Tensor = _kernel.forward(x, state, *weights, bf16)
         ctx.bf16 = bf16
         ctx.save_for_backward(x, state, *weights, y)
         return y
 
     @staticmethod
     def backward(ctx: Any, *change: Tensor) -> tuple[Tensor | None, ...]:
-        backward = _kernel.backward_bf16 if ctx.bf16 else _kernel.backward
-        gradients: list[Tensor] = backward(*ctx.saved_tensors, change[0].contiguous())
+        gradients: list[Tensor] = _kernel.backward(*ctx.saved_tensors, change[0].contiguous(), ctx.bf16)
         return None, *gradients

@@ -265,37 +265,33 @@ bool has_bf16(int64_t channels) {
   return allowed() && (channels == 32 || channels == 64 || channels == 96);
 }
 
-at::Tensor forward_bf16(at::Tensor x, at::Tensor h0, at::Tensor w_in, at::Tensor w_held, at::Tensor b_in,
-                        at::Tensor b_held) {
-  auto y = at::empty_like(x);
+void forward_bf16(const at::Tensor& x, const at::Tensor& h0, const at::Tensor& w_in, const at::Tensor& w_held,
+                  const at::Tensor& b_in, const at::Tensor& b_held, at::Tensor& y) {
   for_channels(x.size(2), [&](auto c) {
-    auto w = std::make_unique<Weights<c>>(w_in, w_held, b_in, b_held);
-    forward<c>(x, h0, *w, y);
+    forward<c>(x, h0, *std::make_unique<Weights<c>>(w_in, w_held, b_in, b_held), y);
   });
-  return y;
 }
 
-std::vector<at::Tensor> backward_bf16(at::Tensor x, at::Tensor h0, at::Tensor w_in, at::Tensor w_held,
-                                      at::Tensor b_in, at::Tensor b_held, at::Tensor y, at::Tensor dy) {
-  auto dx = at::empty_like(x), dh0 = at::empty_like(h0), dwi = at::empty_like(w_in), dwh = at::empty_like(w_held);
-  auto dbi = at::empty_like(b_in), dbh = at::empty_like(b_held);
+void backward_bf16(const at::Tensor& x, const at::Tensor& h0, const at::Tensor& w_in, const at::Tensor& w_held,
+                   const at::Tensor& b_in, const at::Tensor& b_held, const at::Tensor& y, const at::Tensor& dy,
+                   std::vector<at::Tensor>& out) {
   for_channels(x.size(2), [&](auto c) {
     auto w = std::make_unique<Weights<c>>(w_in, w_held, b_in, b_held);
-    backward<c>(x, h0, *w, y, dy, dx, dh0, dwi, dwh, dbi, dbh);
+    backward<c>(x, h0, *w, y, dy, out[0], out[1], out[2], out[3], out[4], out[5]);
   });
-  return {dx, dh0, dwi, dwh, dbi, dbh};
 }
 
 #else
 
 bool has_bf16(int64_t) { return false; }
 
-at::Tensor forward_bf16(at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor) {
+void forward_bf16(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                  const at::Tensor&, at::Tensor&) {
   TORCH_CHECK(false, "compiled for a processor without AMX");
 }
 
-std::vector<at::Tensor> backward_bf16(at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
-                                      at::Tensor, at::Tensor) {
+void backward_bf16(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                   const at::Tensor&, const at::Tensor&, const at::Tensor&, std::vector<at::Tensor>&) {
   TORCH_CHECK(false, "compiled for a processor without AMX");
 }
 
