@@ -5,7 +5,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -15,9 +15,6 @@ from .controls import Changes, Controls
 from .dry import DryLine
 from .frames import PACKET
 from .logs import current_call
-
-if TYPE_CHECKING:
-    from .engine import Engine
 
 Sink: TypeAlias = Callable[[int, Float], object]
 Enhancement: TypeAlias = Literal["on", "off", "shed", "failed"]
@@ -47,6 +44,19 @@ class Figures:
     step_ms: float = 0.0  # time that the batch took
 
 
+class Owner(Protocol):
+    """The engine, as its ports know it."""
+
+    @property
+    def latency_samples(self) -> int: ...
+
+    def submit(self, port: "Port", time_: int, samples: Float) -> None: ...
+
+    def set(self, port: "Port", changes: Changes) -> None: ...
+
+    def close(self, port: "Port") -> None: ...
+
+
 class Port:
     """A call's place at the engine, safe from any thread.
 
@@ -55,7 +65,7 @@ class Port:
 
     def __init__(
         self,
-        engine: "Engine",
+        engine: Owner,
         slot: int,
         sink: Sink,
         controls: Controls,

@@ -12,12 +12,11 @@ from typing import Any, Final
 
 from server.ending import first
 
-from ..following import Following, RoomOver, TwinFailed
+from ..following import Following, RoomOver, Twin, TwinFailed
 from ..owning import finished
 from .marks import SIDECAR, sidecar_attributes
 from .people import Person, person, sidecars, twins_there
 from .sdk import rtc
-from .twin import Twin
 
 CONNECTING_TIME: Final = 30.0  # s; the SDK gives up earlier by itself
 MENDING_TIME: Final = 10.0  # s that the SDK has to mend a connection

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from server.controls import Controls
 from server.ending import first
@@ -14,11 +14,9 @@ from ..following import RoomOver, TwinFailed
 from ..owning import finished
 from .marks import twin_attributes
 from .people import Person
+from .room import Stay
 from .sdk import rtc
 from .voice import Voice
-
-if TYPE_CHECKING:
-    from .room import Stay
 
 SUBSCRIBING_TIME: Final = 15.0  # s
 CLOSING_TIME: Final = 5.0  # s
@@ -29,7 +27,7 @@ logger = logging.getLogger(__name__)
 class Twin:
     """The twin of ``person``; :meth:`open` makes it, :meth:`close` gives back all it took, however far that was."""
 
-    def __init__(self, stay: "Stay", person: Person, engine: Engine, controls: Controls) -> None:
+    def __init__(self, stay: Stay, person: Person, engine: Engine, controls: Controls) -> None:
         self.id: Feed | None = None  # SID of its track
         self._stay = stay
         self._person = person
