@@ -29,7 +29,7 @@ class Concealer:
 
     def __init__(self, rate: int) -> None:
         self._rate = rate
-        self._block = round(BLOCK * rate)
+        self._block = 2 * round(BLOCK * rate / 2)
         self._seam = round(SEAM * rate)
         self._shortest, self._longest = round(SHORTEST_PERIOD * rate), round(LONGEST_PERIOD * rate)
         self._window = np.sqrt(np.hanning(self._block + 1)[:-1]).astype(np.float32)

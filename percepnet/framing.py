@@ -82,8 +82,8 @@ def overlap_add(frame: Float, tail: Float) -> Float:
     return out.reshape(len(out), out.shape[1] * half)
 
 
-def continued(samples: Float, last: float) -> Float:
-    """``samples [n]`` without a click where ``last`` is the sample before them, of other audio."""
+def continued(samples: Float, before: float, last: float) -> Float:
+    """``samples [n]`` without a click, after ``last`` of other audio in place of ``before``, the sample before them."""
     joined = samples.copy()
-    joined[:SEAM] += (last - samples[0]) * np.linspace(1, 0, SEAM, dtype=np.float32)
+    joined[:SEAM] += (last - before) * np.linspace(1, 0, SEAM, dtype=np.float32)
     return joined

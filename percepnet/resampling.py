@@ -1,12 +1,13 @@
 """Sample-rate conversion of whole recordings, without delay, and of streams, by FFmpeg's swresample through PyAV.
 
-``av.AudioResampler`` has no access to the filter's settings, and its default of 32 taps loses 1 dB at 90 % of
-the band and lets images through at −27 dB. So the ``aresample`` filter is set up here with 128 taps: flat to
-0.05 dB up to 95 % of the lower rate's band, with images below −100 dB there.
+``av.AudioResampler`` starts a thread for each core, and its default of 32 taps loses 1 dB at 90 % of the band and
+lets images through at −27 dB. So the ``aresample`` filter is set up here with 128 taps: flat to 0.05 dB up to 95 % of
+the lower rate's band, with images below −100 dB there.
 """
 
 import contextlib
 import math
+from collections.abc import Mapping
 from fractions import Fraction
 from itertools import chain
 from operator import index
@@ -22,9 +23,11 @@ LOWEST_RATE: Final = 8_000  # Hz
 HIGHEST_RATE: Final = 192_000  # Hz
 BLOCK: Final = 1 << 16  # samples pushed into the filter graph at a time
 TAPS: Final = 128  # of the lower rate
-FILTER: Final = (
-    f"filter_size={TAPS}:cutoff=0.985:linear_interp=1"  # linear: rates such as 44 101 Hz have many phases
-)
+FILTER: Final = {  # linear: rates such as 44 101 Hz have many phases
+    "filter_size": str(TAPS),
+    "cutoff": "0.985",
+    "linear_interp": "1",
+}
 
 
 def checked_rate(sample_rate: int) -> int:
@@ -56,6 +59,33 @@ def resample(samples: Float, source_rate: int, target_rate: int) -> Float:
     return out
 
 
+class Filters:
+    """A chain of FFmpeg's audio filters, on the thread of the caller.
+
+    ``source`` are the options of its ``abuffer``, ``filters`` names and options of what follows.
+    """
+
+    def __init__(self, source: Mapping[str, str], *filters: tuple[str, Mapping[str, str]]) -> None:
+        graph = av.filter.Graph()
+        graph.threads = 1  # else FFmpeg starts one for each core, for work that is done before they are awake
+        self._source = graph.add("abuffer", **source)
+        self._sink = graph.add("abuffersink")
+        between = [graph.add(name, **options) for name, options in filters]
+        graph.link_nodes(self._source, *between, self._sink).configure()
+        self._graph = graph
+
+    def push(self, frame: av.AudioFrame) -> list[av.AudioFrame]:
+        """The next frame in; those that are ready out."""
+        self._source.push(frame)
+        ready = []
+        with contextlib.suppress(av.error.BlockingIOError):
+            while True:
+                out = self._sink.pull()
+                assert isinstance(out, av.AudioFrame)
+                ready.append(out)
+        return ready
+
+
 class Converter:
     """From one rate to another as the samples come. The same samples give the same result, however they are cut.
 
@@ -64,24 +94,20 @@ class Converter:
     """
 
     def __init__(self, source_rate: int, target_rate: int) -> None:
-        graph = av.filter.Graph()
-        self._source = graph.add(
-            "abuffer",
-            sample_rate=str(source_rate),
-            sample_fmt="fltp",
-            channel_layout="mono",
-            time_base=f"1/{source_rate}",
-        )
-        self._sink = graph.add("abuffersink")
-        resampling = graph.add("aresample", f"{target_rate}:{FILTER}")
-        graph.link_nodes(self._source, resampling, self._sink).configure()
-        self._graph = graph
+        rate = str(source_rate)
+        source = {
+            "sample_rate": rate,
+            "sample_fmt": "fltp",
+            "channel_layout": "mono",
+            "time_base": f"1/{rate}",
+        }
+        self._filters = Filters(source, ("aresample", {"sample_rate": str(target_rate), **FILTER}))
         self._rate = source_rate
         self._pushed = 0
 
     def push(self, samples: Float) -> Float:
         """The next samples ``[n]``; returns those of the result that are known now and were not before."""
-        parts = []
+        parts: list[Float] = []
         if len(samples):
             frame = av.AudioFrame.from_ndarray(
                 np.ascontiguousarray(samples)[np.newaxis], format="fltp", layout="mono"
@@ -89,12 +115,7 @@ class Converter:
             frame.sample_rate = self._rate
             frame.pts = self._pushed
             self._pushed += len(samples)
-            self._source.push(frame)
-            with contextlib.suppress(av.error.BlockingIOError):
-                while True:
-                    out = self._sink.pull()
-                    assert isinstance(out, av.AudioFrame)
-                    parts.append(out.to_ndarray()[0])
+            parts = [out.to_ndarray()[0] for out in self._filters.push(frame)]
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 

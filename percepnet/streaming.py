@@ -73,6 +73,7 @@ class StreamingEnhancer:
         self._ready = np.zeros(ahead, np.float32)
         self._delayed = np.zeros(LATENCY, np.float32)  # the dry signal
         self._last = 0.0  # sample that was made of it
+        self._dry_last = 0.0  # sample of dry audio at that time
         self._dry_hops = 0  # until enhancement is back after a fault
 
     @property
@@ -133,24 +134,24 @@ class StreamingEnhancer:
 
     def _enhance(self, x: Float) -> Float:
         """Enhanced ``x``, whole hops at 48 kHz; dry where that fails."""
-        y = self._enhanced_or_dry(x)
-        self._last = float(y[-1])
-        return y
-
-    def _enhanced_or_dry(self, x: Float) -> Float:
         joined = np.concatenate([self._delayed, x])
         dry, self._delayed = joined[: len(x)], joined[len(x) :]
+        y = self._enhanced_or_dry(x, dry)
+        self._last, self._dry_last = float(y[-1]), float(dry[-1])
+        return y
+
+    def _enhanced_or_dry(self, x: Float, dry: Float) -> Float:
         if not self._dry_hops:
             try:
                 return self._enhancer.process(x[np.newaxis])[0]
             except Exception:
                 logger.exception("a voice gets dry audio: its enhancement failed")
                 self._dry_hops = RETRY_HOPS
-                return continued(dry, self._last)
+                return continued(dry, self._dry_last, self._last)
         parts = []
-        for hop in zip(_hops(x), _hops(dry), strict=True):
-            parts.append(self._recover(*hop))
-            self._last = float(parts[-1][-1])
+        for hop, dry_hop in zip(_hops(x), _hops(dry), strict=True):
+            parts.append(self._recover(hop, dry_hop))
+            self._last, self._dry_last = float(parts[-1][-1]), float(dry_hop[-1])
         return np.concatenate(parts)
 
     def _recover(self, x: Float, dry: Float) -> Float:
@@ -165,7 +166,7 @@ class StreamingEnhancer:
             wet = self._enhancer.process(x[np.newaxis])[0]
         except Exception:
             self._dry_hops = RETRY_HOPS
-            return dry if left else continued(dry, self._last)
+            return dry if left else continued(dry, self._dry_last, self._last)
         if not left:
             return wet
         self._dry_hops -= 1

@@ -57,10 +57,16 @@ class Tokens:
             return None
         if found:
             return cls(token for _, token in found)
-        if config.access == "auto" and config.token_file is None and is_loopback(config.host):
+        local = is_loopback(config.host) and not config.trust_forwarded
+        if config.access == "auto" and config.token_file is None and local:
             return None
         where = f"in {config.token_file}" if config.token_file is not None else "given"
-        why = "--access token" if config.access == "token" else f"address {config.host}"
+        if config.access == "token":
+            why = "--access token"
+        elif config.trust_forwarded:
+            why = "a server behind a proxy, which --trust-forwarded says it is,"
+        else:
+            why = f"address {config.host}"
         raise ValueError(
             f"{why} needs tokens, and none is {where}: --token-file FILE, {VARIABLE}, "
             "or --access open for anybody"
@@ -111,9 +117,9 @@ def known_as(config: Config, tokens: Tokens | None) -> Middleware:
     """421 for requests to a name that is none of this machine's own, where anybody on it may call.
 
     A page could else give its own name the address 127.0.0.1 (DNS rebinding): to the browser, this server would
-    be of that page's origin. ``--access open``, a proxy that is trusted and tokens go without.
+    be of that page's origin. ``--access open`` and tokens go without.
     """
-    free = tokens is not None or config.access == "open" or config.trust_forwarded
+    free = tokens is not None or config.access == "open"
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -3,13 +3,14 @@
 # ruff: noqa: RUF009 — _option() makes a dataclass field
 
 import argparse
+import difflib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Self
 
-from percepnet.cli.options import available_cores
+from percepnet.cli.options import available_cores, path_of
 
 from .frames import BACKLOG_PACKETS
 from .logs import FORMATS, LEVELS
@@ -17,6 +18,7 @@ from .media.opus import HIGHEST_BITRATE, LOWEST_BITRATE, OpusOptions
 from .values import IceServer, Network, address, network, number, one_of, origin, ports, switch, url
 
 ENVIRONMENT_PREFIX: Final = "PERCEPNET_"
+CALLS_OF_A_CORE: Final = 64  # more than any carries today
 ACCESS: Final = ("auto", "token", "open")
 
 Parse = Callable[[str], Any]
@@ -38,31 +40,34 @@ class Config:
 
     host: str = _option("127.0.0.1", str, "address to listen on")
     port: int = _option(8080, number(0, 65535, whole=True), "port to listen on; 0 takes any that is free")
-    tls_cert: Path | None = _option(None, Path, "certificate chain (PEM) to serve https with")
-    tls_key: Path | None = _option(None, Path, "its private key (PEM); none: in the file of the certificate")
+    tls_cert: Path | None = _option(None, path_of, "certificate chain (PEM) to serve https with")
+    tls_key: Path | None = _option(
+        None, path_of, "its private key (PEM); none: in the file of the certificate"
+    )
     access: str = _option(
         "auto",
         one_of(*ACCESS),
         "token: calls need one of the tokens; open: they need none; auto: they do where tokens are given, and "
-        "without any only a loopback address is served",
+        "without any only a loopback address is served, with no proxy before it",
     )
     token_file: Path | None = _option(
         None,
-        Path,
+        path_of,
         "bearer tokens that open calls, one a line; PERCEPNET_TOKENS holds them with spaces between",
     )
     tokens: tuple[str, ...] = _secret(())
     allow_origins: tuple[str, ...] = _option(
-        (), origin, "other origin whose pages may call, such as https://example.org; repeatable"
+        (), origin, "other origin whose pages may call, such as https://example.org"
     )
     trust_forwarded: tuple[Network, ...] = _option(
-        (), network, "proxy, or network of them, whose X-Forwarded-For is believed; repeatable"
+        (), network, "proxy, or network of them, whose X-Forwarded-For is believed"
     )
-    model: Path | None = _option(None, Path, "model file (.onnx) in place of the one in the package")
+    model: Path | None = _option(None, path_of, "model file (.onnx) in place of the one in the package")
     max_calls: int = _option(
-        256,
-        number(1, 1024, whole=True),
-        "calls at the same time, shared by all workers, whatever the machine carries",
+        CALLS_OF_A_CORE * available_cores(),
+        number(1, 16_384, whole=True),
+        f"calls at the same time, whatever the machine carries, in equal parts for all workers; none: "
+        f"{CALLS_OF_A_CORE} for each core",
     )
     rated_calls: int | None = _option(
         None,
@@ -107,12 +112,12 @@ class Config:
     ice_servers: tuple[IceServer, ...] = _option(
         (),
         IceServer.parse,
-        "STUN or TURN server, stun:HOST:PORT or turn:USER:PASSWORD@HOST:PORT; repeatable. Arguments can be seen "
-        "in the list of processes: passwords are better off in PERCEPNET_ICE_SERVERS or --turn-secret-file",
+        "STUN or TURN server, stun:HOST:PORT or turn:USER:PASSWORD@HOST:PORT. Arguments can be seen "
+        "in the list of processes: passwords are better off in the variable or --turn-secret-file",
     )
     turn_secret_file: Path | None = _option(
         None,
-        Path,
+        path_of,
         "secret shared with the TURN servers that are given without a user, for passwords of limited time "
         "(coturn: use-auth-secret); or in PERCEPNET_TURN_SECRET",
     )
@@ -164,6 +169,7 @@ class Config:
             shown = "none" if option.default in (None, ()) else option.default
             if isinstance(shown, bool):
                 shown = "on" if shown else "off"
+            several = f"; repeatable, or in {_variable(option)} with spaces between"
             parser.add_argument(
                 f"--{name}",
                 dest=option.name,
@@ -171,27 +177,28 @@ class Config:
                 action="append" if _is_repeatable(option) else "store",
                 default=argparse.SUPPRESS,
                 metavar=name.rpartition("-")[2].upper(),
-                help=f"{option.metadata['help']} (default: {shown})",
+                help=f"{option.metadata['help']}{several if _is_repeatable(option) else ''} (default: {shown})",
             )
 
     @classmethod
     def from_arguments(
         cls, arguments: argparse.Namespace, environment: Mapping[str, str] = os.environ
     ) -> Self:
-        """Options given as arguments, else in the environment, else the defaults.
+        """Options given as arguments, else in the environment, else the defaults; an empty variable gives none.
 
         Raises ``ValueError`` that names the variable and what is allowed. Variables of options that may be
         given several times hold any number of values with spaces between.
         """
         values: dict[str, Any] = {}
         for option in fields(cls):
-            variable = ENVIRONMENT_PREFIX + option.name.upper()
+            variable = _variable(option)
             parse = option.metadata.get("parse", _printable)
             if hasattr(arguments, option.name):
                 given = getattr(arguments, option.name)
                 values[option.name] = tuple(given) if _is_repeatable(option) else given
-            elif variable in environment:
-                text = environment[variable].strip()  # secrets of Kubernetes often end with a line break
+            elif text := environment.get(
+                variable, ""
+            ).strip():  # secrets of Kubernetes often end with a line break
                 try:
                     values[option.name] = (
                         tuple(map(parse, text.split())) if _is_repeatable(option) else parse(text)
@@ -199,6 +206,18 @@ class Config:
                 except ValueError as error:
                     raise ValueError(f"{variable}: {error}") from None
         return cls(**values)
+
+    @classmethod
+    def misspelt(cls, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+        """Variables that are none of an option's but nearly, and those that were meant."""
+        known = [_variable(option) for option in fields(cls)]
+        unknown = [name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known]
+        found = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.9) for name in unknown}
+        return {name: match[0] for name, match in found.items() if match}
+
+
+def _variable(option: Field[Any]) -> str:
+    return ENVIRONMENT_PREFIX + option.name.upper()
 
 
 def _printable(secret: str) -> str:

@@ -49,20 +49,19 @@ class ControlChannel:
         """Send live figures, unless the channel is closed or its caller does not keep up."""
         self._send({"type": "figures", **figures})
 
-    def _answer(self, message: dict[str, object]) -> None:
-        """Unless there are so many questions that it would cost others their time."""
-        if self._allowance.take(time.monotonic()):
-            self._send(message)
-
     def _on_message(self, message: str | bytes) -> None:
+        """Obey, and answer unless there are so many questions that it would cost others their time."""
+        answered = self._allowance.take(time.monotonic())
         try:
             if len(message) > LONGEST_MESSAGE:
                 raise ValueError(f"a message may have {LONGEST_MESSAGE} characters, not {len(message)}")
             self._turn(checked(json.loads(message)))
         except (ValueError, RecursionError) as error:
-            self._answer({"type": "error", "error": str(error)})
+            if answered:
+                self._send({"type": "error", "error": str(error)})
             return
-        self._answer({"type": "controls", "controls": self._report()["controls"]})
+        if answered:
+            self._send({"type": "controls", "controls": self._report()["controls"]})
 
     def _send(self, message: dict[str, object]) -> None:
         # Answers, too: a caller that sends without fetching them would fill the memory.

@@ -291,7 +291,7 @@ class Engine:
                 port.past = False
                 failed = self._fallback.failed(port.slot)
                 if failed and not port.failed:  # straight from enhanced audio
-                    samples = continued(samples, port.last_sample)
+                    samples = continued(samples, port.dry.before, port.last_sample)
                 port.failed = failed
                 figures = port.figures
                 figures.level_in_db, figures.level_out_db = level_in, level_out

@@ -15,7 +15,6 @@ from .whipclient import WhipSession, connection
 
 CONNECT_TIME: Final = 15.0  # s
 ANSWER_TIME: Final = 10.0  # s
-STEADY: Final = 60.0  # s that a push has to last for the next pause to be short again: more than both
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ class Forwarding:
     async def _push(self, room: Room) -> None:
         url = self._url.replace("{room}", room.name)
         timeout = aiohttp.ClientTimeout(ANSWER_TIME)
-        backoff = Backoff(steady=STEADY)
+        backoff = Backoff()
         async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as http:
             while room.published:
                 try:

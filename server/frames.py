@@ -5,11 +5,12 @@ from fractions import Fraction
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
-from av import AudioFrame, AudioResampler
+from av import AudioFrame
 from numpy.typing import NDArray
 
 from percepnet.concealment import FADED, SEAM, Concealer
 from percepnet.framing import HOP, LATENCY, SAMPLE_RATE, Float
+from percepnet.resampling import Filters
 
 PACKET: Final = 2 * HOP  # samples, 20 ms
 FULL_SCALE: Final = 32768
@@ -33,6 +34,19 @@ class Packet:
     in_time: bool = (
         True  # else its time has passed: it only ends what is under way, and its answer is not sent
     )
+
+
+def resampler(like: AudioFrame, format: str, layout: Layout, rate: int) -> Filters:
+    """From frames like ``like`` to another format, as ``av.AudioResampler`` does it with threads."""
+    source = {
+        "sample_rate": str(like.sample_rate),
+        "sample_fmt": like.format.name,
+        "channel_layout": like.layout.name,
+    }
+    if like.time_base is not None:
+        source["time_base"] = str(like.time_base)
+    wanted = {"sample_rates": str(rate), "sample_fmts": format, "channel_layouts": layout}
+    return Filters(source, ("aformat", wanted))
 
 
 def same_format(a: AudioFrame, b: AudioFrame) -> bool:
@@ -76,7 +90,7 @@ class FrameReader:
 
     def __init__(self) -> None:
         self._format: AudioFrame | None = None  # any frame of the current format
-        self._resampler: AudioResampler | None = None
+        self._resampler: Filters | None = None
         self._primed = False
         self._concealer = Concealer(SAMPLE_RATE)
         self._pending = np.zeros(0, np.float32)
@@ -118,7 +132,7 @@ class FrameReader:
         self._resampler = None
         self._primed = True
         if not is_native(frame):
-            self._resampler = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+            self._resampler = resampler(frame, "flt", "mono", SAMPLE_RATE)
             self._primed = False
 
     def _place(self, frame: AudioFrame, came: float | None) -> int:
@@ -139,7 +153,7 @@ class FrameReader:
         """Of a frame, mono at 48 kHz."""
         if self._resampler is None:
             return _mono(frame)
-        parts = [part.to_ndarray()[0] for part in self._resampler.resample(frame)]
+        parts = [part.to_ndarray()[0] for part in self._resampler.push(frame)]
         samples = np.concatenate([np.zeros(0, np.float32), *parts])
         if not self._primed:
             # A resampler keeps back half its filter's length once. Silence in its place, so that a frame
@@ -175,21 +189,21 @@ class FrameWriter:
         self._layout = layout or ("mono" if like.layout.name == "mono" else "stereo")
         self._time_base = Fraction(like.time_base) if like.time_base else Fraction(1, self._rate)
         self._same_time_base = self._time_base == TIME_BASE
-        self._resampler: AudioResampler | None = None
+        self._resampler: Filters | None = None
         self._kept = np.zeros((1, 0), np.int16)  # resampled, interleaved
-        if self._rate != SAMPLE_RATE:
-            self._resampler = AudioResampler(format="s16", layout=self._layout, rate=self._rate)
 
     def frame(self, packet: Packet) -> AudioFrame:
         pcm = to_pcm(packet.samples)
-        if self._resampler is not None:
-            return self._resampled(packet.time, pcm, self._resampler)
+        if self._rate != SAMPLE_RATE:
+            return self._resampled(packet.time, pcm)
         return self._stamped(packet.time, pcm.repeat(2) if self._layout == "stereo" else pcm)
 
-    def _resampled(self, time: int, pcm: NDArray[np.int16], resampler: AudioResampler) -> AudioFrame:
+    def _resampled(self, time: int, pcm: NDArray[np.int16]) -> AudioFrame:
         frame = AudioFrame.from_ndarray(pcm[np.newaxis], format="s16", layout="mono")
         frame.sample_rate = SAMPLE_RATE
-        parts = [part.to_ndarray() for part in resampler.resample(frame)]
+        if self._resampler is None:
+            self._resampler = resampler(frame, "s16", self._layout, self._rate)
+        parts = [part.to_ndarray() for part in self._resampler.push(frame)]
         self._kept = np.concatenate([self._kept, *parts], axis=1)
         # Rates that do not divide 20 ms get frames of changing length, with the same sum.
         channels = 1 if self._layout == "mono" else 2

@@ -24,7 +24,12 @@ def with_secret(config: Config) -> Config:
                 f"{config.turn_secret_file}: must have one line, the secret; it has {len(found)}"
             )
         config = replace(config, turn_secret=found[0][1], turn_secret_file=None)
-    if config.turn_secret is not None and not any(map(_is_timed, config.ice_servers)):
+    nameless = [server.url for server in config.ice_servers if _is_timed(server)]
+    if nameless and config.turn_secret is None:
+        raise ValueError(
+            f"--ice-server {nameless[0]} has no user: allowed is turn:USER:PASSWORD@HOST, or --turn-secret-file"
+        )
+    if config.turn_secret is not None and not nameless:
         raise ValueError(
             "a TURN secret is given, but no --ice-server turn:HOST without a user, which it is for"
         )

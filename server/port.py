@@ -114,13 +114,14 @@ class Port:
 
     def go_past(self) -> list["Result"]:
         """Take all its packets as dry audio, the one at work first. Under the engine's lock."""
+        before = self.dry.last if self.at_work is None else self.dry.before
         packets = [self.at_work] if self.at_work is not None else []
         self.at_work = None
         packets += [(time, self.dry.push(samples)) for time, samples, *_ in self.waiting]
         self.waiting.clear()
         if packets and not self.past:
             time, samples = packets[0]
-            packets[0] = time, continued(samples, self.last_sample)
+            packets[0] = time, continued(samples, before, self.last_sample)
             self.past = True
         self.figures.passed += len(packets)
         self.figures.degraded |= bool(packets)

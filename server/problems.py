@@ -35,7 +35,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        text = error.text if error.content_type == "application/json" else json.dumps({"error": error.reason})
+        text = error.text if error.content_type == "application/json" else json.dumps({"error": _told(error)})
         kept = {name: value for name, value in error.headers.items() if name not in _OF_BODY}
         # Not the error itself: until the next request of its client it would hold, in the frames of its traceback,
         # all that was refused.
@@ -45,3 +45,8 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         resource = request.match_info.route.resource
         logger.exception("%s %s failed", request.method, resource and resource.canonical)
         return web.json_response({"error": "internal error"}, status=500)
+
+
+def _told(error: web.HTTPException) -> str:
+    """What aiohttp says, which for a body without an end is in the text."""
+    return error.text or error.reason if error.status == 413 else error.reason

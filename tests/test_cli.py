@@ -121,6 +121,9 @@ class TestEnhance:
             (["enhance", "a", "b", "--attenuation-limit-db", "101"], 2, "allowed are numbers from 0 to 100"),
             (["enhance", "a", "b", "--bits", "12"], 2, "invalid choice"),
             (["enhance", "a"], 2, "required: OUT"),
+            (["enhance", "", "out"], 2, "argument IN: an empty name"),
+            (["enhance", "a.wav", ""], 2, "argument OUT: an empty name"),
+            (["enhance", "a.wav", "o.flac", "--format", "mp3"], 1, "o.flac names another; allowed where OUT"),
             (["dance"], 2, "invalid choice: 'dance'"),
             ([], 2, "required: COMMAND"),
         ],
@@ -174,6 +177,11 @@ class TestEvaluate:
         write(tmp_path / "enhanced/x.wav", np.stack([samples[0], samples[0]])[:, :-100], rate)
         assert percepnet("evaluate", tmp_path, "--jobs", "1") == 0
         assert re.search(r"^enhanced +4\.6\d\d +1\.000", capsys.readouterr().out, re.MULTILINE)
+        for option in (["--model", "none"], ["--no-postfilter"], ["--attenuation-limit-db", "3"]):
+            assert percepnet("evaluate", tmp_path, *option) == 1
+            assert f"{' '.join(option)[:20]}" in capsys.readouterr().err
+        assert percepnet("evaluate", tmp_path, "--csv", tmp_path / "clean/x.wav") == 1
+        assert "allowed are files named .csv" in capsys.readouterr().err
 
     def test_processes_give_the_same(self, folder: Path, tmp_path: Path) -> None:
         tasks = [

@@ -38,7 +38,7 @@ def bends(x: Float, holes: NDArray[np.bool_]) -> NDArray[np.float64]:
     return np.array(result)
 
 
-@pytest.mark.parametrize("rate", [8_000, 16_000, 48_000])
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
 @pytest.mark.parametrize("pitch", [80, 143, 310])
 def test_a_voice_goes_on(pitch: int, rate: int) -> None:
     time = np.arange(rate) / rate

@@ -76,7 +76,11 @@ def test_the_servers_variables_are_options_with_values_that_are_allowed(file: st
     variables = environments()[file]
     assert variables
     assert set(variables) <= {f"PERCEPNET_{option.name.upper()}" for option in fields(Config)}
-    given = {k: v.replace("${PUBLIC_ADDRESS:?}", "192.0.2.1") for k, v in variables.items() if v is not None}
+    written = {"${PUBLIC_ADDRESS:?}": "192.0.2.1", "${TRUST_FORWARDED:-}": ""}
+    known = {name: value for name, value in variables.items() if value is not None}
+    given = {
+        name: re.sub(r"\$\{.*?\}", lambda found: written[found[0]], value) for name, value in known.items()
+    }
     Config.from_arguments(argparse.Namespace(), given)
 
 

@@ -198,7 +198,7 @@ def test_nobody_there_is_a_failure_with_a_reason(capsys: pytest.CaptureFixture[s
     assert main(["load", "http://127.0.0.1:9", "--seconds", "0.5", "--quiet"]) == 1
     told = capsys.readouterr()
     assert re.search(r"failed: .*127\.0\.0\.1", told.out)
-    assert "--pid" in told.err
+    assert "http://127.0.0.1:9/stats does not answer" in told.err
 
 
 @pytest.mark.parametrize(
@@ -206,6 +206,8 @@ def test_nobody_there_is_a_failure_with_a_reason(capsys: pytest.CaptureFixture[s
     [
         ([], "give the URL"),
         (["http://x", "--compare"], "give the URL"),
+        (["foo"], "'foo' is no URL of a server; allowed are those like http://"),
+        (["http://x", "--server-options=--port 1"], "of a server that is started; http://x runs already"),
         (["--compare", "/no/such/script"], "no echo server"),
         (["http://x", "--repeat", "9", "--calls", "1,2"], "one number of calls"),
     ],

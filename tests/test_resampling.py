@@ -1,7 +1,11 @@
+from pathlib import Path
+
+import av
 import numpy as np
 import pytest
 
-from percepnet.resampling import resample
+from percepnet.resampling import Converter, resample
+from server.frames import FrameReader, FrameWriter
 
 RATES = [8_000, 11_025, 16_000, 22_050, 44_100, 44_101, 96_000, 192_000]
 
@@ -34,6 +38,22 @@ def test_lengths_are_exact(rate: int, samples: int) -> None:
     assert back.shape[1] >= samples
     if samples > 1_000:
         assert np.abs(back[:, 300 : samples - 300] - 1).max() < 1e-3
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted as Linux tells them")
+def test_no_conversion_starts_threads() -> None:
+    """FFmpeg's graphs have one for each core unless they are told not to: 30 for a voice on 16 cores."""
+    before = len(list(Path("/proc/self/task").iterdir()))
+    kept = [Converter(16_000, 48_000), Converter(48_000, 8_000)]
+    frame = av.AudioFrame.from_ndarray(np.zeros((1, 160), np.int16), format="s16", layout="mono")
+    frame.sample_rate = 8_000
+    kept += [reader := FrameReader(), writer := FrameWriter(frame)]
+    for n in range(4):
+        frame.pts = 160 * n
+        for packet in reader.push(frame):
+            assert writer.frame(packet).sample_rate == 8_000
+    assert len(list(Path("/proc/self/task").iterdir())) == before
+    assert kept
 
 
 def test_equal_rates_change_nothing() -> None:

@@ -146,6 +146,10 @@ def test_an_address_that_others_reach_needs_tokens_or_a_clear_word(host: str, tm
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 def test_loopback_is_open_unless_there_are_tokens(host: str, tmp_path: Path) -> None:
     assert Tokens.of(Config(host=host)) is None
+    proxied = Config(host=host, trust_forwarded=(ipaddress.ip_network("127.0.0.1"),))
+    with pytest.raises(ValueError, match="behind a proxy, which --trust-forwarded says it is, needs tokens"):
+        Tokens.of(proxied)
+    assert Tokens.of(replace(proxied, access="open")) is None
     assert Tokens.of(Config(host=host, tokens=(TOKEN,))) is not None
     with pytest.raises(ValueError, match="--access token needs tokens"):
         Tokens.of(Config(host=host, access="token"))
@@ -223,7 +227,6 @@ async def test_a_page_that_gives_its_name_to_this_machine_reaches_nothing(host: 
     free: tuple[dict[str, object], ...] = (
         {"access": "open"},
         {"tokens": (TOKEN,)},
-        {"trust_forwarded": (ipaddress.ip_network("127.0.0.1"),)},
     )
     for options in free:
         async with (

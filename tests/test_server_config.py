@@ -28,6 +28,14 @@ def test_arguments_come_before_the_environment() -> None:
     assert (config.port, config.host, config.model, config.max_calls) == (2, "::", Path("a.onnx"), 5)
 
 
+def test_an_empty_variable_gives_nothing_and_a_misspelt_one_is_told() -> None:
+    variables = {f"PERCEPNET_{option.name.upper()}": " " for option in fields(Config)}
+    assert parsed(environment=variables) == Config()
+    others = {"PERCEPNET_SERVICE_HOST": "10.0.0.1", "PERCEPNET_PORT": "1", "PERCEPNET_JANUS_SECRET": "x"}
+    wrong = {"PERCEPNET_TOKEN": "x", "PERCEPNET_ICE_SERVER": "stun:h", "PERCEPNET_ALLOW_ORIGIN": "x"}
+    assert Config.misspelt(others | wrong) == {name: name + "S" for name in wrong}
+
+
 def test_ice_servers_from_both() -> None:
     stun = IceServer("stun:example.org:3478")
     turn = IceServer("turn:example.org:3478?transport=tcp", "ann", "p:s@w")

@@ -1,6 +1,7 @@
 """The control channel by itself: who sends without listening."""
 
 import json
+from itertools import count
 
 from server.control import MOST_BUFFERED, ControlChannel
 from server.controls import Changes
@@ -42,9 +43,14 @@ def test_more_questions_than_anybody_asks_turn_but_are_not_answered() -> None:
     class Listening(Channel):
         bufferedAmount = 0
 
-    channel, turned = Listening(), list[Changes]()
-    ControlChannel(channel, turned.append, lambda: {"controls": {}})  # type: ignore[arg-type]
+    channel, turned, reported = Listening(), list[Changes](), count()
+
+    def report() -> dict[str, object]:
+        return {"controls": next(reported)}
+
+    ControlChannel(channel, turned.append, report)  # type: ignore[arg-type]
     for _ in range(5000):
         channel.deliver('{"enabled": false}')  # type: ignore[operator]
     assert len(turned) == 5000
     assert 100 < len(channel.sent) < 1000
+    assert next(reported) == len(channel.sent)  # none is made for nothing

@@ -25,6 +25,7 @@ from percepnet.network import Network
 from server import engine as engine_module
 from server.api import CALLS, ENGINE
 from server.app import _report_life
+from server.controls import Changes
 from server.ending import Ending
 from server.engine import MOST_DEATHS, Engine
 from server.fallback import WARM_UP_PACKETS
@@ -107,13 +108,16 @@ def test_packets_go_past_an_engine_that_stands_still_and_calls_come_back_by_them
 ) -> None:
     before, through, after = 20, 100, 20  # packets; 2 s while it stands still
     pcm = noisy[: (before + through + after) * PACKET]
-    ear, other = Ear(engine), Ear(engine)
-    ear.say(pcm[: before * PACKET])
+    ear, other, off = Ear(engine), Ear(engine), Ear(engine)
+    off.port.set(Changes(enabled=False))
+    for one in (ear, off):
+        one.say(pcm[: before * PACKET])
     monkeypatch.setattr(engine_module, "STANDSTILL", AT_ONCE)
     gate.open.clear()
     for number in range(before, before + through):
-        ear.port.submit(number, pcm[number * PACKET :][:PACKET])
-        ear.wait(number + 1)
+        for one in (ear, off):
+            one.port.submit(number, pcm[number * PACKET :][:PACKET])
+            one.wait(number + 1)
     assert ear.port.enhancement == "failed"
     assert not other.heard
     assert engine.alive
@@ -131,7 +135,9 @@ def test_packets_go_past_an_engine_that_stands_still_and_calls_come_back_by_them
     heard, dry = ear.wait(before + through + after), delayed(pcm)
     assert [time for time, _ in ear.heard] == list(range(before + through + after))
     start, end = before * PACKET, (before + through) * PACKET
-    assert heard[start] == pytest.approx(heard[start - 1], abs=1e-6)  # no click
+    assert heard[start] - heard[start - 1] == pytest.approx(dry[start] - dry[start - 1], abs=1e-6)  # no click
+    heard_off = off.wait(before + through)[5 * PACKET :]  # after the fade at its start
+    assert np.array_equal(heard_off, dry[5 * PACKET : end])  # who hears dry audio anyhow hears no seam
     assert np.array_equal(heard[start + SEAM : end], dry[start + SEAM : end])
     warm = end + WARM_UP_PACKETS * PACKET
     assert np.array_equal(heard[end:warm], dry[end:warm])

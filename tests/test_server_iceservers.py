@@ -50,3 +50,6 @@ def test_a_secret_is_read_from_a_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no --ice-server turn:HOST") as error:
         iceservers.with_secret(Config(ice_servers=(STUN, KNOWN), turn_secret=SECRET))
     assert SECRET not in str(error.value)
+    for server in (TURN, IceServer("turns:192.0.2.1")):
+        with pytest.raises(ValueError, match=f"{server.url} has no user: allowed is turn:USER:PASSWORD@HOST"):
+            iceservers.with_secret(Config(ice_servers=(STUN, server)))

@@ -1,10 +1,14 @@
 """Who enhances whom, as each sidecar finds by itself."""
 
+import asyncio
 from itertools import permutations
 
 import pytest
 
-from server.backoff import Backoff
+from server import backoff, forward
+from server.ending import first
+from server.sidecar import process
+from server.sidecar import twin as janus_twin
 from server.sidecar.claims import (
     GRACE,
     beaten,
@@ -15,6 +19,8 @@ from server.sidecar.claims import (
     twin_description,
     twin_display,
 )
+from server.sidecar.livekit import room as livekit_room
+from server.sidecar.livekit import twin as livekit_twin
 
 NAMES = ["one", "two", "three", "four"]
 FEEDS = range(1_000, 2_000)
@@ -68,8 +74,44 @@ def test_twins_tell_whom_they_are_of_and_people_are_none() -> None:
 
 
 def test_pauses_grow_to_a_limit_and_differ() -> None:
-    backoff = Backoff(shortest=1, longest=8)
-    pauses = [backoff.next() for _ in range(8)]
+    growing = backoff.Backoff(shortest=1, longest=8)
+    pauses = [growing.next() for _ in range(8)]
     for pause, due in zip(pauses, [1, 2, 4, 8, 8, 8, 8, 8], strict=True):
         assert due / 2 <= pause <= due
     assert len(set(pauses)) == 8
+
+
+def test_an_attempt_that_ends_by_its_own_time_limit_was_not_steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = (
+        janus_twin.CONNECTING_TIME,
+        livekit_room.CONNECTING_TIME,
+        livekit_twin.SUBSCRIBING_TIME,
+        forward.CONNECT_TIME + forward.ANSWER_TIME,
+    )
+    clock = [0.0]
+    monkeypatch.setattr(backoff.time, "monotonic", lambda: clock[0])
+    pauses = backoff.Backoff()
+    clock[0] = max(limits)
+    assert max(pauses.next() for _ in range(8)) > 20 * backoff.SHORTEST
+
+
+async def test_a_sidecar_without_an_engine_leaves_its_rooms_to_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process, "BEAT", 0.001)
+    left = asyncio.Event()
+
+    class Engine:
+        alive = True
+
+    async def run() -> None:
+        try:
+            engine.alive = False
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+
+    engine = Engine()
+    with pytest.raises(RuntimeError, match="the engine has died"):
+        await first(run(), process._alive(engine))  # type: ignore[arg-type]
+    assert left.is_set()

@@ -134,7 +134,7 @@ def test_the_loss_is_least_at_the_ideal_and_weighs_what_it_is_told_to(gamma: flo
     def loss(gain: torch.Tensor, kind: Loss) -> float:
         return float(band_loss(gain, ideal, ideal, ideal, weight, speaking, kind)[0])
 
-    plain, kind = Loss(gamma), Loss(gamma, speech=3, over=1)
+    plain, kind = Loss(gamma, onset=0), Loss(gamma, speech=3, over=1, onset=0)
     low, high = ideal.clone(), ideal.clone()
     low[:, 0], high[:, 0] = 0.4, 0.6
     assert loss(ideal, kind) == 0
@@ -162,6 +162,38 @@ def test_loudness_is_lost_where_a_band_is_heard() -> None:
     raised = loss(lowered, ideal, added=1) - loss(lowered, ideal)  # the other bands, by the post-filter
     assert 0 < raised < 0.01 * loss(lowered, ideal)
     assert loss(ideal, silence, added=1) == pytest.approx(2 * loss(ideal, silence))
+
+
+def test_rumble_is_hardly_loud() -> None:
+    ideal, weight = torch.full((1, 2 + LOOKAHEAD, BANDS), 0.5), torch.ones(1, 2 + LOOKAHEAD, BANDS)
+    levels = torch.full_like(ideal, -1.0)
+    levels[..., :2] = 1.5  # 50 dB above all others
+    raised = ideal.clone()
+    raised[..., 0] = 1
+    other = ideal.clone()
+    other[..., 10] = 1
+    levels_of_speech = torch.zeros_like(ideal)
+    rumble = loudness_loss(raised, ideal, levels_of_speech, weight)
+    assert rumble < 0.1 * loudness_loss(other, ideal, levels_of_speech, weight)
+
+
+def test_what_cuts_the_beginning_of_a_word_weighs_more() -> None:
+    speaking = torch.zeros(1, 60, 1)
+    for begin, end in ((0, 5), (10, 12), (30, 50), (52, 55)):
+        speaking[0, begin:end] = 1
+    assert losses.onsets(speaking)[0, :, 0].nonzero()[:, 0].tolist() == list(range(30, 40))
+    ideal, weight = torch.ones(1, 60, BANDS), torch.ones(1, 60, BANDS)
+
+    def loss(hop: int, gain: float) -> tuple[float, float]:
+        found = ideal.clone()
+        found[:, hop] = gain
+        kind, levels = Loss(onset=2), torch.zeros_like(ideal)
+        in_gain = band_loss(found, ideal, ideal, ideal, weight, speaking, kind)[0]
+        begins = kind.onset * losses.onsets(speaking)
+        return float(in_gain), float(loudness_loss(found, ideal, levels, weight, begins=begins))
+
+    assert loss(32, 0.4) == pytest.approx([3 * x for x in loss(45, 0.4)], rel=1e-3)
+    assert loss(32, 1.2) == pytest.approx(loss(45, 1.2), rel=1e-3)
 
 
 def test_the_loss_hears_what_the_postfilter_makes() -> None:
@@ -241,15 +273,17 @@ def test_rows_go_through_whole_mixtures_from_step_to_step(tmp_path: Path) -> Non
     with patch.object(shards, "STREAMS", 4):
         steps = list(islice(batches.draw(seed=1), 40))
     assert steps[0][1].all()
-    heard = set()
+    heard, kept = set(), 0
     for (before, _), (now, begun) in pairwise(steps):
         ends = before[:, -1, -1]
-        goes_on = now[:, 0, -1] == ends + 1
-        assert torch.equal(begun, (ends + 1) % length == 0)
-        assert goes_on[~begun].all()
-        assert (now[begun][:, 0, -1] % length == 0).all()
-        heard.update((now[begun][:, 0, -1] // length).tolist())
+        over = (ends + 1) % length == 0
+        assert (now[:, 0, -1] == ends + 1)[~over].all()
+        assert (now[over][:, 0, -1] % length == 0).all()
+        assert not begun[~over].any()
+        kept += int((over & ~begun).sum())  # what was heard before goes on to be remembered
+        heard.update((now[over][:, 0, -1] // length).tolist())
     assert len(heard) > 4  # of eight mixtures
+    assert 0 < kept < 0.6 * 3 * 40 * hops / length
 
 
 def test_a_voice_is_warped_above_its_pitch_and_no_band_is_lost() -> None:
@@ -260,26 +294,35 @@ def test_a_voice_is_warped_above_its_pitch_and_no_band_is_lost() -> None:
         np.testing.assert_array_equal(found[:, :4], np.eye(BANDS)[:, :4])
         heard = np.eye(BANDS)[CENTRES_HZ.searchsorted(2650)] @ found  # a formant
         assert heard @ CENTRES_HZ / heard.sum() == pytest.approx(factor * 2650, rel=0.03)
+    raised = np.eye(BANDS)[3] @ warp(1.5, pitch=True)  # 300 Hz, a harmonic
+    assert raised @ CENTRES_HZ / raised.sum() == pytest.approx(450, rel=0.03)
 
 
 def test_each_mixture_has_a_voice_of_its_own_from_end_to_end() -> None:
     rng = np.random.default_rng(0)
-    rows = rng.uniform(0, 1, (20, 8, shards.COLUMNS)).astype(np.float16)
+    rows = rng.uniform(0, 1, (40, 8, shards.COLUMNS)).astype(np.float16)
     rows[:] = rows[:1, :1]  # the same everywhere
-    voices = Variation(20)
+    voices = Variation(40)
     np.testing.assert_array_equal(voices.apply(rows), rows)
-    voices.renew(np.arange(20), rng)
+    voices.renew(np.arange(40), rng)
     heard = voices.apply(rows)
     np.testing.assert_array_equal(heard, np.broadcast_to(heard[:, :1], heard.shape))
-    assert len(np.unique(heard[:, 0, 20])) > 12
-    pitch_and_speech = [2 * BANDS, 2 * BANDS + 1, -1]
-    np.testing.assert_array_equal(heard[..., pitch_and_speech], rows[..., pitch_and_speech])
+    assert len(np.unique(heard[:, 0, 20])) > 24
+    correlation_and_speech = [2 * BANDS + 1, -1]
+    np.testing.assert_array_equal(heard[..., correlation_and_speech], rows[..., correlation_and_speech])
+    octaves = np.unique(rows[0, 0, 2 * BANDS] - heard[..., 2 * BANDS])
+    assert octaves[0] == 0
+    assert 3 < len(octaves) < 16  # a fifth of the pitches is raised
+    assert math.log2(1.1) <= octaves[1] <= octaves[-1] <= math.log2(1.6)
     for part in np.split(heard[..., FEATURES:-1], 3, axis=-1):
         assert 0 <= part.min() <= part.max() <= 1
     equalised = np.abs(heard[..., :BANDS] - heard[..., :1]).max()
-    assert equalised * 20 < 2 * (6 + 2 * 3)  # dB
-    silent = np.full_like(rows, -3)
-    np.testing.assert_allclose(voices.apply(silent)[..., :BANDS], -3, atol=1e-5)
+    assert equalised * 20 < 2 * (8 + 2 * 4)  # dB
+    for level in (-3, -1):  # digital silence, and the reference on its way down to it
+        silent = np.full_like(rows, level)
+        np.testing.assert_allclose(voices.apply(silent)[..., :BANDS], level, atol=1e-5)
+    shortest = np.full_like(rows, -1.5)
+    assert -1.5 <= voices.apply(shortest)[..., 2 * BANDS].min() < voices.apply(shortest)[..., 2 * BANDS].max()
     voices.renew(np.array([3]), rng)
     again = voices.apply(rows)
     assert (np.delete(again, 3, 0) == np.delete(heard, 3, 0)).all()
@@ -358,6 +401,26 @@ def test_mixtures_of_another_version_are_refused(data: Path, tmp_path: Path) -> 
         shards.produce(data, tmp_path, "valid", shards.HOURS)
 
 
+@pytest.mark.parametrize("option", ["steps", "minutes", "workers", "save-every", "batch", "reuse", "rate"])
+def test_numbers_that_train_nothing_are_named(
+    option: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--data", str(data), "--run", str(tmp_path / "run"), f"--{option}", "0"])
+    assert "0 is not allowed; allowed are" in capsys.readouterr().err
+
+
+def test_export_does_not_replace_what_it_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = tmp_path / "w.npz"
+    weights.write_bytes(b"weights")
+    assert main(["export", str(weights), str(tmp_path / "w"), "--contrast", "1.5"]) == 1
+    assert "would replace the weights" in capsys.readouterr().err
+    assert main(["export", str(weights), str(tmp_path / "x")]) == 1
+    assert f"{weights}: allowed are checkpoint.pt" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["w.npz"]
+    assert weights.read_bytes() == b"weights"
+
+
 def test_levels_the_wrong_way_round_are_told(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -376,3 +439,11 @@ def test_mixtures_command_writes_the_same_set_again(data: Path, tmp_path: Path) 
     assert len(sets[0][0]) == 4
     with av.open(tmp_path / "a" / sets[0][0][0]) as file:
         assert file.streams.audio[0].rate == SAMPLE_RATE
+
+
+def test_two_sets_are_not_mixed(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["mixtures", str(data), str(tmp_path / "set"), "--count", "1", "--seconds", "2", "-q"]
+    assert main(command) == 0
+    assert main([*command, "--snr", "3"]) == 1
+    assert "allowed is a new or empty directory" in capsys.readouterr().err
+    assert len(list(tmp_path.rglob("*.flac"))) == 2

@@ -15,7 +15,7 @@ from percepnet import bars, recogniser
 from percepnet.bars import BARS
 from percepnet.cli import FAILURE
 from percepnet.cli.audio_files import audio_files, mono
-from percepnet.cli.options import add_enhancer_options, add_jobs, within
+from percepnet.cli.options import add_enhancer_options, add_jobs, path_of, within
 from percepnet.cli.processes import collect
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.framing import SAMPLE_RATE, Float
@@ -46,22 +46,26 @@ class Task:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``percepnet bars``."""
     parser.add_argument(
-        "data", type=Path, metavar="DATA", help="folder with manifest.csv, or speech/ and noise/"
+        "data", type=path_of, metavar="DATA", help="folder with manifest.csv, or speech/ and noise/"
     )
     parser.add_argument(
         "--count", type=within(int, 1, 10_000), default=20, help="clips of speech (default: 20)"
     )
     parser.add_argument(
         "--english",
-        type=Path,
+        type=path_of,
         metavar="DIR",
         help="English speech for the recogniser (default: leave it out)",
     )
     parser.add_argument(
-        "--float", dest="exact", type=Path, metavar="MODEL", help="the same network in float, to compare with"
+        "--float",
+        dest="exact",
+        type=path_of,
+        metavar="MODEL",
+        help="the same network in float, to compare with",
     )
     parser.add_argument("--seed", type=within(int, 0, 2**32), default=0, help="of the choices (default: 0)")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write every clip's measures to FILE")
+    parser.add_argument("--csv", type=path_of, metavar="FILE", help="write every clip's measures to FILE")
     add_jobs(parser)
     add_enhancer_options(parser)
     add_quiet(parser)

@@ -2,11 +2,10 @@
 
 import argparse
 import json
-from pathlib import Path
 from typing import Final
 
 from percepnet.bench import Load, machine, measure, report
-from percepnet.cli.options import within
+from percepnet.cli.options import path_of, within
 from percepnet.cli.progress import add_quiet, progress_bar
 
 MOST_STREAMS: Final = 1024
@@ -32,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--repeats", type=within(int, 1, 100), default=3, help="runs, of which the median counts (default: 3)"
     )
     parser.add_argument(
-        "--model", type=Path, metavar="FILE", help="an .onnx network (default: the one inside)"
+        "--model", type=path_of, metavar="FILE", help="an .onnx network (default: the one inside)"
     )
     parser.add_argument(
         "--no-postfilter", dest="postfilter", action="store_false", help="leave the envelope post-filter out"

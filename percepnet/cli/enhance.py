@@ -8,7 +8,7 @@ from pathlib import Path
 
 from percepnet.cli import FAILURE, describe
 from percepnet.cli.audio_files import FORMATS, audio_files, check_writable, load, write
-from percepnet.cli.options import add_enhancer_options
+from percepnet.cli.options import add_enhancer_options, path_of
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.recording import enhance
 
@@ -16,11 +16,11 @@ from percepnet.recording import enhance
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``percepnet enhance``."""
     parser.add_argument(
-        "input", type=Path, metavar="IN", help="any file that FFmpeg reads, or a directory of them"
+        "input", type=path_of, metavar="IN", help="any file that FFmpeg reads, or a directory of them"
     )
     parser.add_argument(
         "output",
-        type=Path,
+        type=path_of,
         metavar="OUT",
         help=f"a file ({' '.join(FORMATS)}) or a directory; one is made where IN is a directory",
     )
@@ -92,6 +92,8 @@ def _jobs(source: Path, target: Path, suffix: str | None) -> list[tuple[Path, Pa
         ]
     elif target.is_dir():
         pairs = [(source, target / _named(Path(source.name), suffix))]
+    elif suffix and target.suffix.lower() != f".{suffix}":
+        raise ValueError(f"--format {suffix}: {target} names another; allowed where OUT is a directory")
     else:
         pairs = [(source, target)]
     inputs = {read_from.resolve() for read_from, _ in pairs}

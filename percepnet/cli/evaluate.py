@@ -16,7 +16,7 @@ import numpy as np
 from percepnet.bench import STEP
 from percepnet.cli import FAILURE
 from percepnet.cli.audio_files import audio_files, read
-from percepnet.cli.options import add_enhancer_options, add_jobs, within
+from percepnet.cli.options import add_enhancer_options, add_jobs, path_of, within
 from percepnet.cli.processes import collect
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.enhancer import Enhancer
@@ -51,13 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``percepnet evaluate``."""
     parser.add_argument(
         "folder",
-        type=Path,
+        type=path_of,
         metavar="DIR",
         help="holds clean/ and noisy/ with files of the same names; scores what percepnet makes of noisy/, "
         "or enhanced/ where there is one",
     )
     parser.add_argument(
-        "--csv", type=Path, metavar="FILE", help="scores of every file (default: DIR/scores.csv)"
+        "--csv", type=path_of, metavar="FILE", help="scores of every file (default: DIR/scores.csv)"
     )
     parser.add_argument(
         "--peers",
@@ -81,11 +81,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Scores every file; goes on after a bad one and then returns 1."""
     ready = (args.folder / "enhanced").is_dir()
-    if ready and args.pictures:
+    given = {
+        f"--pictures {args.pictures}": args.pictures > 0,
+        f"--model {args.model}": args.model is not None,
+        "--no-postfilter": not args.postfilter,
+        "--attenuation-limit-db": args.attenuation_limit_db is not None,
+    }
+    if ready and any(given.values()):
+        option = next(option for option, is_given in given.items() if is_given)
         raise ValueError(
-            f"--pictures {args.pictures}: they show what percepnet makes of noisy/; allowed: none where "
+            f"{option} is of what percepnet makes of noisy/; allowed: none of it where "
             f"{args.folder / 'enhanced'} is scored"
         )
+    if args.csv is not None and args.csv.suffix.lower() != ".csv":
+        raise ValueError(f"--csv {args.csv}: allowed are files named .csv")
     names = _names(args.folder, "enhanced" if ready else None)
     tasks = [
         Task(

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import shlex
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import Any, Final
 from percepnet.bench import machine
 from percepnet.cli import FAILURE, INTERRUPTED
 from percepnet.cli.audio_files import read_mono
-from percepnet.cli.options import within
+from percepnet.cli.options import path_of, within
 from percepnet.cli.progress import add_quiet, progress_bar
 from server import loadtest, secretfile
 from server.app import static_folder
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=within(int, 0, 2**31), default=1, help="of all chance (default: 1)")
     parser.add_argument("--processes", type=within(int, 1, 64), default=1, help="of callers (default: 1)")
     parser.add_argument(
-        "--recording", type=Path, metavar="FILE", help="what is said (default: the page's sample)"
+        "--recording", type=path_of, metavar="FILE", help="what is said (default: the page's sample)"
     )
 
     network = parser.add_argument_group("network between callers and server")
@@ -89,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     server.add_argument("--pid", type=int, help="its process, to be looked at where it has no /stats")
     server.add_argument(
         "--compare",
-        type=Path,
+        type=path_of,
         nargs="?",
         const=ECHO,
         metavar="SCRIPT",
@@ -107,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the loads; prints a table or JSON. 1 where no call was made, 130 after Ctrl-C, which still reports."""
     if (args.url is None) == (args.compare is None):
         raise ValueError("give the URL of a server, or --compare to start two")
+    check_server(args.url, args.server_options, args.compare is not None)
     if args.compare is not None and not args.compare.is_file():
         raise FileNotFoundError(2, "no echo server; give --compare SCRIPT", str(args.compare))
     if args.repeat and len(args.calls) > 1:
@@ -142,10 +144,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         watch = watcher(args.url, args.pid, load.token)
         if watch is None:
-            print(
-                "percepnet: the server shows no /stats without a token; give one, or --pid, to see what calls cost it",
-                file=sys.stderr,
-            )
+            print(f"percepnet: {_unseen(args.url, args.pid, load.token)}", file=sys.stderr)
         if load.repeat:
             load = replace(load, calls=args.calls[0])
             runs, found["in_a_row"] = in_a_row(load, lambda part: measure(part, watch))
@@ -181,7 +180,7 @@ def shown(load: Load, speech: Speech, watch: Watch | None, *, quiet: bool) -> Ru
 def add_output(parser: argparse.ArgumentParser) -> None:
     """``--json``, ``--report``, ``--quiet``."""
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="a page of plots (.html)")
+    parser.add_argument("--report", type=path_of, metavar="FILE", help="a page of plots (.html)")
     add_quiet(parser)
 
 
@@ -194,11 +193,29 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     add_token(parser)
 
 
+def check_server(url: str | None, options: list[str], started: bool) -> None:
+    """ValueError for a ``url`` that is none, and for options of a server that nobody starts."""
+    if url is not None and not re.fullmatch("https?://[^/]+.*", url):
+        raise ValueError(f"{url!r} is no URL of a server; allowed are those like http://127.0.0.1:8080")
+    if options and not started:
+        raise ValueError(
+            f"--server-options {shlex.join(options)}: of a server that is started; {url} runs already"
+        )
+
+
+def _unseen(url: str, pid: int | None, token: str | None) -> str:
+    """Why nothing is known of the server's load."""
+    if pid is not None:
+        return f"--pid {pid}: no such process; what calls cost the server is not shown"
+    wanted = "another token" if token else "a token"
+    return f"{url}/stats does not answer, or wants {wanted}: with one, or --pid, it is shown what calls cost"
+
+
 def add_token(parser: argparse._ActionsContainer) -> None:
     """``--token-file``."""
     parser.add_argument(
         "--token-file",
-        type=Path,
+        type=path_of,
         metavar="FILE",
         help="the first line has the token that the server asks for; or in PERCEPNET_TOKEN",
     )

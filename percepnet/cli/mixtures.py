@@ -8,7 +8,7 @@ import numpy as np
 from scipy.signal import fftconvolve
 
 from percepnet.cli.audio_files import read_mono, write
-from percepnet.cli.options import within
+from percepnet.cli.options import path_of, within
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.framing import SAMPLE_RATE, Float
 from percepnet.mixture import PEAK, active_level, at_ratio, excerpt
@@ -22,9 +22,9 @@ _TRIES: Final = 100
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``percepnet mixtures``."""
     parser.add_argument(
-        "data", type=Path, metavar="DATA", help="folder with manifest.csv, or speech/ and noise/"
+        "data", type=path_of, metavar="DATA", help="folder with manifest.csv, or speech/ and noise/"
     )
-    parser.add_argument("out", type=Path, metavar="OUT", help="directory for clean/ and noisy/")
+    parser.add_argument("out", type=path_of, metavar="OUT", help="directory for clean/ and noisy/")
     parser.add_argument("--count", type=within(int, 1, 100_000), default=60, help="mixtures (default: 60)")
     parser.add_argument("--seconds", type=within(float, 1, 600), default=10, help="of each (default: 10)")
     parser.add_argument(
@@ -73,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     low, high = args.levels
     if low > high:
         raise ValueError(f"--levels {low:g} {high:g}: allowed are LOW and HIGH with LOW at most HIGH")
+    if (there := next(args.out.glob("*/*"), None)) is not None:
+        raise ValueError(f"{args.out} has {there.name} already; allowed is a new or empty directory")
     found = [r for r in scan(args.data) if r.split == args.split]
     speech = [r for r in found if r.kind == "speech" and r.bandwidth >= args.bandwidth]
     noise = [r for r in found if r.kind == "noise"]

@@ -14,7 +14,7 @@ def add_enhancer_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("enhancer")
     group.add_argument(
         "--model",
-        type=Path,
+        type=path_of,
         metavar="MODEL",
         help=f"a shipped network or an .onnx file (default: {DEFAULT_MODEL.stem})",
     )
@@ -39,6 +39,13 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"processes that share the work, 1 to {cores} (default: {cores}, the processor's cores)",
     )
+
+
+def path_of(text: str) -> Path:
+    """A converter for argparse: an empty name is not the current directory but a variable that was not set."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name; allowed are names of files and directories")
+    return Path(text)
 
 
 def available_cores() -> int:

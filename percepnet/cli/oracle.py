@@ -12,7 +12,7 @@ import numpy as np
 
 from percepnet.cli import FAILURE
 from percepnet.cli.audio_files import audio_files, mono, write
-from percepnet.cli.options import add_jobs, within
+from percepnet.cli.options import add_jobs, path_of, within
 from percepnet.cli.processes import collect
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.evaluation import means, scores
@@ -45,12 +45,12 @@ class Outcome:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``percepnet oracle``."""
-    parser.add_argument("clean", type=Path, metavar="CLEAN", help="clean speech: a file or a directory")
+    parser.add_argument("clean", type=path_of, metavar="CLEAN", help="clean speech: a file or a directory")
     parser.add_argument(
-        "noise", type=Path, metavar="NOISE", help="noise: a file or a directory; looped or cut to fit"
+        "noise", type=path_of, metavar="NOISE", help="noise: a file or a directory; looped or cut to fit"
     )
     parser.add_argument(
-        "out", type=Path, metavar="OUT", help="directory for index.html, scores.csv and scores.json"
+        "out", type=path_of, metavar="OUT", help="directory for index.html, scores.csv and scores.json"
     )
     parser.add_argument(
         "--snr",

@@ -1,6 +1,7 @@
 """``percepnet serve``: the WebRTC server. The only place where this package meets ``server``."""
 
 import argparse
+import logging
 
 from server.app import serve
 from server.config import Config
@@ -16,4 +17,6 @@ def run(args: argparse.Namespace) -> None:
     """Serves until a signal ends it."""
     config = Config.from_arguments(args)
     log_to_stderr(config.log_level, form=config.log_format)
+    for name, meant in Config.misspelt().items():
+        logging.getLogger(__name__).warning("%s is no option; %s is one", name, meant)
     serve(config)

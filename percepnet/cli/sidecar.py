@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs until a signal ends it."""
-    log_to_stderr("info")
+    log_to_stderr(args.log_level, form=args.log_format)
     if args.kind == "janus":
         from server.sidecar.sidecar import serve
 

@@ -7,7 +7,7 @@ from typing import Any
 from percepnet.bench import machine
 from percepnet.cli import FAILURE, INTERRUPTED
 from percepnet.cli.audio_files import read_mono
-from percepnet.cli.load import add_output, add_server, shown, token
+from percepnet.cli.load import add_output, add_server, check_server, shown, token
 from percepnet.cli.options import within
 from server.app import static_folder
 from server.loadtest.options import Load
@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the soak; prints a table or JSON. 1 where a quantity has grown, 130 after Ctrl-C, which still reports."""
+    check_server(args.url, args.server_options, args.url is None)
     speech = Speech.of(read_mono(static_folder() / "audio" / "sample.flac"))
     with servers(args.url, None, args.server_options) as addresses:
         (url,) = addresses.values()

@@ -8,8 +8,8 @@ from typing import Any, Final
 from percepnet.bench import machine
 from percepnet.cli import FAILURE
 from percepnet.cli.audio_files import read_mono
-from percepnet.cli.load import ECHO, add_output, add_server, token
-from percepnet.cli.options import within
+from percepnet.cli.load import ECHO, add_output, add_server, check_server, token
+from percepnet.cli.options import path_of, within
 from percepnet.cli.progress import progress_bar
 from server.app import static_folder
 from server.loadtest.speech import Speech
@@ -54,11 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--at-once", type=within(int, 1, 64), default=1, metavar="N", help="conditions at a time (default: 1)"
     )
     parser.add_argument(
-        "--recording", type=Path, metavar="FILE", help="what is said (default: the tests' clean recording)"
+        "--recording", type=path_of, metavar="FILE", help="what is said (default: the tests' clean recording)"
     )
     parser.add_argument(
         "--echo",
-        type=Path,
+        type=path_of,
         default=ECHO,
         metavar="SCRIPT",
         help="of the plain echo (default: the load test's)",
@@ -69,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Makes the calls; prints a table or JSON. 1 where the server lost one."""
+    check_server(args.url, args.server_options, args.url is None)
     if not args.no_echo and not args.echo.is_file():
         raise FileNotFoundError(2, "no echo server; give --echo SCRIPT or --no-echo", str(args.echo))
     default = CLEAN if CLEAN.is_file() else static_folder() / "audio" / "sample.flac"

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import torch
 
-from percepnet.cli.options import within
+from percepnet.cli.options import path_of, within
 from percepnet.features import FEATURES
 from percepnet.framing import Float
 from percepnet.network import Network
@@ -23,10 +23,10 @@ _GAIN: Final = ("gain.", "gain_context.")  # what the sigmoid of the gains is of
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``percepnet export``."""
-    parser.add_argument("weights", type=Path, help="a run's checkpoint.pt, or shipped weights (.npz)")
+    parser.add_argument("weights", type=path_of, help="a run's checkpoint.pt, or shipped weights (.npz)")
     parser.add_argument(
         "out",
-        type=Path,
+        type=path_of,
         help="stem of the files: OUT.onnx of eight bits, OUT.float.onnx and OUT.npz",
     )
     parser.add_argument(
@@ -40,10 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export and check; returns the exit code."""
+    shipped = args.out.with_name(f"{args.out.name}.npz")
+    if shipped.resolve() == args.weights.resolve():
+        raise ValueError(f"{shipped} would replace the weights that it is made of; name another OUT")
     topology, weights = load_weights(args.weights)
     weights |= {name: args.contrast * value for name, value in weights.items() if name.startswith(_GAIN)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    shipped = args.out.with_name(f"{args.out.name}.npz")
     save_weights(shipped, topology, weights)
     topology, weights = load_weights(shipped)  # 16-bit
     arrays = {name: value.numpy() for name, value in weights.items()}

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from percepnet.bands import BANDS
-from percepnet.cli.options import within
+from percepnet.cli.options import path_of, within
 from percepnet.framing import HOP, SAMPLE_RATE
 from percepnet.training import gru, listening, shards
 from percepnet.training.batches import Batches, split
@@ -41,6 +41,8 @@ _LOSS: Final = {  # option → field of Loss, its highest value, and what it is
     "--gamma": ("gamma", 1, "compression of gains"),
     "--speech-weight": ("speech", 100, "what a hop with speech weighs more"),
     "--over-weight": ("over", 100, "what gains that are too low in such a hop weigh more"),
+    "--onset-weight": ("onset", 100, "what gains that are too low weigh more where a word begins"),
+    "--strength-weight": ("strength", 10, "share of the error of the comb strengths, beside the others"),
     "--loudness": ("loudness", 1, "share of the error of loudness, in place of that of gains"),
     "--added-weight": ("added", 100, "what bands that are too loud weigh more in it"),
 }
@@ -61,18 +63,21 @@ _TOY: Final = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``percepnet train``."""
     parser.add_argument(
-        "--data", type=Path, required=True, help="folder with manifest.csv, or speech/ and noise/"
+        "--data", type=path_of, required=True, help="folder with manifest.csv, or speech/ and noise/"
     )
     parser.add_argument(
-        "--run", type=Path, default=Path("runs/percepnet"), help="folder of the checkpoint and log"
+        "--run", type=path_of, default=Path("runs/percepnet"), help="folder of the checkpoint and log"
     )
     parser.add_argument(
-        "--cache", type=Path, default=Path("cache"), help="folder of decoded audio and shards"
+        "--cache", type=path_of, default=Path("cache"), help="folder of decoded audio and shards"
     )
     parser.add_argument("--preset", choices=["toy"], help="toy: a tiny network, 120 steps, under a minute")
     parser.add_argument("--topology", choices=sorted(TOPOLOGIES), default="subband")
     parser.add_argument(
-        "--mixtures", type=float, default=20, help="hours of different mixtures (default: %(default)s)"
+        "--mixtures",
+        type=within(float, 0.01, 100_000),
+        default=20,
+        help="hours of different mixtures (default: %(default)s)",
     )
     parser.add_argument(
         "--fresh",
@@ -80,43 +85,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="make new mixtures all the time; --mixtures is how many hours of the newest are kept",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="with --fresh: number of the first shard (default: %(default)s)"
+        "--seed",
+        type=within(int, 0, 10**9),
+        default=0,
+        help="with --fresh: number of the first shard (default: %(default)s)",
     )
     parser.add_argument(
         "--reuse",
-        type=float,
+        type=within(float, 0.01, 10**6),
         default=4,
         help="with --fresh: how often a mixture is heard on average; their makers wait for that (default: %(default)s)",
     )
-    parser.add_argument("--steps", type=int, default=6000, help="optimiser steps (default: %(default)s)")
     parser.add_argument(
-        "--minutes", type=float, default=math.inf, help="end after so long, if that comes before --steps"
+        "--steps", type=within(int, 1, 10**9), default=6000, help="optimiser steps (default: %(default)s)"
     )
-    parser.add_argument("--batch", type=int, default=32, help="sequences in a step (default: %(default)s)")
+    parser.add_argument(
+        "--minutes",
+        type=within(float, 0.01, math.inf),
+        default=math.inf,
+        help="end after so long, if that comes before --steps",
+    )
+    parser.add_argument(
+        "--batch", type=within(int, 1, 100_000), default=32, help="sequences in a step (default: %(default)s)"
+    )
     parser.add_argument(
         "--hops",
-        type=int,
+        type=within(int, 1, shards.HOPS),
         default=200,
         help="10 ms hops of a mixture in one step; it goes on in the next (default: %(default)s)",
     )
     parser.add_argument(
-        "--save-every", type=int, default=250, help="steps between checkpoints (default: %(default)s)"
+        "--save-every",
+        type=within(int, 1, 10**9),
+        default=250,
+        help="steps between checkpoints (default: %(default)s)",
     )
     parser.add_argument(
         "--listen-every",
-        type=int,
+        type=within(int, 1, 10**9),
         default=1000,
         help="steps between scores of what the network makes of validation mixtures (default: %(default)s)",
     )
     parser.add_argument(
-        "--rate", type=float, default=2e-3, help="highest learning rate (default: %(default)s)"
+        "--rate",
+        type=within(float, 1e-6, 1),
+        default=2e-3,
+        help="highest learning rate (default: %(default)s)",
     )
     parser.add_argument(
-        "--workers", type=int, default=1, help="processes that make mixtures (default: %(default)s)"
+        "--workers",
+        type=within(int, 1, 256),
+        default=1,
+        help="processes that make mixtures (default: %(default)s)",
     )
     parser.add_argument(
         "--threads",
-        type=int,
+        type=within(int, 1, 256),
         default=1,
         help="slices of a batch that are computed at once (default: %(default)s)",
     )
@@ -135,7 +159,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument(
         "--init",
-        type=Path,
+        type=path_of,
         help="weights (.npz, as shipped) to begin a new run from; those of a narrower subband network grow",
     )
 
@@ -143,9 +167,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train; returns the exit code."""
     if args.preset == "toy":
+        usual = argparse.ArgumentParser()
+        add_arguments(usual)
         for name, value in _TOY.items():
-            setattr(args, name, value)
-    if args.hops < 1 or shards.HOPS % args.hops:
+            if getattr(args, name) == usual.get_default(name):  # what is given besides goes before it
+                setattr(args, name, value)
+    if shards.HOPS % args.hops:
         raise ValueError(
             f"--hops {args.hops}: {shards.HOPS}, the length of a mixture, must be a multiple of it"
         )

@@ -18,7 +18,19 @@ def save_weights(path: Path, topology: AnyTopology, weights: dict[str, Tensor]) 
 
 
 def load_weights(path: Path) -> tuple[AnyTopology, dict[str, Tensor]]:
-    """Topology and float32 weights: of an ``.npz`` as shipped, or the averaged ones of a training checkpoint."""
+    """Topology and float32 weights: of an ``.npz`` as shipped, or the averaged ones of a training checkpoint.
+
+    ``OSError`` where there is no file, ``ValueError`` where it is neither.
+    """
+    try:
+        return _loaded(path)
+    except OSError:
+        raise
+    except Exception as error:  # of a foreign file NumPy and PyTorch raise all kinds
+        raise ValueError(f"{path}: allowed are checkpoint.pt of a run and shipped weights (.npz)") from error
+
+
+def _loaded(path: Path) -> tuple[AnyTopology, dict[str, Tensor]]:
     if path.suffix == ".npz":
         with np.load(path) as file:
             sizes = {

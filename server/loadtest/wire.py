@@ -23,7 +23,7 @@ from server.frames import PACKET
 
 from .speech import Speech
 
-MADE_FOR: Final = "1.14 to 1.16"
+MADE_FOR: Final = "1.15 to 1.16"
 HEADER: Final = struct.Struct("!BBHLL")  # of RTP (RFC 3550, 5.1): no CSRC, no extension
 RTP_VERSION: Final = 2 << 6
 

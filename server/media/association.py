@@ -13,7 +13,7 @@ from typing import Any, Final
 import aiortc
 from aiortc import RTCSctpTransport
 
-MADE_FOR: Final = "1.14 to 1.16"
+MADE_FOR: Final = "1.15 to 1.16"
 COMMON_HEADER: Final = 12  # bytes (RFC 9260, 3.1)
 SACK: Final = 3  # type of its chunk (RFC 9260, 3.3.4)
 PARAMETERS_AT: Final = {1: 16, 2: 16, 4: 0, 5: 0, 6: 0, 9: 0, 130: 0}  # in the value of a chunk, by its type

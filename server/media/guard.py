@@ -20,7 +20,7 @@ from aiortc import RTCDtlsTransport
 
 from ..allowance import Allowance
 
-MADE_FOR: Final = "aiortc 1.14 to 1.16 with aioice 0.10 to 0.13"
+MADE_FOR: Final = "aiortc 1.15 to 1.16 with aioice 0.10 to 0.13"
 MOST_WAITING: Final = 512  # datagrams that aiortc has not fetched
 FROM_CALLER: Final = 600.0  # datagrams a second in the long run; audio has 50, or 400 in packets of 2.5 ms
 DTLS: Final = 100.0  # of them, DTLS: each may hold dozens of messages of a data channel, at 50 µs

@@ -27,7 +27,7 @@ from .guard import MOST_SOURCES
 from .jitter import HoleWait, InterarrivalJitter
 from .jitterbuffer import AudioJitterBuffer, Counts
 
-MADE_FOR: Final = "1.14 to 1.16"
+MADE_FOR: Final = "1.15 to 1.16"
 ARRIVALS: Final = 64  # packets whose time of arrival is remembered
 _PRIVATE: Final = "_RTCRtpReceiver__"
 _CODECS: Final = _PRIVATE + "codecs"  # by payload type

@@ -18,7 +18,7 @@ from av import AudioFrame, Packet
 from .audiolevel import audio_level_dbov
 from .opus import MIME_TYPE, OpusEncoder, OpusOptions
 
-MADE_FOR: Final = "1.14 to 1.16"
+MADE_FOR: Final = "1.15 to 1.16"
 _METHOD: Final = "_next_encoded_frame"  # awaited by the sender for each packet that it makes
 _RESULT: Final = "RTCEncodedFrame"
 _RESULT_FIELDS: Final = ["payloads", "timestamp", "audio_level"]

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
-from percepnet.cli.options import add_enhancer_options, within
-from server.config import for_argparse
+from percepnet.cli.options import add_enhancer_options, path_of, within
+from server import secretfile
+from server.config import ENVIRONMENT_PREFIX, for_argparse
 from server.controls import Controls
-from server.values import IceServer
+from server.logs import FORMATS, LEVELS
+from server.values import IceServer, one_of
 
 from .claims import Feed
 from .transport import checked_url
@@ -55,6 +57,14 @@ class CommonOptions:
             metavar="PORT",
             help="answer GET /stats and GET /healthz (default: do not)",
         )
+        for option, allowed, default in (("format", FORMATS, "text"), ("level", LEVELS, "info")):
+            variable = f"{ENVIRONMENT_PREFIX}LOG_{option.upper()}"
+            parser.add_argument(
+                f"--log-{option}",
+                type=for_argparse(one_of(*allowed)),
+                default=os.environ.get(variable) or default,
+                help=f"of log lines: {', '.join(allowed)} (default: {variable}, else {default})",
+            )
         add_enhancer_options(parser)
 
     @staticmethod
@@ -98,7 +108,7 @@ class SidecarOptions(CommonOptions):
             help="a VideoRoom to enhance the publishers of; repeatable",
         )
         parser.add_argument(
-            "--secret-file", type=Path, metavar="FILE", help=f"holds Janus's api_secret (or: {SECRET})"
+            "--secret-file", type=path_of, metavar="FILE", help=f"holds Janus's api_secret (or: {SECRET})"
         )
         parser.add_argument(
             "--ice-server",
@@ -119,10 +129,13 @@ class SidecarOptions(CommonOptions):
     def from_arguments(
         cls, arguments: argparse.Namespace, environment: Mapping[str, str] = os.environ
     ) -> Self:
-        """Raises ``OSError`` where the file of the secret cannot be read."""
+        """Raises ``OSError`` or ``ValueError`` where the file of the secret does not have it."""
         secret = environment.get(SECRET, "")
         if arguments.secret_file is not None:
-            secret = arguments.secret_file.read_text().strip()
+            lines = secretfile.read(arguments.secret_file)
+            if len(lines) != 1:
+                raise ValueError(f"{arguments.secret_file} must hold one secret, not {len(lines)}")
+            secret = lines[0][1]
         given = {"apisecret": secret, "token": environment.get(TOKEN, "")}
         return cls(
             rooms=tuple(dict.fromkeys(arguments.room)),
@@ -135,5 +148,7 @@ class SidecarOptions(CommonOptions):
 
 def _room(text: str) -> Feed:
     """Numbers are ids as Janus has them; where it has ``string_ids`` they may look like numbers, too: ``'1234'``."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name; allowed are ids of rooms")
     quoted = text[1:-1] if len(text) > 2 and text[0] == text[-1] == "'" else None
     return quoted or (int(text) if text.isdecimal() else text)

@@ -5,7 +5,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Protocol
+from typing import Final, Protocol
 
 from aiohttp import web
 
@@ -15,6 +15,8 @@ from server.ending import Ending, first
 from server.engine import Engine, running
 
 from .options import CommonOptions
+
+BEAT: Final = 1.0  # s between looks at the engine
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,15 @@ async def _serve(options: CommonOptions, make: Callable[[Engine], Sidecar], endi
         sidecar = make(engine)
         if options.stats_port is not None:
             await stack.enter_async_context(_answering(sidecar, options.stats_host, options.stats_port))
-        await first(sidecar.run(), ending.told())
+        await first(sidecar.run(), _alive(engine), ending.told())
+
+
+async def _alive(engine: Engine) -> None:
+    """Raises when the engine is no longer: while there are twins here, no other sidecar would make better ones."""
+    while True:
+        if not engine.alive:
+            raise RuntimeError("the engine has died: the sidecar leaves its rooms to others")
+        await asyncio.sleep(BEAT)
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from percepnet.cli.options import path_of
 from server import secretfile
 from server.config import for_argparse
 
@@ -34,6 +35,7 @@ class LiveKitOptions(CommonOptions):
         )
         parser.add_argument(
             "--room",
+            type=_name,
             action="append",
             default=[],
             metavar="NAME",
@@ -42,7 +44,7 @@ class LiveKitOptions(CommonOptions):
         parser.add_argument(
             "--token-file",
             dest="token_files",
-            type=Path,
+            type=path_of,
             action="append",
             default=[],
             metavar="FILE",
@@ -73,6 +75,12 @@ class LiveKitOptions(CommonOptions):
         if not rooms:
             raise ValueError(f"no room: --room, --token-file or {TOKEN} must name one")
         return cls(rooms=rooms, **cls.common(arguments))
+
+
+def _name(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name; allowed are names of rooms")
+    return text
 
 
 def _signing(key: str, secret: str, room: str, name: str) -> Callable[[], str]:
