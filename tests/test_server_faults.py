@@ -137,7 +137,7 @@ def test_packets_go_past_an_engine_that_stands_still_and_calls_come_back_by_them
     start, end = before * PACKET, (before + through) * PACKET
     assert heard[start] - heard[start - 1] == pytest.approx(dry[start] - dry[start - 1], abs=1e-6)  # no click
     heard_off = off.wait(before + through)[5 * PACKET :]  # after the fade at its start
-    assert np.array_equal(heard_off, dry[5 * PACKET : end])  # who hears dry audio anyhow hears no seam
+    assert np.abs(heard_off - dry[5 * PACKET : end]).max() < 1e-7  # who hears dry audio anyhow hears no seam
     assert np.array_equal(heard[start + SEAM : end], dry[start + SEAM : end])
     warm = end + WARM_UP_PACKETS * PACKET
     assert np.array_equal(heard[end:warm], dry[end:warm])
