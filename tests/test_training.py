@@ -134,7 +134,7 @@ def test_the_loss_is_least_at_the_ideal_and_weighs_what_it_is_told_to(gamma: flo
     def loss(gain: torch.Tensor, kind: Loss) -> float:
         return float(band_loss(gain, ideal, ideal, ideal, weight, speaking, kind)[0])
 
-    plain, kind = Loss(gamma, onset=0), Loss(gamma, speech=3, over=1, onset=0)
+    plain, kind = Loss(gamma), Loss(gamma, speech=3, over=1)
     low, high = ideal.clone(), ideal.clone()
     low[:, 0], high[:, 0] = 0.4, 0.6
     assert loss(ideal, kind) == 0
@@ -162,38 +162,6 @@ def test_loudness_is_lost_where_a_band_is_heard() -> None:
     raised = loss(lowered, ideal, added=1) - loss(lowered, ideal)  # the other bands, by the post-filter
     assert 0 < raised < 0.01 * loss(lowered, ideal)
     assert loss(ideal, silence, added=1) == pytest.approx(2 * loss(ideal, silence))
-
-
-def test_rumble_is_hardly_loud() -> None:
-    ideal, weight = torch.full((1, 2 + LOOKAHEAD, BANDS), 0.5), torch.ones(1, 2 + LOOKAHEAD, BANDS)
-    levels = torch.full_like(ideal, -1.0)
-    levels[..., :2] = 1.5  # 50 dB above all others
-    raised = ideal.clone()
-    raised[..., 0] = 1
-    other = ideal.clone()
-    other[..., 10] = 1
-    levels_of_speech = torch.zeros_like(ideal)
-    rumble = loudness_loss(raised, ideal, levels_of_speech, weight)
-    assert rumble < 0.1 * loudness_loss(other, ideal, levels_of_speech, weight)
-
-
-def test_what_cuts_the_beginning_of_a_word_weighs_more() -> None:
-    speaking = torch.zeros(1, 60, 1)
-    for begin, end in ((0, 5), (10, 12), (30, 50), (52, 55)):
-        speaking[0, begin:end] = 1
-    assert losses.onsets(speaking)[0, :, 0].nonzero()[:, 0].tolist() == list(range(30, 40))
-    ideal, weight = torch.ones(1, 60, BANDS), torch.ones(1, 60, BANDS)
-
-    def loss(hop: int, gain: float) -> tuple[float, float]:
-        found = ideal.clone()
-        found[:, hop] = gain
-        kind, levels = Loss(onset=2), torch.zeros_like(ideal)
-        in_gain = band_loss(found, ideal, ideal, ideal, weight, speaking, kind)[0]
-        begins = kind.onset * losses.onsets(speaking)
-        return float(in_gain), float(loudness_loss(found, ideal, levels, weight, begins=begins))
-
-    assert loss(32, 0.4) == pytest.approx([3 * x for x in loss(45, 0.4)], rel=1e-3)
-    assert loss(32, 1.2) == pytest.approx(loss(45, 1.2), rel=1e-3)
 
 
 def test_the_loss_hears_what_the_postfilter_makes() -> None:
@@ -273,17 +241,15 @@ def test_rows_go_through_whole_mixtures_from_step_to_step(tmp_path: Path) -> Non
     with patch.object(shards, "STREAMS", 4):
         steps = list(islice(batches.draw(seed=1), 40))
     assert steps[0][1].all()
-    heard, kept = set(), 0
+    heard = set()
     for (before, _), (now, begun) in pairwise(steps):
         ends = before[:, -1, -1]
-        over = (ends + 1) % length == 0
-        assert (now[:, 0, -1] == ends + 1)[~over].all()
-        assert (now[over][:, 0, -1] % length == 0).all()
-        assert not begun[~over].any()
-        kept += int((over & ~begun).sum())  # what was heard before goes on to be remembered
-        heard.update((now[over][:, 0, -1] // length).tolist())
+        goes_on = now[:, 0, -1] == ends + 1
+        assert torch.equal(begun, (ends + 1) % length == 0)
+        assert goes_on[~begun].all()
+        assert (now[begun][:, 0, -1] % length == 0).all()
+        heard.update((now[begun][:, 0, -1] // length).tolist())
     assert len(heard) > 4  # of eight mixtures
-    assert 0 < kept < 0.6 * 3 * 40 * hops / length
 
 
 def test_a_voice_is_warped_above_its_pitch_and_no_band_is_lost() -> None:
@@ -317,12 +283,12 @@ def test_each_mixture_has_a_voice_of_its_own_from_end_to_end() -> None:
     for part in np.split(heard[..., FEATURES:-1], 3, axis=-1):
         assert 0 <= part.min() <= part.max() <= 1
     equalised = np.abs(heard[..., :BANDS] - heard[..., :1]).max()
-    assert equalised * 20 < 2 * (8 + 2 * 4)  # dB
+    assert equalised * 20 < 2 * (6 + 2 * 3)  # dB
     for level in (-3, -1):  # digital silence, and the reference on its way down to it
         silent = np.full_like(rows, level)
         np.testing.assert_allclose(voices.apply(silent)[..., :BANDS], level, atol=1e-5)
-    shortest = np.full_like(rows, -1.5)
-    assert -1.5 <= voices.apply(shortest)[..., 2 * BANDS].min() < voices.apply(shortest)[..., 2 * BANDS].max()
+    octaves = voices.apply(np.full_like(rows, -1.5))[..., 2 * BANDS]  # the shortest period, raised
+    assert -1.5 == octaves.min() < octaves.max() < -0.5
     voices.renew(np.array([3]), rng)
     again = voices.apply(rows)
     assert (np.delete(again, 3, 0) == np.delete(heard, 3, 0)).all()

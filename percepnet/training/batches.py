@@ -4,7 +4,6 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import torch
@@ -15,8 +14,6 @@ from percepnet.bands import BANDS
 from percepnet.features import FEATURES
 from percepnet.training import shards
 from percepnet.training.variation import Variation
-
-_GOES_ON: Final = 0.3  # of mixtures begin where another has ended, as calls do when another talks or walks on
 
 
 class Batches:
@@ -50,7 +47,6 @@ class Batches:
             for row in np.flatnonzero(begun):
                 mixtures[row] = present[rng.integers(len(present))][rng.integers(shards.STREAMS)]
             voices.renew(np.flatnonzero(begun), rng)
-            begun &= (step == 0) | (rng.random(self._batch) > _GOES_ON)
             rows = np.stack([m[p : p + hops] for m, p in zip(mixtures, place, strict=True)])
             place = place + hops
             yield torch.from_numpy(voices.apply(rows)), torch.from_numpy(begun)

@@ -6,17 +6,13 @@ from typing import Final
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from percepnet.bands import BANDS, WIDTHS
+from percepnet.bands import WIDTHS
 from percepnet.framing import LOOKAHEAD
 from percepnet.postfilter import BETA
 
 _EPS: Final = 1e-3  # the power has no gradient at 0
 _STEVENS: Final = 0.23  # loudness of a band from its energy (Zwicker; ITU-T P.862)
-_LOW: Final = (0.0, 0.25, 0.7)  # what the lowest bands count in loudness: rumble is more felt than heard
-_PAUSE: Final = 15  # hops without speech, after which
-_ONSET: Final = 10  # hops are the beginning of a word
 _INAUDIBLE: Final = 10**-4.5  # of the mean band at the level reference: what is masked or below the threshold
 
 
@@ -27,9 +23,7 @@ class Loss:
     gamma: float = 0.7  # compression: an error at a low gain is heard as well as one at a high gain
     speech: float = 0.0  # what a hop with speech weighs more, in hops without
     over: float = 0.0  # what a gain that is too low weighs more in such a hop, likewise
-    onset: float = 2.0  # what a gain that is too low weighs more at the beginning of a word
-    strength: float = 0.25  # share of the error of the strengths, beside the others
-    loudness: float = 0.9  # share of the error of loudness, from 0 to 1; that of the gains has the rest
+    loudness: float = 0.8  # share of the error of loudness, from 0 to 1; that of the gains has the rest
     added: float = 0.0  # what weighs more there: loudness that should not be
 
 
@@ -39,10 +33,9 @@ def total_loss(
     """What training lowers. ``ideal`` as ``batches.split`` has it, ``levels [B, T, 34]``: the band levels that the
     network was told."""
     gain_loss, strength_loss = band_loss(gain, strength, *ideal, kind)
-    loss = (1 - kind.loudness) * gain_loss + kind.strength * strength_loss
+    loss = (1 - kind.loudness) * gain_loss + strength_loss
     if kind.loudness:
-        begins = kind.onset * onsets(ideal[3])
-        loss = loss + kind.loudness * loudness_loss(gain, ideal[0], levels, ideal[2], kind.added, begins)
+        loss = loss + kind.loudness * loudness_loss(gain, ideal[0], levels, ideal[2], kind.added)
     return loss
 
 
@@ -62,8 +55,7 @@ def band_loss(
     """
     difference = (gain + _EPS) ** kind.gamma - (ideal_gain + _EPS) ** kind.gamma
     error = difference.square()
-    more = speaking * kind.over + kind.onset * onsets(speaking)
-    heard = weight * (1 + speaking * kind.speech + more * (difference < 0))
+    heard = weight * (1 + speaking * (kind.speech + kind.over * (difference < 0)))
     strength_loss = ((1 - strength + _EPS) ** 0.5 - (1 - ideal_strength + _EPS) ** 0.5).square()
     total = (weight * (1 + kind.speech * speaking)).sum().clamp(min=1)
     gain_loss = (heard * (error + 10 * error.square())).sum() / total
@@ -71,12 +63,7 @@ def band_loss(
 
 
 def loudness_loss(
-    gain: Tensor,
-    ideal_gain: Tensor,
-    levels: Tensor,
-    weight: Tensor,
-    added: float = 0.0,
-    begins: Tensor | None = None,
+    gain: Tensor, ideal_gain: Tensor, levels: Tensor, weight: Tensor, added: float = 0.0
 ) -> Tensor:
     """Mean square error of the loudness of each band behind the post-filter; arguments are ``[B, T, 34]``.
 
@@ -86,26 +73,11 @@ def loudness_loss(
     hops = gain.shape[1] - LOOKAHEAD
     energy = 10 ** (2 * levels[:, :hops]) * levels.new_tensor(WIDTHS)  # of the mean band at the reference
     gain, ideal_gain, weight = (x[:, LOOKAHEAD:] for x in (gain, ideal_gain, weight))
-    weight = weight * torch.cat([weight.new_tensor(_LOW), weight.new_ones(BANDS - len(_LOW))])
     difference = _loudness(_postfilter(gain, energy).square() * energy) - _loudness(
         ideal_gain.square() * energy
     )
     heard = weight * (1 + added * (difference > 0))
-    if begins is not None:
-        heard = heard + weight * begins[:, LOOKAHEAD:] * (difference < 0)
     return (heard * difference.square()).sum() / weight.sum().clamp(min=1)
-
-
-def onsets(speaking: Tensor) -> Tensor:
-    """1 in the first ``_ONSET`` hops of speech after ``_PAUSE`` without, else 0, of ``speaking [B, T, 1]``.
-
-    What was before the first hop is not known, and taken for speech.
-    """
-    hops = speaking.shape[1]
-    now = speaking[..., 0][:, None]
-    before = functional.max_pool1d(functional.pad(now, (_PAUSE, 0), value=1.0), _PAUSE, 1)[..., :hops]
-    begins = now * (1 - before)
-    return functional.max_pool1d(functional.pad(begins, (_ONSET - 1, 0)), _ONSET, 1)[:, 0, :, None]
 
 
 def _loudness(energy: Tensor) -> Tensor:

@@ -41,8 +41,6 @@ _LOSS: Final = {  # option → field of Loss, its highest value, and what it is
     "--gamma": ("gamma", 1, "compression of gains"),
     "--speech-weight": ("speech", 100, "what a hop with speech weighs more"),
     "--over-weight": ("over", 100, "what gains that are too low in such a hop weigh more"),
-    "--onset-weight": ("onset", 100, "what gains that are too low weigh more where a word begins"),
-    "--strength-weight": ("strength", 10, "share of the error of the comb strengths, beside the others"),
     "--loudness": ("loudness", 1, "share of the error of loudness, in place of that of gains"),
     "--added-weight": ("added", 100, "what bands that are too loud weigh more in it"),
 }

@@ -1,8 +1,8 @@
 """Voices and rooms that nobody recorded: each mixture heard through another equaliser and another vocal tract.
 
-All act on what the shards hold, so every pass over the same mixtures is another. Source: vocal tract length
-perturbation (Jaitly and Hinton 2013), here on bands in place of bins. Some voices are raised with their pitch, for
-children are few among recordings.
+Both act on what the shards hold, so every pass over the same mixtures is another. Some voices are raised with their
+pitch, for children are few among recordings. Source: vocal tract length perturbation (Jaitly and Hinton 2013), here on
+bands in place of bins.
 """
 
 from typing import Final
@@ -14,14 +14,14 @@ from percepnet.bands import BANDS, CENTRES_HZ
 from percepnet.features import FEATURES
 from percepnet.framing import Float
 
-_SHARE: Final = 0.75  # of mixtures that are warped, and of those that are equalised
-_FACTORS: Final = (0.82, 1.22)  # of frequencies; men's and women's vocal tracts differ by some 1.18
+_SHARE: Final = 0.5  # of mixtures that are warped, and of those that are equalised
+_FACTORS: Final = (0.85, 1.18)  # of frequencies; men's and women's vocal tracts differ by some 1.18
 _RAISED: Final = 0.2  # of mixtures whose pitch is raised, too
 _RAISE: Final = (1.1, 1.6)  # factors of it
 _FIXED_HZ: Final = 300.0  # below it single harmonics are told apart, whose pitch stays
 _FREE_HZ: Final = 800.0  # from here on everything is warped
-_TILT: Final = 8.0  # dB at either end
-_RIPPLE: Final = 4.0  # dB, of two slow waves along the bands each
+_TILT: Final = 6.0  # dB at either end
+_RIPPLE: Final = 3.0  # dB, of two slow waves along the bands each
 _FLAT: Final = 0.02  # less than that between the levels of a hop is digital silence
 _SHORTEST: Final = (
     -1.5
