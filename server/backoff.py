@@ -15,14 +15,14 @@ STEADY: Final = (
 class Backoff:
     """Made as the first attempt begins."""
 
-    def __init__(self, shortest: float = SHORTEST, longest: float = LONGEST, steady: float = STEADY) -> None:
-        self._shortest, self._longest, self._steady = shortest, longest, steady
+    def __init__(self, shortest: float = SHORTEST, longest: float = LONGEST) -> None:
+        self._shortest, self._longest = shortest, longest
         self._failures = 0
         self._began = time.monotonic()
 
     def next(self) -> float:
         """The pause (s) to make now that an attempt has failed: half to all of what is due."""
-        if time.monotonic() - self._began >= self._steady:
+        if time.monotonic() - self._began >= STEADY:
             self._failures = 0
         due = min(self._longest, self._shortest * 2.0 ** min(self._failures, 30))
         self._failures += 1

@@ -66,8 +66,8 @@ class Config:
     max_calls: int = _option(
         CALLS_OF_A_CORE * available_cores(),
         number(1, 16_384, whole=True),
-        f"calls at the same time, whatever the machine carries, in equal parts for all workers; none: "
-        f"{CALLS_OF_A_CORE} for each core",
+        f"calls at the same time, whatever the machine carries, in equal parts for all workers; "
+        f"{CALLS_OF_A_CORE} for each core unless told otherwise",
     )
     rated_calls: int | None = _option(
         None,

@@ -18,12 +18,8 @@ from .values import IceServer
 def with_secret(config: Config) -> Config:
     """``config`` with the secret of the file. Raises ``ValueError`` or ``OSError``, which do not show it."""
     if config.turn_secret_file is not None:
-        found = secretfile.read(config.turn_secret_file)
-        if len(found) != 1:
-            raise ValueError(
-                f"{config.turn_secret_file}: must have one line, the secret; it has {len(found)}"
-            )
-        config = replace(config, turn_secret=found[0][1], turn_secret_file=None)
+        secret = secretfile.one(config.turn_secret_file, "the secret")
+        config = replace(config, turn_secret=secret, turn_secret_file=None)
     nameless = [server.url for server in config.ice_servers if _is_timed(server)]
     if nameless and config.turn_secret is None:
         raise ValueError(

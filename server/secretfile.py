@@ -17,3 +17,11 @@ def read(path: Path) -> list[tuple[int, str]]:
             logger.warning("%s can be read by others: chmod 600 would keep what is in it secret", path)
         lines = [line.strip() for line in file]
     return [(n, line) for n, line in enumerate(lines, 1) if line and not line.startswith("#")]
+
+
+def one(path: Path, what: str) -> str:
+    """The only secret in a file; ``ValueError`` that says ``what`` it must hold, and not what it holds."""
+    found = read(path)
+    if len(found) != 1:
+        raise ValueError(f"{path}: must have one line, {what}; it has {len(found)}")
+    return found[0][1]

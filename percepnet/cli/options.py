@@ -41,11 +41,16 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def path_of(text: str) -> Path:
-    """A converter for argparse: an empty name is not the current directory but a variable that was not set."""
+def named(text: str) -> str:
+    """A converter for argparse: an empty name is mostly a variable of the shell that was not set."""
     if not text:
-        raise argparse.ArgumentTypeError("an empty name; allowed are names of files and directories")
-    return Path(text)
+        raise argparse.ArgumentTypeError("an empty name; allowed are names of one character or more")
+    return text
+
+
+def path_of(text: str) -> Path:
+    """A converter for argparse: an empty name is not the current directory."""
+    return Path(named(text))
 
 
 def available_cores() -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
-from percepnet.cli.options import add_enhancer_options, path_of, within
+from percepnet.cli.options import add_enhancer_options, named, path_of, within
 from server import secretfile
 from server.config import ENVIRONMENT_PREFIX, for_argparse
 from server.controls import Controls
@@ -132,10 +132,7 @@ class SidecarOptions(CommonOptions):
         """Raises ``OSError`` or ``ValueError`` where the file of the secret does not have it."""
         secret = environment.get(SECRET, "")
         if arguments.secret_file is not None:
-            lines = secretfile.read(arguments.secret_file)
-            if len(lines) != 1:
-                raise ValueError(f"{arguments.secret_file} must hold one secret, not {len(lines)}")
-            secret = lines[0][1]
+            secret = secretfile.one(arguments.secret_file, "the secret")
         given = {"apisecret": secret, "token": environment.get(TOKEN, "")}
         return cls(
             rooms=tuple(dict.fromkeys(arguments.room)),
@@ -148,7 +145,6 @@ class SidecarOptions(CommonOptions):
 
 def _room(text: str) -> Feed:
     """Numbers are ids as Janus has them; where it has ``string_ids`` they may look like numbers, too: ``'1234'``."""
-    if not text:
-        raise argparse.ArgumentTypeError("an empty name; allowed are ids of rooms")
+    text = named(text)
     quoted = text[1:-1] if len(text) > 2 and text[0] == text[-1] == "'" else None
     return quoted or (int(text) if text.isdecimal() else text)

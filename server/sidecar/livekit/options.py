@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from percepnet.cli.options import path_of
+from percepnet.cli.options import named, path_of
 from server import secretfile
 from server.config import for_argparse
 
@@ -35,7 +35,7 @@ class LiveKitOptions(CommonOptions):
         )
         parser.add_argument(
             "--room",
-            type=_name,
+            type=named,
             action="append",
             default=[],
             metavar="NAME",
@@ -69,18 +69,12 @@ class LiveKitOptions(CommonOptions):
         for room in arguments.room:
             rooms[room] = _signing(key, secret, room, arguments.name)
         for path in arguments.token_files:
-            rooms[token.room_of(_read(path))] = _reading(path)
+            rooms[token.room_of(secretfile.one(path, "the token"))] = _reading(path)
         if ready := environment.get(TOKEN):
             rooms[token.room_of(ready)] = lambda: ready
         if not rooms:
             raise ValueError(f"no room: --room, --token-file or {TOKEN} must name one")
         return cls(rooms=rooms, **cls.common(arguments))
-
-
-def _name(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("an empty name; allowed are names of rooms")
-    return text
 
 
 def _signing(key: str, secret: str, room: str, name: str) -> Callable[[], str]:
@@ -95,11 +89,4 @@ def _signing(key: str, secret: str, room: str, name: str) -> Callable[[], str]:
 
 
 def _reading(path: Path) -> Callable[[], str]:
-    return lambda: _read(path)
-
-
-def _read(path: Path) -> str:
-    lines = secretfile.read(path)
-    if len(lines) != 1:
-        raise ValueError(f"{path} must hold one token, not {len(lines)}")
-    return lines[0][1]
+    return lambda: secretfile.one(path, "the token")
