@@ -196,9 +196,8 @@ class Config:
             if hasattr(arguments, option.name):
                 given = getattr(arguments, option.name)
                 values[option.name] = tuple(given) if _is_repeatable(option) else given
-            elif text := environment.get(
-                variable, ""
-            ).strip():  # secrets of Kubernetes often end with a line break
+            # Secrets of Kubernetes often end with a line break.
+            elif text := environment.get(variable, "").strip():
                 try:
                     values[option.name] = (
                         tuple(map(parse, text.split())) if _is_repeatable(option) else parse(text)
