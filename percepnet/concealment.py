@@ -44,6 +44,7 @@ class Concealer:
         self._quietest = [(np.inf, silence)] * 2  # power and block: of these 2 s, of those before
         self._noted = 0  # samples of these 2 s
         self._gone = 0  # samples concealed in a row
+        self._hold, self._faded = HOLD, FADED
         self._cycle = silence  # period that is repeated
         self._difference = silence  # from the cycle to what was heard last, backwards
         self._voicing = 0.0
@@ -66,10 +67,11 @@ class Concealer:
         self._note_floor(x)
         return x
 
-    def conceal(self, samples: int) -> Float:
-        """The next ``samples`` of a hole."""
+    def conceal(self, samples: int, *, pause: bool = False) -> Float:
+        """The next ``samples`` of a hole; of a ``pause`` only ``SEAM`` holds anything but comfort noise."""
         if not self._gone:
             self._begin()
+        self._hold, self._faded = (0.0, SEAM) if pause else (HOLD, FADED)
         filled = self._extend(samples)
         self._remember(filled)
         return filled
@@ -123,7 +125,8 @@ class Concealer:
         if self._gone < self._seam:
             overlap = min(samples, self._seam - self._gone)
             periodic[:overlap] += self._difference[self._gone : self._gone + overlap]
-        gain = np.clip((FADED - time / self._rate) / (FADED - HOLD), 0, 1).astype(np.float32)
+        span = self._faded - self._hold
+        gain = np.clip((self._faded - time / self._rate) / span, 0, 1).astype(np.float32)
         onset = np.minimum(time / self._seam, 1).astype(np.float32)  # noise begins only as fast as a seam
         voiced = 1 - onset * (1 - self._voicing)
         speech = periodic * voiced + self._like_speech.take(samples) * np.sqrt(1 - voiced**2)

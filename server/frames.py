@@ -8,7 +8,7 @@ import numpy as np
 from av import AudioFrame
 from numpy.typing import NDArray
 
-from percepnet.concealment import FADED, SEAM, Concealer
+from percepnet.concealment import SEAM, Concealer
 from percepnet.framing import HOP, LATENCY, SAMPLE_RATE, Float
 from percepnet.resampling import Filters
 
@@ -16,7 +16,6 @@ PACKET: Final = 2 * HOP  # samples, 20 ms
 FULL_SCALE: Final = 32768
 TIME_BASE: Final = Fraction(1, SAMPLE_RATE)
 LONGEST_FILL: Final = 6 * PACKET  # 120 ms: longer gaps are not filled but skipped
-FADE: Final = round(FADED * SAMPLE_RATE)
 CUT: Final = round(SEAM * SAMPLE_RATE)
 LONGEST_BACKLOG: Final = 0.5  # s of audio that may wait: a burst passes, 3 s of the past do not
 BACKLOG_PACKETS: Final = round(LONGEST_BACKLOG * SAMPLE_RATE) // PACKET
@@ -86,6 +85,7 @@ class FrameReader:
     At a longer one (a sender that pauses, a network that is gone) the timeline skips: just before the audio that
     resumes the last fades, which flushes what is under way but comes too late to be sent, and one packet of comfort
     noise follows, because libopus's wrapper in libavcodec stamps the first packet after a gap as if there were none.
+    The fade is short, for the audio that resumes waits until the engine has computed all that is before it.
     """
 
     def __init__(self) -> None:
@@ -117,11 +117,13 @@ class FrameReader:
         if ROUNDING < gap <= LONGEST_FILL:
             self._append(self._concealer.conceal(gap))
         elif gap > LONGEST_FILL:
-            length = FADE + LATENCY  # none of it is left in the answer to the packet of comfort noise
-            self._append(self._concealer.conceal(length + -(len(self._pending) + length) % PACKET))
+            length = CUT + LATENCY  # none of it is left in the answer to the packet of comfort noise
+            self._append(
+                self._concealer.conceal(length + -(len(self._pending) + length) % PACKET, pause=True)
+            )
             self._time = time - PACKET - len(self._pending)
             packets = [replace(packet, in_time=False) for packet in self._complete()]
-            self._append(self._concealer.conceal(PACKET))
+            self._append(self._concealer.conceal(PACKET, pause=True))
         settling = 0 if self._resampler is None else RESAMPLER_SETTLING
         self._append(self._concealer.heard(self._samples(frame), settling))
         self._expected = time + frame.samples * SAMPLE_RATE // frame.sample_rate

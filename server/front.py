@@ -44,7 +44,7 @@ def create_front(config: Config, workers: Workers, folder: Path) -> web.Applicat
     app[CONFIG], app[WORKERS], app[PAGE] = config, workers, folder
     here = [web.get("/", page), web.get("/admin", admin), web.get("/config", ice)]
     for path in ("/whip/{room}", "/whep/{room}"):
-        here += [web.get(path, endpoint, allow_head=False), web.options(path, endpoint)]
+        here += [web.get(path, endpoint), web.options(path, endpoint)]
     app.add_routes([*here, *routes, web.get("/{path:.+}", file)])
     return app
 

@@ -30,29 +30,31 @@ LISTEN_AGAIN: Final = 2  # s after which a listener may ask again whether somebo
 
 
 async def publish(request: web.Request, calls: Calls, config: Config) -> web.Response:
-    room = _room(request)
-    options = _controls(request)
-    offer = await _offer(request, lambda sdp: Offer.of_sdp(sdp, options, "sendonly", others_hear=True))
-    return await _created(request, calls, config, offer, lambda: calls.rooms.publish(room))
+    with admitted(request) as caller:
+        room = _room(request)
+        options = _controls(request)
+        offer = await _offer(request, lambda sdp: Offer.of_sdp(sdp, options, "sendonly", others_hear=True))
+        return await _created(calls, config, offer, caller, lambda: calls.rooms.publish(room))
 
 
 async def listen(request: web.Request, calls: Calls, config: Config) -> web.Response:
-    room = _room(request)
-    offer = await _offer(request, lambda sdp: Offer.of_sdp(sdp, {}, "recvonly", others_hear=True))
-    return await _created(request, calls, config, offer, lambda: calls.rooms.listen(room))
+    with admitted(request) as caller:
+        room = _room(request)
+        offer = await _offer(request, lambda sdp: Offer.of_sdp(sdp, {}, "recvonly", others_hear=True))
+        return await _created(calls, config, offer, caller, lambda: calls.rooms.listen(room))
 
 
 async def trickle(request: web.Request, call: Call) -> web.Response:
     """More addresses of a caller: 204; 428 and 412 as RFC 9725 (4.3) has them; 422 for an ICE restart."""
-    match request.headers.get("If-Match"):
-        case None if call.seat.role == "listener":
-            pass  # npm's whip-whep sends none; as ICE never restarts, there is no doubt what is meant
-        case None:
-            raise problem(web.HTTPPreconditionRequired, "If-Match must hold the ETag of the call")
-        case "*":
-            raise problem(web.HTTPUnprocessableEntity, "ICE restarts are not supported")
-        case tag if tag is not None and tag != call.etag:
-            raise problem(web.HTTPPreconditionFailed, f"If-Match must be {call.etag}, not {tag}")
+    tags = request.headers.getall("If-Match", [])
+    found = {tag.strip() for tags_of_line in tags for tag in tags_of_line.split(",")}
+    if found & {"*", '"*"'}:  # the second as in the draft's example
+        raise problem(web.HTTPUnprocessableEntity, "ICE restarts are not supported")
+    if not found and call.seat.role != "listener":
+        # npm's whip-whep sends none when it listens; as ICE never restarts, there is no doubt what is meant
+        raise problem(web.HTTPPreconditionRequired, "If-Match must hold the ETag of the call")
+    if found and call.etag not in found:
+        raise problem(web.HTTPPreconditionFailed, f"If-Match must be {call.etag}, not {', '.join(tags)}")
     try:
         for candidate in _candidates((await body(request)).decode(), call):
             await call.add_candidate(candidate)
@@ -67,11 +69,10 @@ def endpoint(accepted: str = SDP) -> web.Response:
 
 
 async def _created(
-    request: web.Request, calls: Calls, config: Config, offer: Offer, seated: Callable[[], Seat]
+    calls: Calls, config: Config, offer: Offer, caller: str, seated: Callable[[], Seat]
 ) -> web.Response:
     try:
-        with admitted(request) as caller:
-            call = await calls.open(offer, caller, seated)
+        call = await calls.open(offer, caller, seated)
     except OfferError as error:
         raise problem(web.HTTPBadRequest, str(error)) from error
     except RoomTaken as error:

@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Mapping
 from typing import Self
-from urllib.parse import urljoin
 
 import aiohttp
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from yarl import URL
 
 SDP = "application/sdp"
 
@@ -16,15 +16,15 @@ logger = logging.getLogger(__name__)
 class EndpointError(ConnectionError):
     """An endpoint has refused an offer; ``status`` of its answer."""
 
-    def __init__(self, url: str, status: int, text: str) -> None:
-        super().__init__(f"{url} answered {status}: {text[:200]}")
+    def __init__(self, url: URL, status: int, text: str) -> None:
+        super().__init__(f"{url.origin()} answered {status}: {text[:200]}")  # the rest of it may be a key
         self.status = status
 
 
 class WhipSession:
     """What a connection with its tracks or transceivers has at an endpoint; :meth:`end` gives it back."""
 
-    def __init__(self, resource: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, resource: URL | None, headers: Mapping[str, str]) -> None:
         self.resource = resource
         self._headers = dict(headers)
 
@@ -43,10 +43,16 @@ class WhipSession:
         async with http.post(url, data=sdp, headers={"Content-Type": SDP, **headers}) as answer:
             text = await answer.text()
             if answer.status != 201:
-                raise EndpointError(url, answer.status, text)
+                raise EndpointError(answer.url, answer.status, text)
             # Location may be missing in what is not quite WHIP; then there is nothing to delete.
-            resource = answer.headers.get("Location", "")
-            session = cls(urljoin(str(answer.url), resource) if resource else "", headers)
+            location = answer.headers.get("Location", "")
+            resource = answer.url.join(URL(location)) if location else None
+            if resource is not None and resource.origin() != answer.url.origin():
+                logger.warning("%s names a session at another server: it is left alone", answer.url.origin())
+                resource = None
+            if answer.history and answer.history[0].url.origin() != answer.url.origin():
+                headers = {}  # as aiohttp itself leaves the token out where it is sent on to another server
+            session = cls(resource, headers)
         try:
             await connection.setRemoteDescription(RTCSessionDescription(text, "answer"))
         except BaseException:
@@ -56,7 +62,7 @@ class WhipSession:
 
     async def end(self, http: aiohttp.ClientSession) -> None:
         """Delete the resource, if there is one still."""
-        if self.resource:
+        if self.resource is not None:
             try:
                 async with http.delete(self.resource, headers=self._headers):
                     pass

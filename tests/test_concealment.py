@@ -78,6 +78,15 @@ def test_a_long_hole_ends_in_noise_at_the_floor() -> None:
     assert level_db(hole[round(FADED * 48_000) :]) == pytest.approx(-60, abs=2)
 
 
+def test_a_pause_begins_with_a_short_fade(noisy: Float) -> None:
+    concealer = Concealer(48_000)
+    for part in np.split(np.resize(noisy, 96 * PACKET), 96):
+        concealer.heard(0.001 * part)
+    concealer.heard(noisy[:PACKET])
+    pause = concealer.conceal(4800, pause=True)
+    assert level_db(pause[round(SEAM * 48_000) :]) < level_db(noisy) - 40
+
+
 def test_silence_stays_silence() -> None:
     concealer = Concealer(48_000)
     assert not concealer.heard(np.zeros(48_000, np.float32)).any()

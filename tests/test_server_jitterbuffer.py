@@ -216,6 +216,16 @@ def test_timestamps_that_jump_leave_a_jitter_that_a_report_has_room_for() -> Non
     RtcpReceiverInfo(1, 0, 0, statistics.max_seq, statistics.jitter, 0, 0).__bytes__()
 
 
+def test_reports_have_the_extended_number_over_its_wraps() -> None:
+    """RFC 3550, 6.4.1: a peer takes differences of it."""
+    statistics = Statistics(48_000)
+    for number in range(65_000, 3 * 65_536, 40):
+        for n in (number, number - 20):  # the second comes late
+            statistics.add(RtpPacket(96, sequence_number=n & 0xFFFF, timestamp=n * 960 & 0xFFFFFFFF))
+        assert statistics.max_seq == number
+        assert statistics.packets_expected == number - 65_000 + 1
+
+
 def test_the_jitter_is_that_of_rfc_3550() -> None:
     jitter = InterarrivalJitter()
     expected, before = 0.0, 0.0

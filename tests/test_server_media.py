@@ -192,6 +192,16 @@ async def test_another_source_is_followed_at_once_and_the_counts_go_on(fresh: RT
     assert arrivals.reception.counts.lost == 0
 
 
+async def test_a_packet_of_the_source_before_that_was_overtaken_is_late(fresh: RTCRtpReceiver) -> None:
+    arrivals = Arrivals(fresh)
+    arrivals.come(10, 5000)
+    arrivals.come(40000, 77, ssrc=2)
+    arrivals.come(11, 5960)
+    arrivals.come(40001, 1037, ssrc=2)
+    assert arrivals.decoded() == [0, 1920, 2880]
+    assert (arrivals.reception.counts.received, arrivals.reception.counts.late) == (4, 1)
+
+
 async def test_an_empty_packet_does_not_end_the_decoder_and_is_not_lost(fresh: RTCRtpReceiver) -> None:
     arrivals = Arrivals(fresh)
     arrivals.come(0, 0)

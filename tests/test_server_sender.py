@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCRtpSender
 from aiortc.codecs import CODECS
+from aiortc.rtcrtpparameters import RTCRtcpParameters, RTCRtpCodecParameters, RTCRtpSendParameters
+from aiortc.rtp import HeaderExtensionsMap, RtpPacket, is_rtcp
 from av import AudioFrame, Packet, VideoFrame
+from calling import until
 
 from server.media import sender
 from server.media.opus import Encoded, OpusOptions, encoded
@@ -54,7 +57,7 @@ async def test_frames_are_encoded_without_a_thread(
     assert len(timestamps) >= 5  # one may be under way in a resampler
     assert set(np.diff(timestamps)) == {step}
     for frame in filter(None, encoded):
-        assert len(frame.payloads) == 1
+        assert len(list(frame.payloads)) == 1
         assert frame.audio_level == -9
 
 
@@ -88,6 +91,50 @@ async def test_what_a_track_gives_encoded_is_sent_as_it_is(
     sender.install(sending, OpusOptions())
     frame = await sending._next_encoded_frame(OPUS)
     assert (frame.payloads, frame.timestamp, frame.audio_level) == ([b"opus"], 1920, -20)
+
+
+class Wire:
+    """Stands for the transport of a sender, and keeps what it sends."""
+
+    state = "connected"
+    _stats_id = "wire"
+
+    def __init__(self) -> None:
+        self.marked: list[tuple[int, int]] = []  # timestamp and marker bit of each packet
+
+    def _register_rtp_sender(self, *args: object) -> None: ...
+    def _unregister_rtp_sender(self, *args: object) -> None: ...
+
+    async def _send_rtp(self, data: bytes) -> None:
+        if not is_rtcp(data):
+            packet = RtpPacket.parse(data, HeaderExtensionsMap())
+            self.marked.append((packet.timestamp, packet.marker))
+
+
+@pytest.mark.parametrize("codec", [OPUS, G722, PCMU])
+async def test_only_what_begins_a_talkspurt_is_marked(
+    codec: RTCRtpCodecParameters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Tone.recv
+
+    async def paused(self: Tone) -> AudioFrame | Packet:
+        if self._time == 20 * 960:
+            self._time += 50 * 960
+        await asyncio.sleep(0)
+        return await whole(self)
+
+    monkeypatch.setattr(Tone, "recv", paused)
+    wire = Wire()
+    rtp = RTCRtpSender(Tone(), wire)
+    assert sender.install(rtp, OpusOptions())
+    await rtp.send(RTCRtpSendParameters(codecs=[codec], muxId="0", rtcp=RTCRtcpParameters(cname="c", ssrc=1)))
+    await until(lambda: len(wire.marked) >= 40, "40 packets")
+    await rtp.stop()
+    times = np.unwrap([time for time, _ in wire.marked[:40]], period=1 << 32)
+    begins = np.flatnonzero([marker for _, marker in wire.marked[:40]]).tolist()
+    after_pause = int(np.argmax(np.diff(times))) + 1
+    assert begins == [0, after_pause]
+    assert after_pause in (19, 20)  # one packet may be under way in a resampler
 
 
 async def _other_parameters(codec: object, more: object) -> None: ...

@@ -178,7 +178,7 @@ async def test_who_begins_to_listen_hears_what_is_said_now_and_all_that_follows(
 
 async def test_endpoints_say_what_they_take() -> None:
     async with serving(ice_servers=()) as server:
-        for method in ("GET", "OPTIONS"):
+        for method in ("GET", "HEAD", "OPTIONS"):
             async with server.http.request(method, "/whip/desk") as answer:
                 assert answer.status == 204
                 assert answer.headers["Accept-Post"] == "application/sdp"
@@ -206,10 +206,11 @@ async def test_trickled_addresses_connect_a_call(hiss: Pcm) -> None:
             ({}, fragment, 428),
             ({"If-Match": '"other"'}, fragment, 412),
             ({"If-Match": "*"}, fragment, 422),
+            ({"If-Match": '"*"'}, fragment, 422),  # as in the example of WHEP's draft
             ({"If-Match": etag}, "garbage", 400),
             ({"If-Match": etag}, "a=candidate:garbage", 400),
             ({"If-Match": etag}, "a=ice-ufrag:other\r\n", 400),
-            ({"If-Match": etag}, fragment, 204),
+            ({"If-Match": f'"other", {etag}'}, fragment, 204),
         ):
             async with server.http.patch(resource, data=body, headers={**FRAGMENT, **headers}) as answer:
                 assert answer.status == status, await answer.text()
@@ -330,6 +331,33 @@ async def test_an_answer_that_cannot_be_taken_is_given_back_and_the_push_goes_on
         publishing(server.http, "desk", speech),
     ):
         await until(lambda: seen[:4] == ["POST", "DELETE"] * 2, "two attempts, both given back")
+
+
+async def test_a_push_keeps_its_token_and_its_address_to_itself(
+    speech: Pcm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append(f"{request.method} {request.headers['Authorization']}")
+        elsewhere = f"http://localhost:{request.url.port}/resource"
+        return web.Response(
+            status=201 if len(seen) == 1 else 403, text="no SDP", headers={"Location": elsewhere}
+        )
+
+    monkeypatch.setattr(Backoff, "pause", lambda _: asyncio.sleep(0))
+    app = web.Application()
+    app.router.add_route("*", "/{any:.*}", answer)
+    async with (
+        TestServer(app) as far,
+        serving(forward=f"{far.make_url('')}/key/{{room}}?key=secret", forward_token="token") as server,
+        publishing(server.http, "desk", speech),
+    ):
+        await until(lambda: len(seen) > 2, "three attempts")
+    assert set(seen) == {"POST Bearer token"}  # nothing is deleted at the other name of this address
+    assert "names a session at another server" in caplog.text
+    assert "answered 403: no SDP" in caplog.text
+    assert not any("key" in record.getMessage() for record in caplog.records)
 
 
 async def test_a_room_is_pushed_on_until_its_publisher_goes_and_again_after_a_restart(

@@ -24,7 +24,7 @@ from percepnet.framing import SAMPLE_RATE
 from ..frames import LONGEST_BACKLOG
 from .decoding import Audio, Decoding
 from .guard import MOST_SOURCES
-from .jitter import HoleWait, InterarrivalJitter
+from .jitter import LONGEST_WAIT, HoleWait, InterarrivalJitter
 from .jitterbuffer import AudioJitterBuffer, Counts
 
 MADE_FOR: Final = "1.15 to 1.16"
@@ -54,14 +54,21 @@ class SteadyTime:
 class Statistics(aiortc.rtcrtpreceiver.StreamStatistics):
     """Stands where aiortc's receivers have theirs, whose jitter takes timestamps for numbers without end.
 
-    Those that jump to and fro make more of it than a report has room for, with the same end.
+    Those that jump to and fro make more of it than a report has room for, with the same end. And ``max_seq`` is the
+    extended number (RFC 3550, 6.4.1), for reports take it as it is: aiortc's goes back by 65536 at each wrap.
     """
 
     def add(self, packet: RtpPacket) -> None:
         if self._last_timestamp is not None:
             step = (packet.timestamp - self._last_timestamp + (1 << 31)) % (1 << 32) - (1 << 31)
             self._last_timestamp = packet.timestamp - step
+        wraps = 0
+        if self.max_seq is not None:
+            wraps, self.max_seq = divmod(self.max_seq, 1 << 16)
         super().add(packet)
+        assert self.max_seq is not None
+        self.max_seq += (wraps << 16) + self.cycles
+        self.cycles = 0
 
 
 class LatestFrames(asyncio.Queue[Any]):
@@ -131,6 +138,8 @@ class Reception:
         self._buffer: AudioJitterBuffer[Arrival] = AudioJitterBuffer(self._hole_wait)
         self._earlier = Counts()  # of sources that this one has followed
         self._source: int | None = None  # SSRC
+        self._left: int | None = None  # the one before it
+        self._since = 0.0  # time.monotonic() when it took over
         self._timer: asyncio.TimerHandle | None = None
         self._due: float | None = None  # when the timer goes off
         self._arrivals: dict[int, float] = {}
@@ -172,6 +181,12 @@ class Reception:
         """Called by aiortc's receiver for each packet. Frames are decoded from here, none go back."""
         now = time.monotonic()  # that of uvloop counts whole milliseconds
         if packet.ssrc != self._source:
+            if packet.ssrc == self._left and now - self._since < LONGEST_WAIT:
+                self._earlier += Counts(
+                    received=1, late=1
+                )  # overtaken by the first of the source that took over
+                return False, None
+            self._left, self._since = self._source, now
             self._follow(packet.ssrc)
         codec = getattr(self._receiver, _CODECS)[packet.payload_type]
         self._jitter.note(now, packet.timestamp, codec.clockRate)

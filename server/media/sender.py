@@ -19,11 +19,23 @@ from .audiolevel import audio_level_dbov
 from .opus import MIME_TYPE, OpusEncoder, OpusOptions
 
 MADE_FOR: Final = "1.15 to 1.16"
+LONGEST_STEP: Final = 0.025  # s between packets of a talkspurt; rates that do not divide 20 ms vary a little
 _METHOD: Final = "_next_encoded_frame"  # awaited by the sender for each packet that it makes
 _RESULT: Final = "RTCEncodedFrame"
 _RESULT_FIELDS: Final = ["payloads", "timestamp", "audio_level"]
 
 logger = logging.getLogger(__name__)
+
+
+class Unmarked(list[bytes]):
+    """Payloads of a frame that go out without RTP's marker bit, which aiortc sets at the last of a frame.
+
+    So it is for pictures. Of audio it tells that a talkspurt begins (RFC 3551, 4.1), where gateways empty their
+    buffers. aiortc asks for the length only to find the last.
+    """
+
+    def __len__(self) -> int:
+        return super().__len__() + 1
 
 
 class InlineEncoding:
@@ -38,6 +50,7 @@ class InlineEncoding:
         self._opus: OpusEncoder | None = None
         self._other: Encoder | None = None
         self._result = getattr(aiortc.rtcrtpsender, _RESULT)
+        self._due: int | None = None  # timestamp up to which a packet goes on where the last ended
 
     async def __call__(self, codec: RTCRtpCodecParameters) -> object | None:
         """What aiortc's own method returns: an encoded frame, or None where nothing is to be sent."""
@@ -45,12 +58,21 @@ class InlineEncoding:
         if not self._sender._enabled:
             return None
         if isinstance(frame, Packet):
-            return self._result([bytes(frame)], frame.pts, frame.opaque)
+            assert frame.pts is not None
+            return self._frame(codec, [bytes(frame)], frame.pts, frame.opaque)
         if not isinstance(frame, AudioFrame):
             raise TypeError(f"a sender of audio takes av.AudioFrame, not {type(frame).__name__}")
         level = audio_level_dbov(frame)
         payloads, timestamp = self._encode(codec, frame, level)
-        return self._result(payloads, timestamp, level) if payloads else None
+        return self._frame(codec, payloads, timestamp, level) if payloads else None
+
+    def _frame(
+        self, codec: RTCRtpCodecParameters, payloads: list[bytes], timestamp: int, level: object
+    ) -> object:
+        """An encoded frame, marked where it begins a talkspurt: the first, and after a pause."""
+        begins = self._due is None or timestamp > self._due
+        self._due = timestamp + round(LONGEST_STEP * codec.clockRate)
+        return self._result(payloads if begins else Unmarked(payloads), timestamp, level)
 
     def _encode(self, codec: RTCRtpCodecParameters, frame: AudioFrame, level: int) -> tuple[list[bytes], int]:
         if codec.mimeType.lower() == MIME_TYPE:
