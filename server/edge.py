@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,9 @@ from .values import Network
 
 LARGEST_BODY: Final = 64 * 1024  # bytes
 BODY_TIME: Final = 10.0  # s that a body may take to come
-IDLE_TIME: Final = 30.0  # s that a TCP connection may go on without a whole request
+IDLE_TIME: Final = (
+    30.0  # s that a TCP connection may go on without a whole request, or take nothing of an answer
+)
 OFFERS: Final = ("/offer", "/whip/{room}", "/whep/{room}")  # where calls begin, by POST
 CALLER_HEADER: Final = "X-Percepnet-Caller"  # with which the front tells a worker the caller's address
 HEADERS: Final = {
@@ -57,6 +60,8 @@ def application(config: Config, calls_of: Callable[[str], int]) -> web.Applicati
     app.on_response_prepare.append(_add_headers)
     app.on_response_prepare.append(_count_answer)
     app.on_response_prepare.append(headers_for(config.allow_origins))
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # else the system's own time of many minutes
+        app.on_response_prepare.append(_bound_sending)
     return app
 
 
@@ -113,6 +118,13 @@ async def _count_answer(request: web.Request, response: web.StreamResponse) -> N
     resource = request.match_info.route.resource
     if request.method == "POST" and resource is not None and resource.canonical in OFFERS:
         request.app[ANSWERS][response.status] += 1
+
+
+async def _bound_sending(request: web.Request, response: web.StreamResponse) -> None:
+    """Let the system end the connection of a client that does not read its answers."""
+    if request.transport is not None:
+        connection = request.transport.get_extra_info("socket")
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(IDLE_TIME * 1000))
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -14,6 +14,7 @@ from calling import TIMEOUT, Server, serving
 from test_server_workers import offered
 
 pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy")
+TABLE = 50  # calls and rooms whose place is known
 CONFIGURATION = Path(__file__).parent.parent / "docker/kubernetes/haproxy.cfg"
 
 
@@ -43,6 +44,7 @@ async def balancing(folder: Path, *servers: Server) -> AsyncIterator[Balancer]:
     lines = [f"    server pod{n} {server.url.removeprefix('http://')}" for n, server in enumerate(servers)]
     file = folder / "haproxy.cfg"
     kept = kept.replace("bind :8080", f"bind 127.0.0.1:{port}").replace("inter 2s", "inter 200ms")
+    kept = kept.replace("size 1m", f"size {TABLE}")
     file.write_text(kept + "\n".join(lines) + "\n")
     process = await asyncio.create_subprocess_exec("haproxy", "-f", file, stdout=asyncio.subprocess.PIPE)
     try:
@@ -86,6 +88,21 @@ async def test_offers_are_spread_and_each_call_is_found_by_its_address(tmp_path:
             assert (await http.delete(place)).status == 204
             assert (await http.get(place)).status == 404
         assert len(one.calls) + len(two.calls) == 0
+
+
+async def test_refused_offers_to_any_number_of_rooms_drive_no_call_out(tmp_path: Path) -> None:
+    body = await offered()
+    async with serving() as one, serving() as two, balancing(tmp_path, one, two) as balancer:
+        places: list[str] = []
+        for _ in range(8):
+            async with balancer.http.post("/offer", json=body) as answer:
+                places.append(answer.headers["Location"])
+        for n in range(2 * TABLE):
+            async with balancer.http.post(f"/whip/room{n}", data="garbage") as answer:
+                assert answer.status == 415
+        for place in places:
+            async with balancer.http.delete(place) as answer:
+                assert answer.status == 204
 
 
 async def test_a_room_is_in_one_server_and_a_full_one_is_passed_over(tmp_path: Path) -> None:

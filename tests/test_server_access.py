@@ -332,7 +332,8 @@ async def test_the_command_serves_https_with_tokens(
             one = [await status("/offer", "192.0.2.1", json=body) for _ in range(2)]
             assert [code for code, _ in one] == [201, 429]  # by its calls
             assert "1 calls" in one[1][1]["error"]
-            assert (await status("/offer", "192.0.2.1", json={}))[0] == 429  # by its offers
+            for path in ("/offer", "/whip/desk", "/whep/desk"):
+                assert (await status(path, "192.0.2.1", json={}))[0] == 429  # by its offers
             assert (await status("/offer", "192.0.2.2", json=body))[0] == 201
             assert [(await status("/offer", json={}))[0] for _ in range(5)] == [400] * 5  # loopback
             call = f"/calls/{one[0][1]['id']}"

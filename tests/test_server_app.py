@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection
 from calling import TIMEOUT, Server, given_back, holdings, serving, until
+from yarl import URL
 
 from server import edge, sections
 from server.loadtest.caller import Caller
@@ -40,6 +42,23 @@ async def sdp() -> str:
 
 def without(sdp: str, attribute: str) -> str:
     return re.sub(rf"a={attribute}.*\r\n", "", sdp)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system's own time")
+async def test_who_does_not_read_the_answers_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge, "IDLE_TIME", 0.5)
+    async with serving() as server:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            client.setblocking(False)
+            loop, url = asyncio.get_running_loop(), URL(server.url)
+            before = len(os.listdir("/proc/self/fd"))
+            await loop.sock_connect(client, (url.host, url.port))
+            await until(lambda: len(os.listdir("/proc/self/fd")) > before, "the server's end")
+            await loop.sock_sendall(
+                client, 30 * b"GET /audio/sample.flac HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            )
+            await until(lambda: len(os.listdir("/proc/self/fd")) == before, "the end of the connection")
 
 
 async def test_the_page_is_served_with_headers_that_protect_it(server: Server) -> None:
