@@ -47,6 +47,19 @@ def hiss() -> NDArray[np.int16]:
 
 
 @pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of recordings with a manifest: the shipped ones, for both splits, and narrow-band speech."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = ["file,kind,split,bandwidth_hz"]
+    for split in ("train", "valid"):
+        for name, kind, bandwidth in (("clean", "speech", 7000), ("noise", "noise", 20000)):
+            (folder / f"{name}.flac").write_bytes((RECORDINGS / f"{name}.flac").read_bytes())
+            rows.append(f"{name}.flac,{kind},{split},{bandwidth}")
+    (folder / "manifest.csv").write_text("\n".join(rows))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 that signs itself, and its key."""
 

@@ -5,8 +5,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
+from percepnet.cli import audio_files as files
 from percepnet.cli.audio_files import FORMATS, audio_files, load, read, write
 
 Samples = NDArray[np.float32]
@@ -122,6 +124,47 @@ def test_directories_are_walked(tmp_path: Path) -> None:
     assert [path.as_posix() for path in found] == ["a/c.flac", "b.WAV"]
     with pytest.raises(ValueError, match="no audio files"):
         audio_files(tmp_path / "a", without=tmp_path)
+
+
+def test_links_are_followed_as_far_as_they_lead_to_something_new(tmp_path: Path) -> None:
+    (tmp_path / "real/deep").mkdir(parents=True)
+    (tmp_path / "real/deep/a.wav").touch()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real/again").symlink_to(folder)
+    assert [path.as_posix() for path in audio_files(folder)] == ["link/deep/a.wav"]
+
+
+def test_tags_that_are_not_utf_8_are_those_of_latin_1(tmp_path: Path) -> None:
+    write(tmp_path / "x.wav", np.zeros((1, 480), np.float32), 48_000, tags={"title": "Gespr##ch"})
+    recording = (tmp_path / "x.wav").read_bytes()
+    (tmp_path / "old.wav").write_bytes(recording.replace(b"Gespr##ch", "Gespräch ".encode("latin-1")))
+    assert load(tmp_path / "old.wav").tags["title"].strip() == "Gespräch"
+
+
+def test_what_is_written_anew_keeps_its_place_and_who_may_read_it(tmp_path: Path) -> None:
+    x = np.zeros((1, 480), np.float32)
+    write(tmp_path / "x.wav", x, 48_000)
+    (tmp_path / "x.wav").chmod(0o600)
+    (tmp_path / "link.wav").symlink_to("x.wav")
+    write(tmp_path / "link.wav", x + 0.5, 48_000)
+    assert (tmp_path / "link.wav").is_symlink()
+    assert (tmp_path / "x.wav").stat().st_mode & 0o777 == 0o600
+    assert read(tmp_path / "x.wav")[0].max() == 0.5
+    longest = tmp_path / f"{'é' * 124}.wav"
+    write(longest, x, 48_000)
+    assert longest.exists()
+
+
+def test_wav_files_beyond_4_gb_say_how_long_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LARGE", 1000)
+    x = np.linspace(-0.5, 0.5, 960, dtype=np.float32).reshape(1, -1)
+    write(tmp_path / "x.wav", x, 48_000)
+    assert (tmp_path / "x.wav").read_bytes()[:4] == b"RF64"  # EBU Tech 3306
+    assert_allclose(read(tmp_path / "x.wav")[0], x, atol=2**-15)
+    with pytest.raises(ValueError, match=r"x\.aiff: \.aiff holds less than 4 GB"):
+        write(tmp_path / "x.aiff", x, 48_000)
 
 
 def film(path: Path, spoken: Samples, times: list[int]) -> None:

@@ -7,11 +7,9 @@ from itertools import islice, pairwise
 from pathlib import Path
 from unittest.mock import patch
 
-import av
 import numpy as np
 import pytest
 import torch
-from conftest import RECORDINGS
 from numpy.testing import assert_allclose
 
 from percepnet import Enhancer
@@ -27,21 +25,7 @@ from percepnet.training.corpus import Corpus, scan
 from percepnet.training.losses import Loss, band_loss, loudness_loss
 from percepnet.training.mixing import Mixer
 from percepnet.training.rooms import EARLY, room_response
-from percepnet.training.topologies import TOPOLOGIES
 from percepnet.training.variation import Variation, warp
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of recordings with a manifest: the shipped ones, for both splits, and narrow-band speech."""
-    folder = tmp_path_factory.mktemp("data")
-    rows = ["file,kind,split,bandwidth_hz"]
-    for split in ("train", "valid"):
-        for name, kind, bandwidth in (("clean", "speech", 7000), ("noise", "noise", 20000)):
-            (folder / f"{name}.flac").write_bytes((RECORDINGS / f"{name}.flac").read_bytes())
-            rows.append(f"{name}.flac,{kind},{split},{bandwidth}")
-    (folder / "manifest.csv").write_text("\n".join(rows))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -329,87 +313,8 @@ def test_toy_trains_resumes_and_exports_a_model_that_runs(
     assert_allclose(same, strength, atol=1e-6)
 
 
-def test_a_run_of_another_topology_is_not_gone_on_with(data: Path, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    state = {"topology": TOPOLOGIES["full"].as_dict()}
-    torch.save(state, tmp_path / "run" / "checkpoint.pt")
-    command = [
-        "train",
-        "--data",
-        str(data),
-        "--run",
-        str(tmp_path / "run"),
-        "--cache",
-        str(tmp_path / "cache"),
-    ]
-    assert main([*command, "--preset", "toy"]) == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--hops", "300"], "--hops 300: 1000, the length of a mixture, must be a multiple of it"),
-        (["--threads", "33"], "--threads 33: from 1 to --batch, which is 32"),
-    ],
-)
-def test_sizes_that_do_not_fit_are_named(
-    options: list[str], message: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["train", "--data", str(data), "--run", str(tmp_path / "run"), *options]) == 1
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
 def test_mixtures_of_another_version_are_refused(data: Path, tmp_path: Path) -> None:
     (tmp_path / "valid").mkdir()
     np.save(tmp_path / "valid" / "00000.npy", np.zeros((1, 1, shards.COLUMNS), np.float16))
     with pytest.raises(ValueError, match="take another --cache"):
         shards.produce(data, tmp_path, "valid", shards.HOURS)
-
-
-@pytest.mark.parametrize("option", ["steps", "minutes", "workers", "save-every", "batch", "reuse", "rate"])
-def test_numbers_that_train_nothing_are_named(
-    option: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit):
-        main(["train", "--data", str(data), "--run", str(tmp_path / "run"), f"--{option}", "0"])
-    assert "0 is not allowed; allowed are" in capsys.readouterr().err
-
-
-def test_export_does_not_replace_what_it_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    weights = tmp_path / "w.npz"
-    weights.write_bytes(b"weights")
-    assert main(["export", str(weights), str(tmp_path / "w"), "--contrast", "1.5"]) == 1
-    assert "would replace the weights" in capsys.readouterr().err
-    assert main(["export", str(weights), str(tmp_path / "x")]) == 1
-    assert f"{weights}: allowed are checkpoint.pt" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["w.npz"]
-    assert weights.read_bytes() == b"weights"
-
-
-def test_levels_the_wrong_way_round_are_told(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["mixtures", str(data), str(tmp_path), "--levels", "-5", "-45"]) == 1
-    assert "--levels -5 -45: allowed" in capsys.readouterr().err
-
-
-def test_mixtures_command_writes_the_same_set_again(data: Path, tmp_path: Path) -> None:
-    sets = []
-    for name in ("a", "b"):
-        command = ["mixtures", str(data), str(tmp_path / name), "--count", "2", "--seconds", "2", "-q"]
-        assert main(command) == 0
-        files = sorted(path.relative_to(tmp_path / name) for path in (tmp_path / name).rglob("*.flac"))
-        sets.append((files, [(tmp_path / name / file).read_bytes() for file in files]))
-    assert sets[0] == sets[1]
-    assert len(sets[0][0]) == 4
-    with av.open(tmp_path / "a" / sets[0][0][0]) as file:
-        assert file.streams.audio[0].rate == SAMPLE_RATE
-
-
-def test_two_sets_are_not_mixed(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["mixtures", str(data), str(tmp_path / "set"), "--count", "1", "--seconds", "2", "-q"]
-    assert main(command) == 0
-    assert main([*command, "--snr", "3"]) == 1
-    assert "allowed is a new or empty directory" in capsys.readouterr().err
-    assert len(list(tmp_path.rglob("*.flac"))) == 2

@@ -1,7 +1,10 @@
 """Audio files to arrays and back, through FFmpeg's libraries in PyAV."""
 
 import logging
+import math
 import os
+import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -20,6 +23,7 @@ from percepnet.framing import SAMPLE_RATE, Float
 from percepnet.resampling import resample
 
 BLOCK: Final = 1 << 15  # samples encoded at a time
+LARGE: Final = (1 << 32) - (1 << 20)  # bytes of audio; with a header and tags they fit into 32 bits
 GAP: Final = 0.05  # s between what has been decoded and the next frame, from which on silence fills it
 LONGEST_GAP: Final = 600.0  # s; beyond this the file's clock has jumped
 AUDIO_SUFFIXES: Final = (  # what a walk through a directory takes for audio
@@ -65,11 +69,17 @@ class FileFormat:
     bit_rate: int | None = None  # bit/s and channel
     most_channels: int = 8
     may_be_empty: bool = True  # such a file can be opened again
+    large: Mapping[str, str] | None = None  # the muxer's options beyond LARGE, where it takes more
 
 
 FORMATS: Final[Mapping[str, FileFormat]] = MappingProxyType(
     {
-        ".wav": FileFormat("wav", {16: "pcm_s16le", 24: "pcm_s24le", 32: "pcm_f32le"}),
+        ".wav": FileFormat(
+            "wav",
+            {16: "pcm_s16le", 24: "pcm_s24le", 32: "pcm_f32le"},
+            most_channels=64,
+            large=MappingProxyType({"rf64": "always"}),
+        ),
         ".flac": FileFormat("flac", {16: "flac", 24: "flac"}),
         ".aiff": FileFormat("aiff", {16: "pcm_s16be", 24: "pcm_s24be"}, most_channels=7),
         ".opus": FileFormat("opus", {0: "libopus"}, 64_000, may_be_empty=False),
@@ -110,16 +120,30 @@ def audio_files(folder: Path, *, without: Path | None = None) -> list[Path]:
     """
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is no directory")
-    found = []
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        excluded = without is not None and path.resolve().is_relative_to(without.resolve())
-        if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file() and not hidden and not excluded:
-            found.append(relative)
+    excluded = None if without is None else without.resolve()
+    found = [
+        path
+        for path in audio_below(folder)
+        if excluded is None or not (folder / path).resolve().is_relative_to(excluded)
+    ]
     if not found:
         raise ValueError(f"{folder} holds no audio files; looked for {', '.join(AUDIO_SUFFIXES)}")
     return found
+
+
+def audio_below(folder: Path) -> list[Path]:
+    """Names of the audio files in ``folder`` and below, relative to it, sorted; none hidden. Links are followed."""
+    found: list[Path] = []
+    entered: set[Path] = set()  # or a link to a folder above would be followed for ever
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := Path(place).resolve()) in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        here = [Path(place, name) for name in names if not name.startswith(".")]
+        found += [path for path in here if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file()]
+    return sorted(path.relative_to(folder) for path in found)
 
 
 def read(path: Path) -> tuple[Float, int]:
@@ -137,7 +161,7 @@ def load(path: Path) -> Recording:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory; expected an audio file")
     try:
-        with av.open(url(path)) as container:
+        with _opened(path) as container:
             if not container.streams.audio:
                 raise ValueError(f"{path} holds no audio")
             stream = container.streams.audio[0]
@@ -176,6 +200,14 @@ def load(path: Path) -> Recording:
             return Recording(np.concatenate(parts, axis=1), stream.rate, layout, tags)
     except av.FFmpegError as error:
         raise _named(error, path) from error
+
+
+def _opened(path: Path) -> InputContainer:
+    """FFmpeg's view of a file, whatever its tags are written in: those of old recorders are not UTF-8."""
+    try:
+        return av.open(url(path))
+    except UnicodeDecodeError:
+        return av.open(url(path), metadata_encoding="latin-1")
 
 
 def _decoded(container: InputContainer, stream: AudioStream, path: Path) -> Iterator[av.AudioFrame]:
@@ -219,6 +251,24 @@ def read_mono(path: Path) -> NDArray[np.int16]:
     return np.rint(mono(path) * 32768).clip(-32768, 32767).astype(np.int16)
 
 
+def check_shape(path: Path, shape: tuple[int, int], bits: int) -> FileFormat:
+    """The format that ``path``'s suffix asks for; ValueError where it cannot hold samples ``[channels, n]``, too."""
+    form = check_writable(path, bits)
+    channels, count = shape
+    if not 1 <= channels <= form.most_channels:
+        raise ValueError(f"{path}: {channels} channels; allowed are 1 to {form.most_channels}")
+    if not count and not form.may_be_empty:
+        raise ValueError(f"{path}: {path.suffix} cannot hold a recording without samples")
+    if _is_large(form, shape, bits) and form.large is None:
+        raise ValueError(f"{path}: {path.suffix} holds less than 4 GB of audio; .wav and .flac have no bound")
+    return form
+
+
+def _is_large(form: FileFormat, shape: tuple[int, int], bits: int) -> bool:
+    """Whether samples fill more than a 32-bit length can tell; what compresses has containers without one."""
+    return form.container in ("wav", "aiff") and math.prod(shape) * bits // 8 > LARGE
+
+
 def check_writable(path: Path, bits: int) -> FileFormat:
     """The format that ``path``'s suffix asks for. ValueError for unknown suffixes and impossible ``bits``."""
     form = FORMATS.get(path.suffix.lower())
@@ -248,16 +298,15 @@ def write(
 
     The file appears when it is complete; an error leaves nothing behind.
     """
-    form = check_writable(path, bits)
-    if not 1 <= len(samples) <= form.most_channels:
-        raise ValueError(f"{path}: {len(samples)} channels; allowed are 1 to {form.most_channels}")
-    if not samples.shape[1] and not form.may_be_empty:
-        raise ValueError(f"{path}: {path.suffix} cannot hold a recording without samples")
+    form = check_shape(path, (len(samples), samples.shape[1]), bits)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
+    target = path.resolve()  # of a link, which stays one
+    partial = target.with_name(f".{uuid.uuid4().hex}.part")
     try:
         _encode(partial, form, Recording(samples, rate, layout or f"{len(samples)}c", tags), bits)
-        os.replace(partial, path)
+        if target.exists():
+            shutil.copymode(target, partial)
+        os.replace(partial, target)
     except av.FFmpegError as error:
         raise _named(error, path) from error
     finally:
@@ -274,7 +323,8 @@ def _encode(path: Path, form: FileFormat, recording: Recording, bits: int) -> No
         samples, rate = resample(samples, rate, target), target
     known = layout in OPUS_LAYOUTS or codec != "libopus"
     written = layout if known else OPUS_LAYOUTS[len(samples) - 1]
-    with av.open(url(path), "w", format=form.container) as container:
+    large = form.large if form.large and _is_large(form, samples.shape, bits) else {}
+    with av.open(url(path), "w", format=form.container, options=dict(large)) as container:
         stream = container.add_stream(codec, rate=rate, layout=written)
         assert isinstance(stream, AudioStream)
         if depth:

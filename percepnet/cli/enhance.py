@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from percepnet.cli import FAILURE, describe
-from percepnet.cli.audio_files import FORMATS, audio_files, check_writable, load, write
+from percepnet.cli.audio_files import FORMATS, audio_files, check_shape, check_writable, load, write
 from percepnet.cli.options import add_enhancer_options, path_of
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.recording import enhance
@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
             try:
                 samples, rate, layout, tags = load(source)
+                check_shape(target, (len(samples), samples.shape[1]), args.bits)  # before the work
                 enhanced = enhance(
                     samples,
                     rate,

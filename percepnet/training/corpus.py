@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from percepnet.cli.audio_files import read_mono
+from percepnet.cli.audio_files import audio_below, read_mono
 from percepnet.framing import SAMPLE_RATE
 
 _COLUMNS = ("file", "kind", "split", "bandwidth_hz")
-_SUFFIXES = {".opus", ".ogg", ".wav", ".flac", ".mp3", ".m4a"}
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,10 @@ def scan(folder: Path) -> list[Recording]:
     else:
         found = []
         for kind in ("speech", "noise"):
-            for path in sorted((folder / kind).rglob("*")):
-                if path.suffix.lower() in _SUFFIXES:
-                    name = path.relative_to(folder).as_posix()
-                    held_out = hashlib.sha256(name.encode()).digest()[0] < 13
-                    found.append(Recording(name, kind, "valid" if held_out else "train", SAMPLE_RATE / 2))
+            for path in audio_below(folder / kind):
+                name = (kind / path).as_posix()
+                held_out = hashlib.sha256(name.encode()).digest()[0] < 13
+                found.append(Recording(name, kind, "valid" if held_out else "train", SAMPLE_RATE / 2))
             mine = [r for r in found if r.kind == kind]
             if len({r.split for r in mine}) == 1 and len(mine) > 1:
                 # so few that chance held out none, or all

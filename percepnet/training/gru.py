@@ -1,5 +1,7 @@
 """A GRU for few channels and very many rows: ``gru.cpp`` and ``gru_bf16.cpp``, where they can be compiled."""
 
+import os
+import sys
 import warnings
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +22,10 @@ def prepare() -> None:
     global _kernel
     from torch.utils.cpp_extension import load
 
+    # PyTorch looks for Ninja in PATH only; pip has put it beside the interpreter
+    os.environ["PATH"] = os.pathsep.join(
+        [os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]
+    )
     sources = [str(Path(__file__).with_name(name)) for name in ("gru.cpp", "gru_bf16.cpp")]
     try:
         _kernel = load("percepnet_gru", sources, extra_cflags=["-O3", "-march=native", "-ffast-math"])

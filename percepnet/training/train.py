@@ -21,9 +21,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from percepnet.bands import BANDS
-from percepnet.cli.options import path_of, within
 from percepnet.framing import HOP, SAMPLE_RATE
 from percepnet.training import gru, listening, shards
+from percepnet.training.arguments import LOSS, add_arguments
 from percepnet.training.batches import Batches, split
 from percepnet.training.corpus import Corpus
 from percepnet.training.losses import Loss, band_loss, loudness_loss, total_loss
@@ -32,152 +32,27 @@ from percepnet.training.subband import SubbandNet, SubbandTopology
 from percepnet.training.topologies import TOPOLOGIES, AnyNetwork, network
 from percepnet.training.weights import load_weights
 
+__all__ = ["add_arguments", "run"]
+
 _AVERAGED: Final = 20  # the weights that are validated and exported are averaged over this part of the run
 _WARM_UP: Final = 0.03  # of the run: the learning rate rises to its highest
 _CHECKPOINT: Final = "checkpoint.pt"  # in the run's folder
 _CLIP: Final = 1.0  # gradient norm
 _FINAL_RATE: Final = 0.03  # of the highest learning rate, at the end of the cosine
-_LOSS: Final = {  # option → field of Loss, its highest value, and what it is
-    "--gamma": ("gamma", 1, "compression of gains"),
-    "--speech-weight": ("speech", 100, "what a hop with speech weighs more"),
-    "--over-weight": ("over", 100, "what gains that are too low in such a hop weigh more"),
-    "--loudness": ("loudness", 1, "share of the error of loudness, in place of that of gains"),
-    "--added-weight": ("added", 100, "what bands that are too loud weigh more in it"),
-}
-_TOY: Final = {
-    "topology": "toy",
-    "mixtures": 0.1,
-    "steps": 120,
-    "save_every": 20,
-    "listen_every": 120,
-    "batch": 8,
-    "hops": 100,
-    "threads": 1,
-    "gamma": 0.5,
-    "loudness": 0.0,  # P20's loss falls fastest
-}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``percepnet train``."""
-    parser.add_argument(
-        "--data", type=path_of, required=True, help="folder with manifest.csv, or speech/ and noise/"
-    )
-    parser.add_argument(
-        "--run", type=path_of, default=Path("runs/percepnet"), help="folder of the checkpoint and log"
-    )
-    parser.add_argument(
-        "--cache", type=path_of, default=Path("cache"), help="folder of decoded audio and shards"
-    )
-    parser.add_argument("--preset", choices=["toy"], help="toy: a tiny network, 120 steps, under a minute")
-    parser.add_argument("--topology", choices=sorted(TOPOLOGIES), default="subband")
-    parser.add_argument(
-        "--mixtures",
-        type=within(float, 0.01, 100_000),
-        default=20,
-        help="hours of different mixtures (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--fresh",
-        action="store_true",
-        help="make new mixtures all the time; --mixtures is how many hours of the newest are kept",
-    )
-    parser.add_argument(
-        "--seed",
-        type=within(int, 0, 10**9),
-        default=0,
-        help="with --fresh: number of the first shard (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--reuse",
-        type=within(float, 0.01, 10**6),
-        default=4,
-        help="with --fresh: how often a mixture is heard on average; their makers wait for that (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--steps", type=within(int, 1, 10**9), default=6000, help="optimiser steps (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--minutes",
-        type=within(float, 0.01, math.inf),
-        default=math.inf,
-        help="end after so long, if that comes before --steps",
-    )
-    parser.add_argument(
-        "--batch", type=within(int, 1, 100_000), default=32, help="sequences in a step (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--hops",
-        type=within(int, 1, shards.HOPS),
-        default=200,
-        help="10 ms hops of a mixture in one step; it goes on in the next (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--save-every",
-        type=within(int, 1, 10**9),
-        default=250,
-        help="steps between checkpoints (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--listen-every",
-        type=within(int, 1, 10**9),
-        default=1000,
-        help="steps between scores of what the network makes of validation mixtures (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--rate",
-        type=within(float, 1e-6, 1),
-        default=2e-3,
-        help="highest learning rate (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=within(int, 1, 256),
-        default=1,
-        help="processes that make mixtures (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--threads",
-        type=within(int, 1, 256),
-        default=1,
-        help="slices of a batch that are computed at once (default: %(default)s)",
-    )
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    parser.add_argument(
-        "--bf16", action="store_true", help="multiply in bfloat16: twice as fast where the CPU can"
-    )
-    for option, (name, highest, what) in _LOSS.items():
-        parser.add_argument(
-            option,
-            dest=name,
-            type=within(float, 0, highest),
-            default=getattr(Loss, name),
-            metavar="N",
-            help=f"in the loss: {what}, 0 to {highest} (default: %(default)s)",
-        )
-    parser.add_argument(
-        "--init",
-        type=path_of,
-        help="weights (.npz, as shipped) to begin a new run from; those of a narrower subband network grow",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Train; returns the exit code."""
-    if args.preset == "toy":
-        usual = argparse.ArgumentParser()
-        add_arguments(usual)
-        for name, value in _TOY.items():
-            if getattr(args, name) == usual.get_default(name):  # what is given besides goes before it
-                setattr(args, name, value)
     if shards.HOPS % args.hops:
         raise ValueError(
             f"--hops {args.hops}: {shards.HOPS}, the length of a mixture, must be a multiple of it"
         )
     if not 1 <= args.threads <= args.batch:
         raise ValueError(f"--threads {args.threads}: from 1 to --batch, which is {args.batch}")
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _device(args.device)
     state = _resumed(args, device)
+    if args.init:
+        _begin(network(TOPOLOGIES[args.topology]), args.init)  # so that what cannot be used is told at once
     if isinstance(TOPOLOGIES[args.topology], SubbandTopology) and device.type == "cpu":
         gru.prepare()
     args.run.mkdir(parents=True, exist_ok=True)
@@ -201,6 +76,13 @@ def run(args: argparse.Namespace) -> int:
             producer.terminate()
             producer.join()
     return 0
+
+
+def _device(name: str | None) -> torch.device:
+    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {name}: this PyTorch finds none; allowed: cpu")
+    return device
 
 
 def _resumed(args: argparse.Namespace, device: torch.device) -> dict[str, Any] | None:
@@ -274,7 +156,7 @@ class _Training:
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=0.01
         )
-        self.loss = Loss(**{name: getattr(args, name) for name, *_ in _LOSS.values()})
+        self.loss = Loss(**{name: getattr(args, name) for name, *_ in LOSS.values()})
         # Slices, each on one core, for a GRU's products are too small to be shared between cores.
         torch.set_num_threads(1)
         self.pool = ThreadPoolExecutor(args.threads, initializer=torch.set_num_threads, initargs=(1,))
