@@ -133,7 +133,10 @@ def test_links_are_followed_as_far_as_they_lead_to_something_new(tmp_path: Path)
     folder.mkdir()
     (folder / "link").symlink_to(tmp_path / "real")
     (tmp_path / "real/again").symlink_to(folder)
-    assert [path.as_posix() for path in audio_files(folder)] == ["link/deep/a.wav"]
+    (folder / "own").mkdir()
+    (folder / "own/b.wav").touch()
+    (folder / "also").symlink_to("own")
+    assert [path.as_posix() for path in audio_files(folder)] == ["link/deep/a.wav", "own/b.wav"]
 
 
 def test_tags_that_are_not_utf_8_are_those_of_latin_1(tmp_path: Path) -> None:

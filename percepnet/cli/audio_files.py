@@ -134,15 +134,19 @@ def audio_files(folder: Path, *, without: Path | None = None) -> list[Path]:
 def audio_below(folder: Path) -> list[Path]:
     """Names of the audio files in ``folder`` and below, relative to it, sorted; none hidden. Links are followed."""
     found: list[Path] = []
-    entered: set[Path] = set()  # or a link to a folder above would be followed for ever
-    for place, folders, names in os.walk(folder, followlinks=True):
-        if (real := Path(place).resolve()) in entered:
-            folders.clear()
-            continue
-        entered.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        here = [Path(place, name) for name in names if not name.startswith(".")]
-        found += [path for path in here if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file()]
+    entered: set[Path] = set()  # each folder once, or a link to one above it would be followed for ever
+    links = [folder]  # last, so that what is in a folder and behind a link has its name of the folder
+    while links:
+        for place, folders, names in os.walk(links.pop(0)):
+            if (real := Path(place).resolve()) in entered:
+                folders.clear()
+                continue
+            entered.add(real)
+            below = [Path(place, name) for name in sorted(folders) if not name.startswith(".")]
+            links += [path for path in below if path.is_symlink()]
+            folders[:] = [path.name for path in below if not path.is_symlink()]
+            here = [Path(place, name) for name in names if not name.startswith(".")]
+            found += [path for path in here if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file()]
     return sorted(path.relative_to(folder) for path in found)
 
 
