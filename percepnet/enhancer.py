@@ -26,7 +26,9 @@ _BLOCK: Final = 50  # hops that go through at once; bounds the memory of a long 
 _RAMP: Final = np.float32(0.2)  # per hop: a control is where it was set after 50 ms
 LOUDEST: Final = np.float32(4)  # 12 dB above full scale: bounds what a broken packet does to the levels
 _SILENT: Final = np.float32(2**-15)  # peak, −90 dBFS: one step of 16 bits, Opus's muted microphone
-_SLEEPY: Final = 100  # hops of silence on end, 1 s; what follows, a stream sleeps through
+_SLEEPY: Final = (
+    1000  # hops of silence on end, 10 s, in which the states settle; a stream sleeps through the rest
+)
 _DRY: Final[Float] = np.square(ANALYSIS)  # what analysis and synthesis windows make of an unchanged frame
 
 Rows = NDArray[np.int64]
@@ -37,9 +39,8 @@ class Enhancer:
 
     Each stream's output is its input ``latency_samples`` later, enhanced. Not thread-safe.
 
-    A stream that has been silent for a second (peaks of −90 dBFS at most) sleeps until it is not: it costs no network,
-    and goes on as if the rest of the silence had not been. In long silence the network would drift to where it
-    swallows the beginning of the next word.
+    A stream that has been silent for ten seconds (peaks of −90 dBFS at most) sleeps until it is not: it costs no
+    network, and goes on as if the rest of the silence had not been. Sooner, words that follow would begin too low.
 
     Args:
         streams: number of calls, at least 1.
