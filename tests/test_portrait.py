@@ -9,7 +9,10 @@ from percepnet.framing import HOP, SAMPLE_RATE, Float
 from percepnet.portrait import _heard, portrait
 
 
-def test_gains_stay_where_they_belong_when_the_clip_sleeps(noisy: Float) -> None:
+def test_gains_stay_where_they_belong_when_the_clip_sleeps(
+    noisy: Float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("percepnet.enhancer._SLEEPY", 100)  # hops
     silent = np.zeros(3 * SAMPLE_RATE, np.float32)
     clip = np.concatenate([noisy[:SAMPLE_RATE], silent, noisy[SAMPLE_RATE : 2 * SAMPLE_RATE]])
     enhanced, gain, strength = _heard(clip, Enhancer())
