@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
@@ -69,7 +69,8 @@ class FileFormat:
     bit_rate: int | None = None  # bit/s and channel
     most_channels: int = 8
     may_be_empty: bool = True  # such a file can be opened again
-    large: Mapping[str, str] | None = None  # the muxer's options beyond LARGE, where it takes more
+    # The muxer's options beyond LARGE; None where it holds no more
+    large: Mapping[str, str] | None = field(default_factory=dict)
 
 
 FORMATS: Final[Mapping[str, FileFormat]] = MappingProxyType(
@@ -81,7 +82,7 @@ FORMATS: Final[Mapping[str, FileFormat]] = MappingProxyType(
             large=MappingProxyType({"rf64": "always"}),
         ),
         ".flac": FileFormat("flac", {16: "flac", 24: "flac"}),
-        ".aiff": FileFormat("aiff", {16: "pcm_s16be", 24: "pcm_s24be"}, most_channels=7),
+        ".aiff": FileFormat("aiff", {16: "pcm_s16be", 24: "pcm_s24be"}, most_channels=7, large=None),
         ".opus": FileFormat("opus", {0: "libopus"}, 64_000, may_be_empty=False),
         ".ogg": FileFormat("ogg", {0: "libopus"}, 64_000, may_be_empty=False),
         ".mp3": FileFormat("mp3", {0: "libmp3lame"}, 96_000, most_channels=2, may_be_empty=False),
@@ -255,7 +256,7 @@ def read_mono(path: Path) -> NDArray[np.int16]:
     return np.rint(mono(path) * 32768).clip(-32768, 32767).astype(np.int16)
 
 
-def check_shape(path: Path, shape: tuple[int, int], bits: int) -> FileFormat:
+def check_shape(path: Path, shape: tuple[int, ...], bits: int) -> FileFormat:
     """The format that ``path``'s suffix asks for; ValueError where it cannot hold samples ``[channels, n]``, too."""
     form = check_writable(path, bits)
     channels, count = shape
@@ -263,14 +264,14 @@ def check_shape(path: Path, shape: tuple[int, int], bits: int) -> FileFormat:
         raise ValueError(f"{path}: {channels} channels; allowed are 1 to {form.most_channels}")
     if not count and not form.may_be_empty:
         raise ValueError(f"{path}: {path.suffix} cannot hold a recording without samples")
-    if _is_large(form, shape, bits) and form.large is None:
+    if form.large is None and _is_large(shape, bits):
         raise ValueError(f"{path}: {path.suffix} holds less than 4 GB of audio; .wav and .flac have no bound")
     return form
 
 
-def _is_large(form: FileFormat, shape: tuple[int, int], bits: int) -> bool:
-    """Whether samples fill more than a 32-bit length can tell; what compresses has containers without one."""
-    return form.container in ("wav", "aiff") and math.prod(shape) * bits // 8 > LARGE
+def _is_large(shape: tuple[int, ...], bits: int) -> bool:
+    """Whether samples fill more than a 32-bit length can tell."""
+    return math.prod(shape) * bits // 8 > LARGE
 
 
 def check_writable(path: Path, bits: int) -> FileFormat:
@@ -302,7 +303,7 @@ def write(
 
     The file appears when it is complete; an error leaves nothing behind.
     """
-    form = check_shape(path, (len(samples), samples.shape[1]), bits)
+    form = check_shape(path, samples.shape, bits)
     path.parent.mkdir(parents=True, exist_ok=True)
     target = path.resolve()  # of a link, which stays one
     partial = target.with_name(f".{uuid.uuid4().hex}.part")
@@ -327,8 +328,8 @@ def _encode(path: Path, form: FileFormat, recording: Recording, bits: int) -> No
         samples, rate = resample(samples, rate, target), target
     known = layout in OPUS_LAYOUTS or codec != "libopus"
     written = layout if known else OPUS_LAYOUTS[len(samples) - 1]
-    large = form.large if form.large and _is_large(form, samples.shape, bits) else {}
-    with av.open(url(path), "w", format=form.container, options=dict(large)) as container:
+    options = dict(form.large or {}) if _is_large(samples.shape, bits) else {}
+    with av.open(url(path), "w", format=form.container, options=options) as container:
         stream = container.add_stream(codec, rate=rate, layout=written)
         assert isinstance(stream, AudioStream)
         if depth:

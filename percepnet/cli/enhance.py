@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
             try:
                 samples, rate, layout, tags = load(source)
-                check_shape(target, (len(samples), samples.shape[1]), args.bits)  # before the work
+                check_shape(target, samples.shape, args.bits)  # before the work
                 enhanced = enhance(
                     samples,
                     rate,

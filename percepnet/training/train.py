@@ -51,8 +51,10 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--threads {args.threads}: from 1 to --batch, which is {args.batch}")
     device = _device(args.device)
     state = _resumed(args, device)
+    torch.manual_seed(0)
+    model = network(TOPOLOGIES[args.topology]).to(device)
     if args.init:
-        _begin(network(TOPOLOGIES[args.topology]), args.init)  # so that what cannot be used is told at once
+        _begin(model, args.init)
     if isinstance(TOPOLOGIES[args.topology], SubbandTopology) and device.type == "cpu":
         gru.prepare()
     args.run.mkdir(parents=True, exist_ok=True)
@@ -70,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     for producer in producers:
         producer.start()
     try:
-        _Training(args, device, producers, heard, state).loop()
+        _Training(args, model, device, producers, heard, state).loop()
     finally:
         for producer in producers:
             producer.terminate()
@@ -142,16 +144,14 @@ class _Training:
     def __init__(
         self,
         args: argparse.Namespace,
+        model: AnyNetwork,
         device: torch.device,
         producers: list[Any],
         heard: Any,
         state: dict[str, Any] | None,
     ) -> None:
         self.args, self.device, self.producers, self.heard = args, device, producers, heard
-        torch.manual_seed(0)
-        self.model = network(TOPOLOGIES[args.topology]).to(device)
-        if args.init:
-            _begin(self.model, args.init)
+        self.model = model
         self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=0.01
