@@ -21,6 +21,7 @@ from percepnet.network import Network
 from percepnet.postfilter import envelope_postfilter
 from percepnet.training import gru, listening, losses, shards
 from percepnet.training.batches import Batches
+from percepnet.training.codec import RATES, through_opus
 from percepnet.training.corpus import Corpus, scan
 from percepnet.training.losses import Loss, band_loss, loudness_loss
 from percepnet.training.mixing import Mixer
@@ -108,6 +109,40 @@ def test_some_mixtures_have_seconds_of_a_muted_microphone(corpus: Corpus) -> Non
         longest.append(gaps.max() / SAMPLE_RATE if len(sounding) else 0)
     assert max(longest) > 2
     assert np.median(longest) < 0.5
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("length", [960 * 20, 960 * 20 + 700])  # the encoder looks 312 samples ahead
+def test_opus_is_on_time_and_worse_at_lower_rates(clean: Float, rate: int, length: int) -> None:
+    tone = 0.3 * np.sin(2 * np.pi * 1000 / SAMPLE_RATE * np.arange(length), dtype=np.float32)
+    clicks = np.zeros(length, np.float32)
+    clicks[5000::5000] = 0.5
+    heard = through_opus(clicks, rate)
+    assert heard.shape == (length,)
+    peaks = np.abs(heard[2500 : length // 5000 * 5000 - 2500]).reshape(-1, 5000).argmax(1)
+    np.testing.assert_allclose(peaks, 2500, atol=24)  # half a millisecond
+    late = tone[:-12] - through_opus(tone, rate)[12:], tone - through_opus(tone, rate)
+    assert np.std(late[1]) < 0.3 * np.std(late[0])
+    speech = clean[: 2 * SAMPLE_RATE]
+    wrong = [
+        np.abs(np.abs(np.fft.rfft(through_opus(speech, r))) - np.abs(np.fft.rfft(speech))).sum()
+        for r in RATES
+    ]
+    assert wrong[0] > wrong[1] > 0
+
+
+def test_hiss_of_a_recording_is_found_in_its_pauses_only() -> None:
+    """Of three: speech with hiss and pauses, sound without pauses, silence."""
+    rng = np.random.default_rng(0)
+    hiss = 1e-5 * rng.uniform(0.5, 1.5, (1, 400, BANDS)).astype(np.float32)
+    speech = np.zeros((1, 400, BANDS), np.float32)
+    speech[:, 100:300] = rng.exponential(size=(1, 200, BANDS))
+    energy = np.concatenate([hiss + speech, hiss + 1, 0 * hiss])
+    threshold = shards._speech_threshold(energy)
+    found = shards._background(energy, threshold)
+    assert found.shape == (3, 1, BANDS)
+    assert_allclose(found[0, 0], 2 * np.percentile(hiss[0, np.r_[:95, 305:400]], 30, axis=0), rtol=1e-4)
+    assert not found[1:].any()
 
 
 @pytest.mark.parametrize("gamma", [0.25, 0.5])

@@ -11,6 +11,7 @@ from scipy.signal import fftconvolve, lfilter, resample_poly
 
 from percepnet.framing import SAMPLE_RATE, Float
 from percepnet.mixture import active_level
+from percepnet.training.codec import RATES, through_opus
 from percepnet.training.corpus import Corpus
 from percepnet.training.rooms import EARLY, room_response
 
@@ -78,8 +79,10 @@ class Mixer:
             noisy, wanted = noisy * muted, wanted * muted
             if rng.random() < 0.3:  # the converter's own noise goes on
                 noisy = noisy + 10 ** (rng.uniform(-100, -80) / 20) * rng.standard_normal(self.length)
-        noisy = np.clip(noisy, -1, 1)
-        return Mixture(noisy.astype(np.float32), wanted.astype(np.float32), bandwidth)
+        noisy = np.clip(noisy, -1, 1).astype(np.float32)
+        if rng.random() < 0.4:
+            noisy = through_opus(noisy, round(np.exp(rng.uniform(*np.log(RATES)))))
+        return Mixture(noisy, wanted.astype(np.float32), bandwidth)
 
     def _speech(self) -> tuple[Float, float]:
         rng = self.rng

@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter1d
 
 from percepnet import bands, framing
 from percepnet.analysis import HISTORY, AnalysisState, analyse
@@ -22,13 +23,15 @@ from percepnet.targets import targets
 from percepnet.training.corpus import Corpus
 from percepnet.training.mixing import Mixer
 
-VERSION: Final = 4  # of mixtures, features and targets: raise it with every change of what a shard holds
+VERSION: Final = 5  # of mixtures, features and targets: raise it with every change of what a shard holds
 STREAMS: Final = 32  # mixtures in a shard
 HOPS: Final = 1000  # 10 s each
 COLUMNS: Final = FEATURES + 3 * BANDS + 1  # features, gains, strengths, weights, whether somebody speaks
 HOURS: Final = STREAMS * HOPS * 0.01 / 3600  # audio in a shard
 _BLOCK: Final = 20  # hops analysed at once
 _SILENCE: Final = 1e-8  # energy of a band of digital silence, or nearly
+_NEAR: Final = 11  # hops; a pause begins and ends 50 ms from speech
+_PAUSES: Final = 10  # hops of them that tell what a recording's hiss is
 
 
 def make_shard(mixer: Mixer) -> NDArray[np.float16]:
@@ -42,7 +45,8 @@ def make_shard(mixer: Mixer) -> NDArray[np.float16]:
     noisy, clean = (np.pad(x, ((0, 0), (HISTORY, 0))) for x in rows)
     evidence = np.array([m.bandwidth for m in mixtures])[:, None] >= CENTRES_HZ  # [streams, bands]
     energy = bands.energy(framing.spectrum(framing.frames(rows[1], HOPS - 1)))  # [streams, hops, BANDS]
-    background, threshold = _background(energy), _speech_threshold(energy)
+    threshold = _speech_threshold(energy)
+    background = _background(energy, threshold)
     state = AnalysisState.new(STREAMS)
     out = np.empty((STREAMS, HOPS, COLUMNS), np.float16)
     for hop in range(0, HOPS, _BLOCK):
@@ -70,21 +74,21 @@ def _speech_threshold(energy: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.nan_to_num(1e-3 * np.nanpercentile(total, 95, axis=1, keepdims=True), nan=np.inf)
 
 
-def _background(energy: NDArray[np.float32]) -> NDArray[np.float32]:
+def _background(energy: NDArray[np.float32], threshold: NDArray[np.float32]) -> NDArray[np.float32]:
     """Energies ``[streams, 1, BANDS]`` of the hiss and room noise in the pauses of clean ``[streams, hops, BANDS]``.
 
-    Three times the tenth percentile of each band's frames that are not digital silence, for the scatter of noise, and
-    at most 30 dB below the loudest frames of the loudest band, to leave speech without pauses alone.
+    Twice the 30th percentile of each band in the pauses: hops below ``threshold [streams, 1, 1]`` that are neither near
+    speech nor digital silence. At most 30 dB below the loudest frames of the loudest band; 0 where pauses are few.
     """
-    sounding = np.where(energy > _SILENCE, energy, np.nan)
+    speaking = energy[..., SPEECH_BANDS].sum(-1, keepdims=True) > threshold
+    pause = (energy > _SILENCE) & ~maximum_filter1d(speaking, _NEAR, axis=1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # bands and mixtures without any sound
-        low, loud = np.nanpercentile(sounding, [10, 98], axis=1, keepdims=True)
-    limit = 1e-3 * np.nanmax(
-        np.append(loud / bands.WIDTHS, np.zeros_like(loud), axis=-1), axis=-1, keepdims=True
-    )
-    found = np.minimum(3 * low, limit * bands.WIDTHS)
-    return np.nan_to_num(found).astype(np.float32)
+        warnings.simplefilter("ignore", RuntimeWarning)  # bands and mixtures without pauses, or any sound
+        hiss = 2 * np.nanpercentile(np.where(pause, energy, np.nan), 30, axis=1, keepdims=True)
+    loud = np.percentile(energy, 98, axis=1, keepdims=True) / bands.WIDTHS
+    limit = 1e-3 * loud.max(-1, keepdims=True) * bands.WIDTHS
+    enough = pause.sum(1, keepdims=True) >= _PAUSES
+    return np.where(enough, np.minimum(hiss, limit), 0).astype(np.float32)
 
 
 def produce(
