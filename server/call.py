@@ -106,7 +106,7 @@ class Call:
 
     def _answered(self, offer: Offer) -> RTCSessionDescription:
         """The answer, with what aiortc has no part in."""
-        sdp = self._connection.localDescription.sdp
+        sdp = sections.bundled_as(self._connection.localDescription.sdp, offer.sdp)
         if self._encoding is not None:
             sdp = opus.described(sdp, self._config.opus.fmtp(sent=self._encoding))
         if self._config.advertise_address is not None:
@@ -122,8 +122,8 @@ class Call:
             await self._connection.setLocalDescription(answer)
         (transceiver,) = self._connection.getTransceivers()
         dtls = transceiver.receiver.transport
-        if ports is not None and ports.exhausted and not dtls.transport.iceGatherer.getLocalCandidates():
-            raise TooManyCalls(f"no UDP port of {ports} is free")
+        if not dtls.transport.iceGatherer.getLocalCandidates():
+            raise TooManyCalls(f"no UDP port of {ports} is free" if ports else "no UDP socket can be opened")
         self._rebinding = rebinding.install(dtls.transport)
         self._guard = guard.install(dtls)
         data = self._connection.sctp
@@ -272,7 +272,8 @@ class Call:
         # Where aiortc encodes for us: its encoder makes mono into stereo 3 dB too low.
         layout: Layout = "stereo" if encoding is None or encoding.stereo else "mono"
         # Who talks in another codec at first (early media of a gateway) is not held to its band.
-        sends_opus = transceiver._codecs[0].mimeType.lower() == opus.MIME_TYPE
+        codecs = getattr(transceiver, "_codecs", [])  # in the caller's order
+        sends_opus = not codecs or codecs[0].mimeType.lower() == opus.MIME_TYPE
         rate = SAMPLE_RATE if sends_opus or self.seat.encoding is not None else None
         self._track = EnhancedTrack(source, self._engine, offer.controls, arrived, layout, rate)
         self._track.on("ended", self.end)

@@ -88,6 +88,11 @@ class Calls:
                     raise
                 except EngineFull as error:
                     raise TooManyCalls(str(error)) from error
+                except OSError as error:  # no descriptors are left, or no memory
+                    logger.warning("a call has no room: %s", error)
+                    raise TooManyCalls(
+                        f"this process has no room for it: {error.strerror or error}"
+                    ) from error
                 except Exception as error:  # what aiortc raises for an offer is not documented
                     logger.info("an offer cannot be answered", exc_info=True)
                     raise OfferError(f"the offer cannot be answered: {error}") from error

@@ -124,8 +124,8 @@ class Engine:
 
     @property
     def overloaded(self) -> bool:
-        """Whether packets are late, or calls are shed so that they are not."""
-        return bool(self._shed) or self._overload.late(self._clock())
+        """Whether packets of calls at hand are late, or calls are shed so that they are not."""
+        return bool(self._shed) or (bool(self._ports) and self._overload.late(self._clock()))
 
     def start(self) -> None:
         self._enhancer.process(np.zeros((1, PACKET), np.float32), streams=[0])  # the first step allocates

@@ -15,6 +15,7 @@ from .whipclient import WhipSession, connection
 
 CONNECT_TIME: Final = 15.0  # s
 ANSWER_TIME: Final = 10.0  # s
+ENDING_TIME: Final = 5.0  # s, of all pushes when the server ends
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +45,11 @@ class Forwarding:
             self.follow(room)
 
     async def close(self) -> None:
-        """End all."""
+        """Wait for the end of all pushes, of rooms that their publishers have left; for ``ENDING_TIME``."""
         self._closing = True
         tasks = list(self._tasks.values())
+        if tasks:  # each tells the server that it pushed to, which else would take it for there
+            await asyncio.wait(tasks, timeout=ENDING_TIME)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -170,7 +170,9 @@ async def _at_home(request: web.Request, room: str, caller: str) -> web.Response
 async def _passed_on(
     request: web.Request, worker: Worker, content: bytes, more: Mapping[str, str] = NO_HEADERS
 ) -> web.Response:
-    headers = dict(more) | {name: request.headers[name] for name in PASSED_ON if name in request.headers}
+    headers = dict(more) | {
+        name: ", ".join(request.headers.getall(name)) for name in PASSED_ON if name in request.headers
+    }
     url = URL(request.rel_url.raw_path_qs, encoded=True)
     async with worker.http.request(request.method, url, data=content or None, headers=headers) as answer:
         kept = [(name, value) for name, value in answer.headers.items() if name.title() not in HOP_BY_HOP]

@@ -31,10 +31,10 @@ GAUGES: Final = (
     ("percepnet_draining", "1 while no new calls are taken because the process ends.", "draining"),
 )
 COUNTERS: Final = (
-    ("percepnet_calls_began", "Calls that began.", "began"),
+    ("percepnet_calls_began", "Calls that began, listeners included.", "began"),
     (
         "percepnet_calls_refused",
-        "Offers that a worker could not take; another may have.",
+        "Offers that a worker could not take, listeners included; another may have.",
         "refused",
     ),
     ("percepnet_calls_shed", "Times that a call was put on dry audio for lack of time.", "sheds"),
@@ -49,7 +49,7 @@ PACKETS: Final = (
     ("recovered", "Lost packets restored from the redundancy of the next."),
     ("concealed", "Lost packets whose audio was guessed."),
     ("undecodable", "RTP packets that held no audio."),
-    ("dropped", "Packets of 20 ms that full queues pushed out."),
+    ("dropped", "Packets that full queues pushed out."),
     ("shed", "Packets of 20 ms sent dry because the call was shed."),
     ("passed", "Packets of 20 ms sent dry past an engine that took too long."),
 )

@@ -1,6 +1,6 @@
-"""Video of an offer: left out of what aiortc sees, and refused in the answer.
+"""Sections of an offer that aiortc does not answer as it should: video, and what is not bundled.
 
-Players of WHEP and programs like OBS offer it along with the audio. aiortc answers each section or fails, so it is
+Players of WHEP and programs like OBS offer video along with the audio. aiortc answers each section or fails, so it is
 told of the others only. Source: RFC 8829, 5.3.1; RFC 9143, 7.3.
 """
 
@@ -97,6 +97,17 @@ def refused(sdp: str, videos: Sequence[Video]) -> str:
         )
         sections.insert(video.place, lines)
     return "".join([head, *sections])
+
+
+def bundled_as(sdp: str, offer: str) -> str:
+    """The answer, with nothing in its bundle that the ``offer`` has not in its (RFC 9143, 7.3).
+
+    aiortc has all in one, and a caller that follows then has one transport where the server waits for two.
+    """
+    head, *sections = _BEGINS.split(sdp)
+    offered, answered = _BUNDLE.search(offer), _BUNDLE.search(head)
+    both = [mid for mid in answered[1].split() if mid in offered[1].split()] if offered and answered else []
+    return "".join([_bundled(head, both), *sections])
 
 
 def _bundled(head: str, mids: Sequence[str]) -> str:

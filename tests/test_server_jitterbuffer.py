@@ -226,6 +226,16 @@ def test_reports_have_the_extended_number_over_its_wraps() -> None:
         assert statistics.packets_expected == number - 65_000 + 1
 
 
+def test_the_extended_number_wraps_where_a_report_has_no_room_for_more() -> None:
+    statistics = Statistics(48_000)
+    for packet in range(140_000):
+        number = packet * 32_767  # the longest step that is one ahead
+        statistics.add(RtpPacket(96, sequence_number=number & 0xFFFF, timestamp=number & 0xFFFFFFFF))
+    assert 140_000 * 32_767 > 1 << 32
+    assert statistics.max_seq == number % (1 << 32)
+    RtcpReceiverInfo(1, 0, 0, statistics.max_seq, statistics.jitter, 0, 0).__bytes__()
+
+
 def test_the_jitter_is_that_of_rfc_3550() -> None:
     jitter = InterarrivalJitter()
     expected, before = 0.0, 0.0

@@ -1,17 +1,19 @@
 """libopus by ctypes: decodes as PyAV does, recovers from FEC, takes any bytes; where none fits there is none."""
 
 import ctypes
+import os
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from aiortc.jitterbuffer import JitterFrame
+from av import AudioFrame
 from numpy.typing import NDArray
 from opus_packets import PACKET, packets
 
 from server.media import libopus
 from server.media.libopus import LibopusDecoder, OpusError
-from server.media.opus import OpusDecoder
+from server.media.opus import OpusDecoder, OpusEncoder, OpusOptions
 
 
 @pytest.fixture
@@ -36,6 +38,26 @@ def test_it_decodes_as_pyav_does(decoder: LibopusDecoder, clean: NDArray[np.floa
         (ours,), (theirs,) = (by.decode(JitterFrame(payload, n * PACKET)) for by in (decoder, other))
         assert (ours.pts, ours.sample_rate, ours.layout.name) == (theirs.pts, 48_000, "mono")
         assert np.array_equal(ours.to_ndarray(), theirs.to_ndarray())
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("options", [{}, {"bitrate": 20_000}, {"bitrate": 32_000, "fec": True}])
+def test_it_encodes_as_pyav_does_without_its_threads(
+    clean: NDArray[np.float32], options: dict[str, int], channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = OpusOptions(stereo=channels == 2, **options)  # type: ignore[arg-type]
+    ours = [OpusEncoder(chosen) for _ in range(5)]
+    monkeypatch.setattr(libopus, "library", lambda: None)
+    theirs = OpusEncoder(chosen)
+    before = len(os.listdir("/proc/self/task"))
+    for n in range(50, 100):
+        samples = (clean[n * PACKET :][:PACKET] * 32767).astype(np.int16).repeat(channels)
+        frame = AudioFrame.from_ndarray(samples[np.newaxis], "s16", "stereo" if channels == 2 else "mono")
+        frame.sample_rate, frame.time_base, frame.pts = 48_000, libopus.TIME_BASE, n * PACKET
+        sent = [encoder.encode(frame, -20) for encoder in ours]
+        if n == 50:
+            assert len(os.listdir("/proc/self/task")) == before
+        assert sent == [theirs.encode(frame, -20)] * 5
 
 
 def test_fec_brings_a_lost_packet_back(decoder: LibopusDecoder, clean: NDArray[np.float32]) -> None:

@@ -5,7 +5,7 @@ from itertools import permutations
 import pytest
 from aiortc.sdp import SessionDescription
 
-from server.sections import MOST, refused, without_video
+from server.sections import MOST, bundled_as, refused, without_video
 
 HEAD = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n"
 TRANSPORT = "c=IN IP4 0.0.0.0\r\na=ice-ufrag:abcd\r\na=ice-pwd:abcdefghijklmnopqrstuv\r\na=rtcp-mux\r\n"
@@ -22,6 +22,14 @@ def description(kinds: list[str], bundled: bool) -> str:
     group = f"a=group:BUNDLE {' '.join(mids)}\r\n" if bundled else ""
     sections = (f"{SECTIONS[kind]}{TRANSPORT}a=mid:{mid}\r\n" for kind, mid in zip(kinds, mids, strict=True))
     return "".join([HEAD, group, *sections])
+
+
+def test_nothing_is_bundled_that_the_offer_does_not_bundle() -> None:
+    kinds = ["audio", "application"]
+    answer, apart = description(kinds, bundled=True), description(kinds, bundled=False)
+    assert bundled_as(answer, answer) == answer
+    assert bundled_as(answer, apart) == apart
+    assert "a=group:BUNDLE audio0\r\n" in bundled_as(answer, answer.replace(" application1", "", 1))
 
 
 @pytest.mark.parametrize("bundled", [True, False])

@@ -137,6 +137,30 @@ async def test_only_what_begins_a_talkspurt_is_marked(
     assert after_pause in (19, 20)  # one packet may be under way in a resampler
 
 
+async def test_packets_within_a_pause_begin_no_talkspurt(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Tone.recv
+
+    async def paused(self: Tone) -> AudioFrame | Packet:
+        frame = await whole(self)
+        assert isinstance(frame, AudioFrame)
+        if 20 <= frame.pts // 960 < 100:
+            frame.planes[0].update(bytes(1920))
+        await asyncio.sleep(0)
+        return frame
+
+    monkeypatch.setattr(Tone, "recv", paused)
+    wire = Wire()
+    rtp = RTCRtpSender(Tone(), wire)
+    assert sender.install(rtp, OpusOptions(dtx=True))
+    await rtp.send(RTCRtpSendParameters(codecs=[OPUS], muxId="0", rtcp=RTCRtcpParameters(cname="c", ssrc=1)))
+    await until(lambda: len(wire.marked) >= 50, "50 packets")
+    await rtp.stop()
+    times = np.unwrap([time for time, _ in wire.marked], period=1 << 32)
+    marked = (times - times[0])[[bool(marker) for _, marker in wire.marked]] // 960
+    assert marked.tolist() == [0, 100]
+    assert sum(20 < n < 100 for n in (times - times[0]) // 960) > 10  # of the pause
+
+
 async def _other_parameters(codec: object, more: object) -> None: ...
 
 

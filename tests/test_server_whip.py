@@ -5,6 +5,7 @@ import contextlib
 import re
 from types import SimpleNamespace
 
+import aiohttp
 import numpy as np
 import pytest
 from aiohttp import web
@@ -265,6 +266,16 @@ async def test_a_push_that_does_not_connect_is_told(
             await until(
                 lambda: "room desk cannot be pushed: no connection: none within 0 s" in caplog.text, "the log"
             )
+
+
+async def test_a_server_that_ends_tells_the_one_that_it_pushes_to(speech: Pcm) -> None:
+    async with serving() as far, contextlib.AsyncExitStack() as stack, contextlib.AsyncExitStack() as near:
+        server = await near.enter_async_context(serving(forward=f"{far.url}/whip/{{room}}"))
+        http = await stack.enter_async_context(aiohttp.ClientSession(server.url))
+        await stack.enter_async_context(publishing(http, "desk", speech))
+        await until(lambda: any(c._connection.connectionState == "connected" for c in far.calls), "the push")
+        await near.aclose()
+        assert not len(far.calls)
 
 
 async def test_two_in_a_room_hear_each_other_enhanced_and_a_third_is_refused(speech: Pcm, hiss: Pcm) -> None:

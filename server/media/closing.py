@@ -43,7 +43,8 @@ async def close(connection: RTCPeerConnection) -> None:
         setting_up = getattr(transport, SETTING_UP, None)
         if isinstance(setting_up, asyncio.Event):
             await setting_up.wait()  # at most the 20 ms between two of ICE's checks, now that it is closed
-        await transport._connection.close()
+        if (ice := getattr(transport, "_connection", None)) is not None:
+            await ice.close()
     for transceiver in connection.getTransceivers():
         await transceiver.stop()
 

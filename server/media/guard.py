@@ -183,6 +183,8 @@ def install(dtls: RTCDtlsTransport) -> Guard | None:
     protocols = getattr(ice, "_protocols", [])
     if not all(callable(getattr(protocol, "datagram_received", None)) for protocol in protocols):
         missing.append("datagram_received")
+    if not hasattr(aioice.Candidate.from_sdp("1 1 udp 1 127.0.0.1 9 typ host"), "_network_host"):
+        missing.append("address of a candidate")
     if missing:
         logger.warning(
             "aiortc %s with aioice %s is not built like %s, which our guard was made for (no %s): it does without",

@@ -1,14 +1,15 @@
 """libopus itself, for what FFmpeg's wrapper of it leaves out: in-band FEC, and concealment by the decoder.
 
 Taken is the library that PyAV brings along, else the system's. Decoding through it takes as long as through
-PyAV, so a call has one decoder for all, whose state goes on over holes.
+PyAV, so a call has one decoder for all, whose state goes on over holes. Encoding is a little faster, and PyAV has
+a filter graph before each encoder, with a thread for every core.
 """
 
 import ctypes
 import ctypes.util
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,9 @@ from percepnet.framing import SAMPLE_RATE
 
 MADE_FOR: Final = (1, 5)  # the first with opus_packet_has_lbrr
 LONGEST_PACKET: Final = 5760  # samples, 120 ms
+LARGEST_PACKET: Final = 1275  # bytes of one frame (RFC 6716, 3.4)
+SPEECH, LOW_DELAY = 2048, 2051  # OPUS_APPLICATION_VOIP and _RESTRICTED_LOWDELAY
+BITRATE, COMPLEXITY, FEC, EXPECTED_LOSS, CONSTRAINED = 4002, 4010, 4012, 4014, 4020  # OPUS_SET_…
 UNIT: Final = 120  # samples, 2.5 ms: what the decoder fills is a multiple of it
 TIME_BASE: Final = Fraction(1, SAMPLE_RATE)
 _FUNCTIONS: Final[dict[str, tuple[Any, list[Any]]]] = {  # result and arguments
@@ -33,6 +37,13 @@ _FUNCTIONS: Final[dict[str, tuple[Any, list[Any]]]] = {  # result and arguments
     "opus_decode": (
         ctypes.c_int,
         [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int, ctypes.c_int],
+    ),
+    "opus_encoder_get_size": (ctypes.c_int, [ctypes.c_int]),
+    "opus_encoder_init": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int, ctypes.c_int]),
+    "opus_encoder_ctl": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_int]),  # and a value
+    "opus_encode": (
+        ctypes.c_int32,
+        [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_int32],
     ),
     "opus_packet_get_nb_samples": (ctypes.c_int, [ctypes.c_char_p, ctypes.c_int32, ctypes.c_int32]),
     "opus_packet_has_lbrr": (ctypes.c_int, [ctypes.c_char_p, ctypes.c_int32]),
@@ -73,13 +84,37 @@ class OpusError(av.FFmpegError):
     """A packet that libopus does not take; the next may be good again."""
 
 
+def _checked(result: int) -> int:
+    if result < 0:
+        raise OpusError(result, f"libopus returns {result}")
+    return result
+
+
+class LibopusEncoder:
+    """Encodes packed s16 at 48 kHz for :data:`SPEECH` or :data:`LOW_DELAY`, with settings such as :data:`BITRATE`."""
+
+    def __init__(self, library: Any, channels: int, application: int, settings: Mapping[int, int]) -> None:
+        self._library = library
+        self._state = ctypes.create_string_buffer(library.opus_encoder_get_size(channels))
+        _checked(library.opus_encoder_init(self._state, SAMPLE_RATE, channels, application))
+        for number, value in settings.items():
+            _checked(library.opus_encoder_ctl(self._state, number, ctypes.c_int32(value)))
+        self._packet = ctypes.create_string_buffer(LARGEST_PACKET)
+
+    def encode(self, frame: AudioFrame) -> bytes:
+        """One packet of a frame of 2.5 to 20 ms; raises :class:`OpusError` for one of another length."""
+        pcm, size = frame.planes[0].buffer_ptr, len(self._packet)
+        count = self._library.opus_encode(self._state, pcm, frame.samples, self._packet, size)
+        return ctypes.string_at(self._packet, _checked(count))
+
+
 class LibopusDecoder(Decoder):
     """Mono at 48 kHz. Raises :class:`OpusError` for what is no Opus."""
 
     def __init__(self, library: Any) -> None:
         self._library = library
         self._state = ctypes.create_string_buffer(library.opus_decoder_get_size(1))
-        self._check(library.opus_decoder_init(self._state, SAMPLE_RATE, 1))
+        _checked(library.opus_decoder_init(self._state, SAMPLE_RATE, 1))
         self._pcm = np.zeros(LONGEST_PACKET, np.int16)
         self._address = self._pcm.ctypes.data
 
@@ -103,13 +138,7 @@ class LibopusDecoder(Decoder):
     def _decode(self, data: bytes, samples: int, *, fec: int) -> Any:
         """A view of the samples that holds until the next call; those of a lost packet where ``data`` is empty."""
         count = self._library.opus_decode(self._state, data or None, len(data), self._address, samples, fec)
-        return self._pcm[: self._check(count)]
-
-    @staticmethod
-    def _check(result: int) -> int:
-        if result < 0:
-            raise OpusError(result, f"libopus returns {result}")
-        return result
+        return self._pcm[: _checked(count)]
 
     @staticmethod
     def _frame(pcm: Any, timestamp: int) -> AudioFrame:

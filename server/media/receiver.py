@@ -55,7 +55,8 @@ class Statistics(aiortc.rtcrtpreceiver.StreamStatistics):
     """Stands where aiortc's receivers have theirs, whose jitter takes timestamps for numbers without end.
 
     Those that jump to and fro make more of it than a report has room for, with the same end. And ``max_seq`` is the
-    extended number (RFC 3550, 6.4.1), for reports take it as it is: aiortc's goes back by 65536 at each wrap.
+    extended number (RFC 3550, 6.4.1) in 32 bits, for reports take it as it is: aiortc's goes back by 65536 at each
+    wrap.
     """
 
     def add(self, packet: RtpPacket) -> None:
@@ -67,7 +68,7 @@ class Statistics(aiortc.rtcrtpreceiver.StreamStatistics):
             wraps, self.max_seq = divmod(self.max_seq, 1 << 16)
         super().add(packet)
         assert self.max_seq is not None
-        self.max_seq += (wraps << 16) + self.cycles
+        self.max_seq = (self.max_seq + (wraps << 16) + self.cycles) % (1 << 32)
         self.cycles = 0
 
 
@@ -250,6 +251,8 @@ def install(receiver: RTCRtpReceiver) -> Reception | None:
     if not isinstance(getattr(receiver.track, "_queue", None), asyncio.Queue):
         missing.append("queue of the track")
     missing += [] if hasattr(aiortc.rtcrtpreceiver, "time") else ["time"]
+    if "_data" not in RTCRtpReceiver._handle_rtp_packet.__code__.co_names:
+        missing.append("data of its packets")
     if not hasattr(Statistics(SAMPLE_RATE), "_last_timestamp"):
         missing.append("timestamp of its statistics")
     worker = getattr(aiortc.rtcrtpreceiver, _WORKER, None)

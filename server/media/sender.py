@@ -16,7 +16,7 @@ from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from av import AudioFrame, Packet
 
 from .audiolevel import audio_level_dbov
-from .opus import MIME_TYPE, OpusEncoder, OpusOptions
+from .opus import MIME_TYPE, OpusEncoder, OpusOptions, Pauses
 
 MADE_FOR: Final = "1.15 to 1.16"
 LONGEST_STEP: Final = 0.025  # s between packets of a talkspurt; rates that do not divide 20 ms vary a little
@@ -51,6 +51,7 @@ class InlineEncoding:
         self._other: Encoder | None = None
         self._result = getattr(aiortc.rtcrtpsender, _RESULT)
         self._due: int | None = None  # timestamp up to which a packet goes on where the last ended
+        self._pause = False  # there was a gap, and nothing to be heard since
 
     async def __call__(self, codec: RTCRtpCodecParameters) -> object | None:
         """What aiortc's own method returns: an encoded frame, or None where nothing is to be sent."""
@@ -59,7 +60,9 @@ class InlineEncoding:
             return None
         if isinstance(frame, Packet):
             assert frame.pts is not None
-            return self._frame(codec, [bytes(frame)], frame.pts, frame.opaque)
+            level = frame.opaque
+            assert isinstance(level, int)
+            return self._frame(codec, [bytes(frame)], frame.pts, level)
         if not isinstance(frame, AudioFrame):
             raise TypeError(f"a sender of audio takes av.AudioFrame, not {type(frame).__name__}")
         level = audio_level_dbov(frame)
@@ -67,10 +70,13 @@ class InlineEncoding:
         return self._frame(codec, payloads, timestamp, level) if payloads else None
 
     def _frame(
-        self, codec: RTCRtpCodecParameters, payloads: list[bytes], timestamp: int, level: object
+        self, codec: RTCRtpCodecParameters, payloads: list[bytes], timestamp: int, level: int
     ) -> object:
-        """An encoded frame, marked where it begins a talkspurt: the first, and after a pause."""
-        begins = self._due is None or timestamp > self._due
+        """An encoded frame, marked where it begins a talkspurt: the first, and the first to be heard after a pause."""
+        first = self._due is None
+        self._pause = self._pause or (self._due is not None and timestamp > self._due)
+        begins = first or (self._pause and level >= Pauses.QUIET)
+        self._pause = self._pause and not begins
         self._due = timestamp + round(LONGEST_STEP * codec.clockRate)
         return self._result(payloads if begins else Unmarked(payloads), timestamp, level)
 
