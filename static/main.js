@@ -25,6 +25,11 @@ form.addEventListener("submit", (event) => {
   if (session) session.call.stop();
   else start();
 });
+form.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || !["checkbox", "range"].includes(event.target.type)) return;
+  event.preventDefault(); // or it would start the call, or hang it up
+  if (event.target.type === "checkbox" && !event.repeat) event.target.click();
+});
 $("sources").addEventListener("change", describe);
 $("enabled").addEventListener("change", () => {
   turn({ enabled: $("enabled").checked });
@@ -33,7 +38,10 @@ $("enabled").addEventListener("change", () => {
 });
 $("postfilter").addEventListener("change", () => turn({ postfilter: $("postfilter").checked }));
 limit.addEventListener("input", () => turn({ attenuation_limit_db: attenuationLimit() }));
-$("listen").addEventListener("change", () => (player.muted = !$("listen").checked));
+$("listen").addEventListener("change", () => {
+  player.muted = !$("listen").checked;
+  if (session) play();
+});
 $("token").addEventListener("change", () => keep($("token").value));
 addEventListener("hashchange", takeFromAddress);
 $("alert-close").addEventListener("click", () => ($("alert").hidden = true));
@@ -53,6 +61,9 @@ async function start() {
   session = opened;
   show("connecting");
   $("alert").hidden = true;
+  // Both at once: Safari lets only what a click begins be heard, and answers when it likes.
+  context.resume().catch(() => {});
+  player.play().catch(() => {});
   call.addEventListener("remote", ({ detail }) => hear(context, detail));
   call.addEventListener("live", () => live(opened));
   call.addEventListener("figures", ({ detail }) => showServer(detail));
@@ -63,7 +74,6 @@ async function start() {
     for (const track of opened.source.stream.getTracks()) {
       track.addEventListener("ended", () => end(opened, new CallError("The microphone is gone. Plug it in, and start again.")));
     }
-    await context.resume();
     out.clear();
     back.clear();
     out.watch(context, opened.source.stream);
@@ -76,10 +86,14 @@ async function start() {
 function hear(context, stream) {
   player.srcObject = stream; // Chromium feeds Web Audio from the network only while an element plays it too
   player.muted = !$("listen").checked;
-  player.play().catch((error) => {
-    if (error.name === "NotAllowedError") say("The browser blocks sound on this page. Allow it beside the address.");
-  });
+  play();
   back.watch(context, stream);
+}
+
+function play() {
+  player.play().catch((error) => {
+    if (error.name === "NotAllowedError") say("The browser blocks sound on this page. Allow it, and turn Listen off and on.");
+  });
 }
 
 function live(opened) {
@@ -97,6 +111,8 @@ function end(ended, error) {
   ended.source?.close();
   ended.context.close();
   player.srcObject = null;
+  [dry, lostOut] = ["", null];
+  describe();
   out.rest();
   back.rest();
   show(error ? "failed" : "idle");
@@ -133,7 +149,7 @@ function describe() {
   const { enabled, attenuation_limit_db } = controls();
   const microphone = chosen() === "microphone";
   const text = attenuation_limit_db === null ? "No limit" : `${attenuation_limit_db} dB`;
-  $("enabled-hint").textContent = enabled ? words.on : words.off;
+  $("enabled-hint").textContent = !enabled ? words.off : dry ? `Not enhanced: ${dry}` : words.on;
   $("limit-text").textContent = text;
   limit.setAttribute("aria-valuetext", text);
   limit.style.setProperty("--part", `${(100 * limit.value) / limit.max}%`);

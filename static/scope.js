@@ -29,7 +29,7 @@ export class Scope {
   }
 
   /**
-   * Stays empty where the browser does not let it look: Firefox, at a device of another rate than the context's.
+   * Says so where the browser does not let it look: Firefox, at a device of another rate than the context's.
    * @param {AudioContext} context @param {MediaStream} stream
    */
   watch(context, stream) {
@@ -37,12 +37,13 @@ export class Scope {
     try {
       this.#source = context.createMediaStreamSource(stream);
     } catch (error) {
-      if (error.name === "NotSupportedError") return;
-      throw error;
+      if (error.name !== "NotSupportedError") throw error;
+      this.#root.classList.add("blind");
+      return;
     }
     this.#analyser = new AnalyserNode(context, { fftSize: 2048, smoothingTimeConstant: 0 });
     this.#source.connect(this.#analyser);
-    this.#root.classList.remove("empty");
+    this.#root.classList.remove("empty", "blind");
   }
 
   rest() {
@@ -51,6 +52,7 @@ export class Scope {
     this.#shown = FLOOR;
     this.#fill();
     this.#meter.setAttribute("aria-valuenow", FLOOR);
+    this.#meter.removeAttribute("aria-valuetext");
     this.#text.textContent = "–";
   }
 

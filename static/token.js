@@ -2,6 +2,9 @@
 
 const KEY = "percepnet-token";
 const GIVEN = /^#token=(.+)$/;
+const SENDABLE = /^[ -~]+$/;
+
+let token = kept();
 
 /** Take a token out of the page's address, where it would be seen, bookmarked and passed on. */
 export function takeFromAddress() {
@@ -19,13 +22,22 @@ function decoded(text) {
   }
 }
 
-export function keep(token) {
-  if (token) sessionStorage.setItem(KEY, token.trim());
-  else sessionStorage.removeItem(KEY);
+export function keep(text) {
+  token = text.trim();
+  try {
+    sessionStorage.setItem(KEY, token);
+  } catch {} // a browser that keeps nothing for this page
 }
 
-/** Headers of a request that needs it. */
+function kept() {
+  try {
+    return sessionStorage.getItem(KEY) ?? "";
+  } catch {
+    return "";
+  }
+}
+
+/** Headers of a request that needs it; what can be no token is not sent, and the server asks for one. */
 export function authorization() {
-  const token = sessionStorage.getItem(KEY);
-  return token ? { Authorization: `Bearer ${token}` } : {};
+  return SENDABLE.test(token) ? { Authorization: `Bearer ${token}` } : {};
 }

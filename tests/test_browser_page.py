@@ -62,12 +62,19 @@ def test_the_sample_is_heard_from_the_keyboard_alone(server: Server) -> None:
         expect(page.get_by_role("switch", name="Noise suppression")).to_be_focused()
         page.keyboard.press("Space")
         expect(page.locator("#back-what")).to_have_text("Not enhanced")
+        page.keyboard.press("Enter")
+        expect(page.locator("#back-what")).to_have_text("Enhanced")
+        page.get_by_role("slider", name="Attenuation limit").focus()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("status")).to_have_text("Live")
 
         page.get_by_role("button", name="Stop").focus()
         with page.expect_response(lambda response: response.request.method == "DELETE") as gone:
             page.keyboard.press("Enter")
         assert gone.value.status == 204
         expect(page.get_by_role("status")).to_have_text("Ready")
+        for meter in page.get_by_role("meter").all():
+            expect(meter).not_to_have_attribute("aria-valuetext", re.compile("dB"))
         assert calls(server) == 0
         assert browser.complaints == []
         assert all(url.startswith(server.url) for url in browser.requested)
@@ -142,6 +149,25 @@ def test_a_refused_microphone_is_explained(server: Server) -> None:
         expect(page.get_by_role("alert")).to_be_hidden()
 
 
+def test_a_browser_that_keeps_shows_and_resumes_nothing_has_its_call(server: Server) -> None:
+    """Blocked storage, Firefox with a device of another rate, Safari outside of a click."""
+    with browsing(server.url) as browser:
+        page = browser.page
+        page.add_init_script("""
+            Object.defineProperty(window, "sessionStorage", { get() { throw new DOMException("", "SecurityError"); } });
+            AudioContext.prototype.resume = () => new Promise(() => {});
+            AudioContext.prototype.createMediaStreamSource = () => { throw new DOMException("", "NotSupportedError"); };
+        """)
+        page.reload()
+        page.get_by_role("button", name="Start").click()
+        expect(page.get_by_role("status")).to_have_text("Live")
+        expect(page.locator("#back")).to_have_class(re.compile("blind"))
+        said = page.locator("#back .picture").evaluate("(e) => getComputedStyle(e, '::after').content")
+        assert said == '"This browser cannot show it"'
+        page.get_by_role("button", name="Stop").click()
+        expect(page.get_by_role("status")).to_have_text("Ready")
+
+
 def test_a_browser_without_webrtc_is_told(server: Server) -> None:
     with browsing(server.url, allow=False) as browser:
         browser.page.evaluate("() => delete window.RTCPeerConnection")
@@ -174,6 +200,10 @@ def test_a_token_is_asked_for_or_taken_from_the_address(monkeypatch: pytest.Monk
         page.click("#start")
         expect(page.get_by_role("alert")).to_contain_text("needs a token")
         expect(page.locator("#token")).to_be_focused()
+        page.keyboard.type("“pasted”")
+        page.keyboard.press("Enter")
+        expect(page.locator("#token")).to_have_value("")  # asked for again
+        expect(page.get_by_role("alert")).to_contain_text("needs a token")
         page.keyboard.type(token)
         page.keyboard.press("Enter")
         expect(page.get_by_role("status")).to_have_text("Live")

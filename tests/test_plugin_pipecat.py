@@ -2,6 +2,7 @@
 
 import asyncio
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,6 +117,12 @@ async def test_settings_are_checked_before_a_call_begins() -> None:
         await person.process_frame(FilterUpdateSettingsFrame({"attenuation_limit_db": 500}))
     await person.process_frame(FilterUpdateSettingsFrame({"postfilter": None, "attenuation_limit_db": None}))
     await person.start(RATE)
+
+
+@pytest.mark.parametrize("wrong", [{"attenuation_limit_db": 500}, {"postfilter": "no"}, {"model": "no.onnx"}])
+def test_wrong_arguments_are_told_before_a_call(wrong: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, TypeError, FileNotFoundError), match="allowed"):
+        PercepNetFilter(**wrong)
 
 
 async def test_a_rate_that_is_not_allowed_is_told_at_the_start() -> None:

@@ -1,6 +1,7 @@
 """What ``percepnet train``, ``export`` and ``mixtures`` say to wrong options and leave behind."""
 
 import argparse
+import shutil
 from pathlib import Path
 
 import av
@@ -9,7 +10,7 @@ import torch
 
 from percepnet.cli import main
 from percepnet.framing import SAMPLE_RATE
-from percepnet.training.arguments import add_arguments
+from percepnet.training.arguments import add_arguments, settle
 from percepnet.training.topologies import TOPOLOGIES
 
 
@@ -34,12 +35,14 @@ def test_a_run_of_another_topology_is_not_gone_on_with(data: Path, tmp_path: Pat
     [
         ["--preset", "toy", "--batch", "32", "--steps", "6000", "--topology", "subband"],
         ["--batch", "31", "--steps", "6001", "--topology", "full", "--preset", "toy"],
+        ["--batch", "32", "--steps", "6000", "--topology", "subband", "--preset", "toy"],
     ],
 )
 def test_what_is_given_beside_a_preset_goes_before_it(given: list[str]) -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     args = parser.parse_args(["--data", "x", *given])
+    settle(args)
     options = dict(zip(given[::2], given[1::2], strict=True))
     assert (str(args.batch), str(args.steps), args.topology) == (
         options["--batch"],
@@ -119,6 +122,17 @@ def test_mixtures_command_writes_the_same_set_again(data: Path, tmp_path: Path) 
     assert len(sets[0][0]) == 4
     with av.open(tmp_path / "a" / sets[0][0][0]) as file:
         assert file.streams.audio[0].rate == SAMPLE_RATE
+
+
+def test_mixtures_are_made_of_what_can_be_read(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(data, folder)
+    with (folder / "manifest.csv").open("a") as manifest:
+        for n in range(5):
+            manifest.write(f"\nempty{n}.wav,speech,valid,20000")
+            (folder / f"empty{n}.wav").touch()
+    assert main(["mixtures", str(folder), str(tmp_path / "set"), "--count", "2", "--seconds", "2", "-q"]) == 0
+    assert len(list((tmp_path / "set").rglob("*.flac"))) == 4
 
 
 def test_two_sets_are_not_mixed(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """``percepnet mixtures DATA OUT``: a fixed test set, ``OUT/clean`` and ``OUT/noisy``, from a folder of recordings."""
 
 import argparse
+import logging
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,8 @@ from percepnet.training.corpus import Recording, scan
 from percepnet.training.rooms import EARLY, room_response
 
 _TRIES: Final = 100
+
+logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,8 +117,14 @@ def run(args: argparse.Namespace) -> int:
 def _excerpt(folder: Path, recordings: list[Recording], length: int, rng: np.random.Generator) -> Float:
     """``length`` samples of a random recording that are not silent."""
     for _ in range(_TRIES):
-        decoded = read_mono(folder / recordings[rng.integers(len(recordings))].file)
+        try:
+            decoded = read_mono(folder / recordings[rng.integers(len(recordings))].file)
+        except (OSError, ValueError) as error:
+            logger.warning("left out: %s", error)
+            continue
+        if not len(decoded):
+            continue
         part = excerpt(decoded.astype(np.float32) / np.float32(32768), length, rng)
         if np.abs(part).max() > 1e-3:
             return part
-    raise ValueError(f"{_TRIES} recordings of {folder}, one after the other, are silent")
+    raise ValueError(f"{_TRIES} recordings of {folder}, one after the other, are silent or cannot be read")

@@ -11,17 +11,17 @@ from percepnet.cli.audio_files import read_mono
 from percepnet.cli.load import ECHO, add_output, add_server, check_server, token
 from percepnet.cli.options import path_of, within
 from percepnet.cli.progress import progress_bar
-from server.app import static_folder
 from server.loadtest.speech import Speech
+from server.weather import conditions
 from server.weather.conditions import ALLOWED, CALM, TABLE, Weather
 from server.weather.run import run as run_trials
 from server.weather.run import servers
 from server.weather.summary import page, table
 
-CLEAN: Final = (
-    Path(__file__).parents[2] / "tests" / "recordings" / "clean.flac"
-)  # in a checkout; PESQ is made for speech without noise
-
+CLEAN: Final = (  # in a wheel, and in a checkout; PESQ is made for speech without noise
+    Path(conditions.__file__).with_name("clean.flac"),
+    Path(__file__).parents[2] / "tests" / "recordings" / "clean.flac",
+)
 ALONE: Final = (
     "--workers",
     "1",
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     check_server(args.url, args.server_options, args.url is None)
     if not args.no_echo and not args.echo.is_file():
         raise FileNotFoundError(2, "no echo server; give --echo SCRIPT or --no-echo", str(args.echo))
-    default = CLEAN if CLEAN.is_file() else static_folder() / "audio" / "sample.flac"
+    default = next(filter(Path.is_file, CLEAN), CLEAN[0])
     speech = Speech.of(read_mono(args.recording or default))
     with servers(args.url, None if args.no_echo else args.echo, [*ALONE, *args.server_options]) as addresses:
         calls = len(args.conditions) * len(addresses)

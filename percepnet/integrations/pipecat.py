@@ -22,6 +22,7 @@ import numpy as np
 
 from percepnet.enhancer import check_controls
 from percepnet.integrations import needs
+from percepnet.network import Network
 from percepnet.streaming import StreamingEnhancer
 
 with needs("pipecat", "Pipecat"):
@@ -33,6 +34,8 @@ SETTINGS: Final = ("enabled", "attenuation_limit_db", "postfilter")
 
 class PercepNetFilter(BaseAudioFilter):
     """Takes the noise out of mono audio of 8 to 192 kHz, in chunks of any size; each chunk comes back as long.
+
+    Raises what :class:`percepnet.Enhancer` raises for these arguments.
 
     What comes back is late by 40 ms at 48 kHz and 48 ms at 16 kHz, always the same (``latency`` of
     :class:`percepnet.StreamingEnhancer`). The event loop does not wait: the work is done in a thread. All filters
@@ -49,6 +52,8 @@ class PercepNetFilter(BaseAudioFilter):
         postfilter: bool = True,
         attenuation_limit_db: float | None = None,
     ) -> None:
+        check_controls(postfilter=postfilter, attenuation_limit_db=attenuation_limit_db)
+        Network(model)  # read now, not in the call
         self._model = model
         self._settings: dict[str, Any] = {
             "enabled": True,
@@ -72,7 +77,7 @@ class PercepNetFilter(BaseAudioFilter):
             self._voice = None
 
     async def process_frame(self, frame: FilterControlFrame) -> None:
-        """Turn the filter off or on, or change settings; raises ValueError for others than these."""
+        """Turn the filter off or on, or change settings; raises ValueError or TypeError for others than these."""
         match frame:
             case FilterEnableFrame():
                 await self._set({"enabled": frame.enable})
@@ -80,7 +85,12 @@ class PercepNetFilter(BaseAudioFilter):
                 await self._set(dict(frame.settings))
 
     async def filter(self, audio: bytes) -> bytes:
-        """The next samples, 16 bits each; as many come back. Before ``start`` they come back as they are."""
+        """The next samples, 16 bits each; as many come back. Before ``start`` they come back as they are.
+
+        Raises ValueError for half a sample.
+        """
+        if len(audio) % 2:
+            raise ValueError(f"audio has {len(audio)} bytes; allowed: two for each sample")
         async with self._one_at_a_time:
             if self._voice is None:
                 return audio

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,17 +32,26 @@ _TOY: Final = {
 }
 
 
-class _Preset(argparse.Action):
-    """Gives the options of a preset their values; what is given besides goes before it."""
+@dataclass(frozen=True)
+class _Default:
+    """The value of an option that was not given, until :func:`settle`."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any) -> None:
-        for name, value in _TOY.items():
-            if getattr(namespace, name) == parser.get_default(name):  # not given before
-                setattr(namespace, name, value)
+    value: Any
+
+    def __str__(self) -> str:  # for --help
+        return str(self.value)
+
+
+def settle(args: argparse.Namespace) -> None:
+    """Give the options that were not given their values: those of the preset, if there is one."""
+    preset = _TOY if args.preset else {}
+    for name, value in vars(args).items():
+        if isinstance(value, _Default):
+            setattr(args, name, preset.get(name, value.value))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``percepnet train``."""
+    """Options of ``percepnet train``, for :func:`settle`."""
     parser.add_argument(
         "--data", type=path_of, required=True, help="folder with manifest.csv, or speech/ and noise/"
     )
@@ -54,8 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset",
         choices=["toy"],
-        action=_Preset,
-        help="toy: a tiny network, 120 steps, under a minute; options that follow change it",
+        help="toy: a tiny network, 120 steps, under a minute; what is given besides goes before it",
     )
     parser.add_argument("--topology", choices=sorted(TOPOLOGIES), default="subband")
     parser.add_argument(
@@ -147,3 +156,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=path_of,
         help="weights (.npz, as shipped) to begin a new run from; those of a narrower subband network grow",
     )
+    parser.set_defaults(**{name: _Default(parser.get_default(name)) for name in _TOY})

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import logging
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from tqdm import tqdm
 
 from percepnet.cli.audio_files import audio_below, read_mono
 from percepnet.framing import SAMPLE_RATE
+
+logger = logging.getLogger(__name__)
 
 _COLUMNS = ("file", "kind", "split", "bandwidth_hz")
 
@@ -95,8 +98,12 @@ class Corpus:
                 f"{folder} has other recordings than when {cache} was made from it; use another --cache"
             )
         self.samples = np.memmap(samples, np.int16, mode="r")
-        self.speech = [r for r in entries if r.kind == "speech" and r.split == split]
-        self.noise = [r for r in entries if r.kind == "noise" and r.split == split]
+        self.speech, self.noise = (
+            [
+                r for r in entries if r.kind == kind and r.split == split and r.length
+            ]  # 0: it could not be read
+            for kind in ("speech", "noise")
+        )
         if not self.speech or not self.noise:
             raise ValueError(
                 f"{folder} has {len(self.speech)} {split} recordings of speech, {len(self.noise)} of noise"
@@ -118,7 +125,11 @@ def _decode_all(folder: Path, samples: Path, index: Path) -> None:
     entries, start = [], 0
     with samples.open("wb") as out:
         for recording in tqdm(scan(folder), desc="decoding", unit="file", disable=None):
-            audio = read_mono(folder / recording.file)
+            try:
+                audio = read_mono(folder / recording.file)
+            except (OSError, ValueError) as error:
+                logger.warning("%s is left out: %s", recording.file, error)
+                audio = np.zeros(0, np.int16)
             audio.tofile(out)
             entries.append(asdict(recording) | {"start": start, "length": len(audio)})
             start += len(audio)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from percepnet.bands import BANDS
 from percepnet.framing import HOP, SAMPLE_RATE
 from percepnet.training import gru, listening, shards
-from percepnet.training.arguments import LOSS, add_arguments
+from percepnet.training.arguments import LOSS, add_arguments, settle
 from percepnet.training.batches import Batches, split
 from percepnet.training.corpus import Corpus
 from percepnet.training.losses import Loss, band_loss, loudness_loss, total_loss
@@ -43,6 +43,7 @@ _FINAL_RATE: Final = 0.03  # of the highest learning rate, at the end of the cos
 
 def run(args: argparse.Namespace) -> int:
     """Train; returns the exit code."""
+    settle(args)
     if shards.HOPS % args.hops:
         raise ValueError(
             f"--hops {args.hops}: {shards.HOPS}, the length of a mixture, must be a multiple of it"
@@ -51,9 +52,15 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--threads {args.threads}: from 1 to --batch, which is {args.batch}")
     device = _device(args.device)
     state = _resumed(args, device)
+    if state is not None:
+        begun = f"{args.run} has {state['step']} steps of {state['seconds'] / 60:.1f} minutes in all"
+        if _progress(args, state["step"], state["seconds"]) >= 1:
+            print(f"{begun}, and is done; for more raise --steps or --minutes, or take another --run")
+            return 0
+        print(f"{begun}, and goes on{'; --init is for new runs' if args.init else ''}")
     torch.manual_seed(0)
     model = network(TOPOLOGIES[args.topology]).to(device)
-    if args.init:
+    if args.init and state is None:
         _begin(model, args.init)
     if isinstance(TOPOLOGIES[args.topology], SubbandTopology) and device.type == "cpu":
         gru.prepare()
@@ -97,6 +104,11 @@ def _resumed(args: argparse.Namespace, device: torch.device) -> dict[str, Any] |
     if state["topology"] != wanted:
         raise ValueError(f"{path} is of topology {state['topology']}; allowed: {args.topology}, {wanted}")
     return state
+
+
+def _progress(args: argparse.Namespace, step: int, seconds: float) -> float:
+    """The part of the run that is done, by steps or by time."""
+    return max(step / args.steps, seconds / (60 * args.minutes))
 
 
 def _begin(model: AnyNetwork, path: Path) -> None:
@@ -195,8 +207,7 @@ class _Training:
 
     @property
     def progress(self) -> float:
-        """The part of the run that is done, by steps or by time."""
-        return max(self.step / self.args.steps, self.seconds / (60 * self.args.minutes))
+        return _progress(self.args, self.step, self.seconds)
 
     def _update(self, batch: Tensor, begun: Tensor) -> float:
         cosine = _FINAL_RATE + (1 - _FINAL_RATE) * (0.5 + 0.5 * math.cos(math.pi * min(1, self.progress)))
