@@ -13,7 +13,7 @@ from percepnet.features import FEATURES
 from percepnet.framing import Float
 from percepnet.network import Network
 from percepnet.training.topologies import AnyTopology, build, network, parts, states
-from percepnet.training.weights import load_weights, save_weights
+from percepnet.training.weights import contrast_of, load_weights, save_weights
 
 FLOAT_TOLERANCE: Final = 1e-4  # largest difference of a gain, strength or state from PyTorch's
 INT8_TOLERANCE: Final = 0.03  # root of the mean square difference of gains and strengths, likewise
@@ -32,9 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--contrast",
         type=within(float, 0.5, 2),
-        default=1.0,
         help="factor on what goes into the sigmoid of the gains, 0.5 to 2: more of it takes more away where the "
-        "network doubts, and less where it does not (default: %(default)s)",
+        "network doubts, and less where it does not (default: that of shipped weights, else 1)",
     )
 
 
@@ -44,10 +43,11 @@ def run(args: argparse.Namespace) -> int:
     if shipped.resolve() == args.weights.resolve():
         raise ValueError(f"{shipped} would replace the weights that it is made of; name another OUT")
     topology, weights = load_weights(args.weights)
-    weights |= {name: args.contrast * value for name, value in weights.items() if name.startswith(_GAIN)}
+    contrast = args.contrast or contrast_of(args.weights)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(shipped, topology, weights)
+    save_weights(shipped, topology, weights, contrast)
     topology, weights = load_weights(shipped)  # 16-bit
+    weights |= {name: contrast * value for name, value in weights.items() if name.startswith(_GAIN)}
     arrays = {name: value.numpy() for name, value in weights.items()}
     for quantised, suffix in ((False, ".float.onnx"), (True, ".onnx")):
         path = args.out.with_name(args.out.name + suffix)

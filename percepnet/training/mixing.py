@@ -23,6 +23,7 @@ _NYQUIST: Final = SAMPLE_RATE / 2
 
 class Mixture(NamedTuple):
     noisy: Float  # [samples]
+    uncoded: Float  # [samples]; the same before a codec, which some go through
     clean: Float  # [samples]; the wanted part of it: speech with early reflections
     bandwidth: float  # Hz, up to which clean is evidence
 
@@ -33,6 +34,9 @@ class Mixer:
     def __init__(self, corpus: Corpus, length: int, seed: int) -> None:
         self.corpus, self.length = corpus, length
         self.rng = np.random.default_rng(seed)
+        self._place = self.rng.spawn(1)[
+            0
+        ]  # of what happens at the caller's; more of it leaves the rest as it is
         self._weights = {
             kind: np.array([min(r.length, 60 * SAMPLE_RATE) for r in getattr(corpus, kind)], float)
             for kind in ("speech", "noise")
@@ -56,6 +60,8 @@ class Mixer:
         scale = level / (active_level(wanted) or 1.0)
         ratio = rng.uniform(-5, 35) if rng.random() < 0.25 else np.clip(rng.normal(7, 7), -5, 35)
         noise *= level / max(np.sqrt(np.mean(np.square(noise))), 1e-5) * 10 ** (-ratio / 20)
+        if self._place.random() < 0.3:
+            noise = _changed(noise, self._place)
         if kind < 0.05:  # noise only
             scale, bandwidth = 0.0, _NYQUIST
         elif kind < 0.15:  # noise-free
@@ -79,10 +85,12 @@ class Mixer:
             noisy, wanted = noisy * muted, wanted * muted
             if rng.random() < 0.3:  # the converter's own noise goes on
                 noisy = noisy + 10 ** (rng.uniform(-100, -80) / 20) * rng.standard_normal(self.length)
-        noisy = np.clip(noisy, -1, 1).astype(np.float32)
-        if rng.random() < 0.4:
-            noisy = through_opus(noisy, round(np.exp(rng.uniform(*np.log(RATES)))))
-        return Mixture(noisy, wanted.astype(np.float32), bandwidth)
+        if self._place.random() < 0.08:
+            noisy = noisy + _offset(self.length, self._place)
+        noisy = uncoded = np.clip(noisy, -1, 1).astype(np.float32)
+        if self._place.random() < 0.4:
+            noisy = through_opus(noisy, round(np.exp(self._place.uniform(*np.log(RATES)))))
+        return Mixture(noisy, uncoded, wanted.astype(np.float32), bandwidth)
 
     def _speech(self) -> tuple[Float, float]:
         rng = self.rng
@@ -161,6 +169,31 @@ def _equalise(samples: Float, rng: np.random.Generator, most: float) -> Float:
     octaves = np.log2(np.maximum(np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE), 20) / 20)  # 0 … 10.2
     decibels = np.interp(octaves, np.arange(12), rng.uniform(-most, most, 12))
     return _spectral(samples, 10 ** (decibels / 20))
+
+
+def _changed(noise: Float, rng: np.random.Generator) -> Float:
+    """It begins, ends or becomes another at some time, within 1 to 500 ms: a call that is in noise from the start on
+    is the exception."""
+    edge = np.exp(rng.uniform(*np.log([48, 24_000])))
+    after = np.clip((np.arange(len(noise)) - rng.uniform(0.1, 0.9) * len(noise)) / edge, 0, 1).astype(
+        np.float32
+    )
+    other = noise * 0
+    if rng.random() < 0.3:
+        other = 10 ** (rng.uniform(-20, 10) / 20) * _equalise(noise[::-1], rng, 12)
+    return noise + (other - noise) * (after if rng.random() < 0.3 else 1 - after)
+
+
+def _offset(length: int, rng: np.random.Generator) -> Float:
+    """What is below all hearing, of converters, wind and handling: a constant or a slow sway, at −60 to −26 dBFS."""
+    level = 10 ** (rng.uniform(-60, -26) / 20)
+    if rng.random() < 0.5:
+        return np.full(length, level * rng.choice([-1, 1]), np.float32)
+    hz = np.fft.rfftfreq(length, 1 / SAMPLE_RATE)
+    sway = _spectral(
+        rng.standard_normal(length).astype(np.float32), ((hz > 2) & (hz < 20)).astype(np.float32)
+    )
+    return level * sway / max(float(np.sqrt(np.mean(np.square(sway)))), 1e-9)
 
 
 def _swell(length: int, rng: np.random.Generator) -> Float:

@@ -1,14 +1,19 @@
-"""Room responses of shoebox rooms by the image method (Allen and Berkley 1979)."""
+"""Room responses of shoebox rooms by the image method (Allen and Berkley 1979), with their high-pass filter.
+
+All images being positive, they add up towards 0 Hz as they do in no room.
+"""
 
 import itertools
 
 import numpy as np
+from scipy.signal import butter, sosfilt
 
 from percepnet.framing import SAMPLE_RATE, Float
 
 _SOUND = 343.0  # m/s
 _ORDER = 9  # images on each side and axis
 _SECONDS = 0.5
+_HIGH_PASS = butter(2, 80, "highpass", fs=SAMPLE_RATE, output="sos")
 EARLY = int(0.015 * SAMPLE_RATE)  # samples after the direct sound that belong to the wanted speech
 
 
@@ -29,4 +34,5 @@ def room_response(rng: np.random.Generator) -> Float:
     delay -= delay.min()
     inside = delay < int(_SECONDS * SAMPLE_RATE)
     response = np.bincount(delay[inside], amplitude[inside], minlength=int(_SECONDS * SAMPLE_RATE))
-    return (response / np.abs(response[0])).astype(np.float32)
+    heard = sosfilt(_HIGH_PASS, response)
+    return (heard / np.abs(heard[0])).astype(np.float32)

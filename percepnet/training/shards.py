@@ -23,7 +23,7 @@ from percepnet.targets import targets
 from percepnet.training.corpus import Corpus
 from percepnet.training.mixing import Mixer
 
-VERSION: Final = 5  # of mixtures, features and targets: raise it with every change of what a shard holds
+VERSION: Final = 6  # of mixtures, features and targets: raise it with every change of what a shard holds
 STREAMS: Final = 32  # mixtures in a shard
 HOPS: Final = 1000  # 10 s each
 COLUMNS: Final = FEATURES + 3 * BANDS + 1  # features, gains, strengths, weights, whether somebody speaks
@@ -41,8 +41,8 @@ def make_shard(mixer: Mixer) -> NDArray[np.float16]:
     A band's weight is 0 above the bandwidth of its speech, and falls where the band holds next to nothing.
     """
     mixtures = [mixer.draw() for _ in range(STREAMS)]
-    rows = np.stack([m.noisy for m in mixtures]), np.stack([m.clean for m in mixtures])
-    noisy, clean = (np.pad(x, ((0, 0), (HISTORY, 0))) for x in rows)
+    rows = [np.stack(x) for x in zip(*((m.noisy, m.clean, m.uncoded) for m in mixtures), strict=True)]
+    noisy, clean, uncoded = (np.pad(x, ((0, 0), (HISTORY, 0))) for x in rows)
     evidence = np.array([m.bandwidth for m in mixtures])[:, None] >= CENTRES_HZ  # [streams, bands]
     energy = bands.energy(framing.spectrum(framing.frames(rows[1], HOPS - 1)))  # [streams, hops, BANDS]
     threshold = _speech_threshold(energy)
@@ -52,7 +52,10 @@ def make_shard(mixer: Mixer) -> NDArray[np.float16]:
     for hop in range(0, HOPS, _BLOCK):
         span = slice(hop * HOP, HISTORY + (hop + _BLOCK) * HOP)
         frames = analyse(noisy[:, span], state)
-        ideal = targets(clean[:, span], frames, background)
+        before = framing.spectrum(framing.frames(uncoded[:, span], _BLOCK, delay=framing.LOOKAHEAD))
+        # what a codec adds is no noise: nobody can foresee it, and a clean voice would be asked to be lower
+        told = frames._replace(energy=np.minimum(frames.energy, bands.energy(before)))
+        ideal = targets(clean[:, span], told, background)
         audible = np.clip((np.log10(frames.energy + 1e-12) + 8) / 2, 0, 1)  # from −130 to −110 dBFS a band
         weight = evidence[:, None] * audible
         speaking = bands.energy(ideal.clean)[..., SPEECH_BANDS].sum(-1, keepdims=True) > threshold

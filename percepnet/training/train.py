@@ -37,6 +37,9 @@ __all__ = ["add_arguments", "run"]
 _AVERAGED: Final = 20  # the weights that are validated and exported are averaged over this part of the run
 _WARM_UP: Final = 0.03  # of the run: the learning rate rises to its highest
 _CHECKPOINT: Final = "checkpoint.pt"  # in the run's folder
+_CARRIED: Final = (
+    0.5  # of mixtures begin with the state of another, as if the place had changed during a call
+)
 _CLIP: Final = 1.0  # gradient norm
 _FINAL_RATE: Final = 0.03  # of the highest learning rate, at the end of the cosine
 
@@ -244,7 +247,7 @@ class _Training:
         ``begun [B]``: which rows are the first of their mixture.
         """
         features, ideal = split(batch.to(self.device))
-        kept = (~begun).to(self.device)
+        kept = (~begun | (torch.rand(len(begun)) < _CARRIED)).to(self.device)
         state = [part * kept.view(-1, *[1] * (part.dim() - 1)) for part in state]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16):
             gain, strength, state = self.model(features, state)

@@ -10,11 +10,11 @@ from percepnet.training.topologies import AnyTopology
 from percepnet.training.topologies import topology as topology_of
 
 
-def save_weights(path: Path, topology: AnyTopology, weights: dict[str, Tensor]) -> None:
-    """Write float16 weights and their topology."""
+def save_weights(path: Path, topology: AnyTopology, weights: dict[str, Tensor], contrast: float) -> None:
+    """Write float16 weights and their topology, and the contrast that they are exported with, which is not in them."""
     arrays = {name: value.detach().cpu().numpy().astype(np.float16) for name, value in weights.items()}
     sizes = {f"topology.{name}": np.array(value) for name, value in topology.as_dict().items()}
-    np.savez(path, **arrays, **sizes)  # type: ignore[arg-type]  # names become keywords
+    np.savez(path, contrast=np.array(contrast), **arrays, **sizes)  # type: ignore[arg-type]  # names become keywords
 
 
 def load_weights(path: Path) -> tuple[AnyTopology, dict[str, Tensor]]:
@@ -30,6 +30,14 @@ def load_weights(path: Path) -> tuple[AnyTopology, dict[str, Tensor]]:
         raise ValueError(f"{path}: allowed are checkpoint.pt of a run and shipped weights (.npz)") from error
 
 
+def contrast_of(path: Path) -> float:
+    """The contrast that goes with the weights of an ``.npz``; 1 for a checkpoint."""
+    if path.suffix != ".npz":
+        return 1.0
+    with np.load(path) as file:
+        return float(file["contrast"]) if "contrast" in file else 1.0
+
+
 def _loaded(path: Path) -> tuple[AnyTopology, dict[str, Tensor]]:
     if path.suffix == ".npz":
         with np.load(path) as file:
@@ -41,7 +49,7 @@ def _loaded(path: Path) -> tuple[AnyTopology, dict[str, Tensor]]:
             weights = {
                 name: torch.from_numpy(file[name].astype(np.float32))
                 for name in file
-                if not name.startswith("topology.")
+                if not name.startswith("topology.") and name != "contrast"
             }
         return topology_of(sizes), weights
     state = torch.load(path, map_location="cpu", weights_only=True)
