@@ -52,6 +52,8 @@ BARS: Final[Mapping[str, Bar]] = MappingProxyType(
         "quiet_pesq": Bar("speech at −45 against −20 dBFS, 10 dB SNR: fall of PESQ-WB", "", 0.05, digits=3),
         "quiet_level": Bar("speech at −45 against −20 dBFS: fall of the level", "dB", 0.5),
         "noise_attenuation": Bar("noise only: attenuation, median", "dB", 25, least=True, median=True, digits=1),
+        "begun_attenuation": Bar("noise after 20 s of speech: attenuation in its 2nd s", "dB", None, False, True, 1),
+        "begun_pesq": Bar("speech in noise after 20 s without, 10 dB SNR: PESQ-WB lost by that", "", None, digits=3),
         "band_8": Bar("speech of 8 kHz: loss of the worst band from 2 to 3.6 kHz", "dB", 3),
         "band_16": Bar("speech of 16 kHz: loss of the worst band from 4 to 7.2 kHz", "dB", 3),
         "comb_pesq": Bar("voiced speech at 5 dB: PESQ-WB that the comb filter brings", "", 0, True, digits=3),
@@ -141,6 +143,21 @@ def quiet_speech(enhance: Suppressor, clean: Float, noise: Float) -> dict[str, f
 def noise_only(enhance: Suppressor, noise: Float) -> dict[str, float]:
     """Attenuation of noise in dB after the first second."""
     return {"noise_attenuation": _level(noise[_SETTLED:]) - _level(enhance(noise)[_SETTLED:])}
+
+
+def noise_that_begins(enhance: Suppressor, clean: Float, noise: Float) -> dict[str, float]:
+    """Noise that a call has not been in from its start on: after 20 s of ``clean``, alone and with the speech."""
+    clean, noise = at_ratio(clean, noise, 10)
+    before = np.resize(clean, 20 * SAMPLE_RATE)
+    alone, mixed = (enhance(np.concatenate([before, x]))[len(before) :] for x in (noise, clean + noise))
+    second = slice(SAMPLE_RATE, 2 * SAMPLE_RATE)
+    fresh, late = (
+        scores(clean, x, SAMPLE_RATE, ("pesq_wb",))["pesq_wb"] for x in (enhance(clean + noise), mixed)
+    )
+    return {
+        "begun_attenuation": _level(noise[second]) - _level(alone[second]),
+        "begun_pesq": fresh - late,
+    }
 
 
 def narrow_speech(enhance: Suppressor, clean: Float) -> dict[str, float]:

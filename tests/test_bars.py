@@ -58,6 +58,18 @@ def test_attenuation_is_that_of_the_sound_after_the_first_second() -> None:
     assert bars.noise_only(late, noise)["noise_attenuation"] == pytest.approx(30, abs=0.1)
 
 
+def test_a_noise_that_begins_is_measured_where_it_begins(clean: Float, noisy: Float) -> None:
+    part = slice(0, 3 * SAMPLE_RATE)
+
+    def forgetful(samples: Float) -> Float:  # a call's first ten seconds are turned down
+        return samples * np.where(np.arange(len(samples)) < 10 * SAMPLE_RATE, np.float32(0.01), np.float32(1))
+
+    for enhance, attenuation in ((quieter(12), 12), (forgetful, 0)):
+        found = bars.noise_that_begins(enhance, clean[part], (noisy - clean)[part])
+        assert found["begun_attenuation"] == pytest.approx(attenuation, abs=0.01)
+        assert abs(found["begun_pesq"]) < 0.02  # of a level, PESQ takes no notice
+
+
 def test_a_lost_upper_half_of_a_telephone_band_is_found() -> None:
     noise = np.random.default_rng(0).standard_normal(2 * SAMPLE_RATE).astype(np.float32) * 0.1
 

@@ -102,6 +102,7 @@ def measure(task: Task) -> Measures:
     found: dict[str, float | list[float]] = {
         **bars.clean_speech(enhance, speech, once),
         **bars.quiet_speech(enhance, speech, noise),
+        **bars.noise_that_begins(enhance, speech, noise),
         **bars.narrow_speech(enhance, speech),
         **bars.comb_gain(enhance, without, speech, noise),
         **bars.machine(enhance, without, rng),
