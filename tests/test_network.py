@@ -18,7 +18,7 @@ from percepnet.network import MODELS, Network
 from percepnet.training.export import FLOAT_TOLERANCE, INT8_TOLERANCE, parity
 from percepnet.training.subband import SubbandTopology
 from percepnet.training.topologies import TOPOLOGIES, build, network, parts, states
-from percepnet.training.weights import load_weights, save_weights
+from percepnet.training.weights import contrast_of, load_weights, save_weights
 
 
 def features(streams: int, hops: int) -> Float:
@@ -150,9 +150,11 @@ def test_a_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
 
 def test_weights_survive_the_file_to_16_bits(tmp_path: Path) -> None:
     weights = network(TOPOLOGIES["toy"]).state_dict()
-    save_weights(tmp_path / "toy.npz", TOPOLOGIES["toy"], weights)
+    save_weights(tmp_path / "toy.npz", TOPOLOGIES["toy"], weights, 1.15)
     topology, loaded = load_weights(tmp_path / "toy.npz")
     assert topology == TOPOLOGIES["toy"]
+    assert contrast_of(tmp_path / "toy.npz") == 1.15
+    assert loaded.keys() == weights.keys()
     for name, value in weights.items():
         torch.testing.assert_close(loaded[name], value, atol=1e-3, rtol=1e-3)
 

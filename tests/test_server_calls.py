@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
 import logging
 import random
 import re
@@ -13,7 +12,7 @@ import aiohttp
 import aioice.ice
 import numpy as np
 import pytest
-from aiortc import RTCConfiguration, RTCIceGatherer, RTCPeerConnection
+from aiortc import RTCConfiguration, RTCPeerConnection
 from calling import (
     PACKET,
     TIMEOUT,
@@ -21,7 +20,6 @@ from calling import (
     given_back,
     holdings,
     level_db,
-    offered,
     packets,
     serving,
     unlikeness_db,
@@ -373,31 +371,6 @@ async def test_a_full_server_says_so_and_takes_calls_again(speech: Pcm) -> None:
             assert (await server.http.delete(f"/calls/{caller.id}")).status == 204
         async with Caller(server.url, speech):
             pass
-
-
-async def test_a_server_without_descriptors_is_full_and_not_the_offer_wrong(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def bind(*args: object, **more: object) -> None:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    async with serving() as server:
-        offer = await offered()
-        for name, error in (
-            ("setLocalDescription", "Too many open files"),
-            ("getLocalCandidates", "no UDP socket"),
-        ):
-            with monkeypatch.context() as patch:
-                if name == "setLocalDescription":
-                    patch.setattr(RTCPeerConnection, name, bind)
-                else:
-                    patch.setattr(RTCIceGatherer, name, lambda self: [])
-                async with server.http.post("/offer", json=offer) as answer:
-                    assert (answer.status, "Retry-After" in answer.headers) == (503, True)
-                    assert error in (await answer.json())["error"]
-            assert not len(server.calls)
-        stats = await (await server.http.get("/stats")).json()
-        assert stats["workers"][0]["refused"] == 2
 
 
 async def test_the_server_ends_with_calls_running(speech: Pcm) -> None:

@@ -60,6 +60,13 @@ def test_it_encodes_as_pyav_does_without_its_threads(
         assert sent == [theirs.encode(frame, -20)] * 5
 
 
+def test_it_reads_no_samples_that_are_not_there() -> None:
+    encoder, frame = OpusEncoder(OpusOptions(stereo=True)), AudioFrame("s16", "mono", PACKET)
+    frame.sample_rate, frame.time_base, frame.pts = 48_000, libopus.TIME_BASE, 0
+    with pytest.raises(ValueError, match="s16 in 1 channels; allowed: s16 in 2"):
+        encoder.encode(frame, -20)
+
+
 def test_fec_brings_a_lost_packet_back(decoder: LibopusDecoder, clean: NDArray[np.float32]) -> None:
     """What the next packet repeats is far more like the lost one than what can be guessed."""
     likeness: dict[bool, list[float]] = {True: [], False: []}

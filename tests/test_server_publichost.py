@@ -1,6 +1,7 @@
-"""Hosts with a public address in front of them: ports of a range, the address in the answer."""
+"""Sockets of calls: ports of a range, the address in the answer of hosts behind another, and no descriptors left."""
 
 import asyncio
+import errno
 import re
 import socket
 from contextlib import ExitStack
@@ -10,9 +11,9 @@ import aiohttp
 import aioice.ice
 import numpy as np
 import pytest
-from aiortc import RTCConfiguration, RTCPeerConnection
+from aiortc import RTCConfiguration, RTCIceGatherer, RTCPeerConnection
 from aiortc.sdp import SessionDescription
-from calling import Server, given_back, holdings, packets, serving, until
+from calling import Server, given_back, holdings, offered, packets, serving, until
 
 from server import eventloop
 from server.advertise import advertised
@@ -152,3 +153,28 @@ async def test_a_caller_that_hides_its_addresses_is_found_by_its_own_checks(
         await packets(caller, 5)
         report = await (await server.http.get(f"/calls/{caller.id}")).json()
     assert report["state"] == "connected"
+
+
+async def test_a_server_without_descriptors_is_full_and_not_the_offer_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def bind(*args: object, **more: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with serving() as server:
+        offer = await offered()
+        for name, error in (
+            ("setLocalDescription", "Too many open files"),
+            ("getLocalCandidates", "no UDP socket"),
+        ):
+            with monkeypatch.context() as patch:
+                if name == "setLocalDescription":
+                    patch.setattr(RTCPeerConnection, name, bind)
+                else:
+                    patch.setattr(RTCIceGatherer, name, lambda self: [])
+                async with server.http.post("/offer", json=offer) as answer:
+                    assert (answer.status, "Retry-After" in answer.headers) == (503, True)
+                    assert error in (await answer.json())["error"]
+            assert not len(server.calls)
+        stats = await (await server.http.get("/stats")).json()
+        assert stats["workers"][0]["refused"] == 2

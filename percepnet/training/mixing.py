@@ -34,9 +34,9 @@ class Mixer:
     def __init__(self, corpus: Corpus, length: int, seed: int) -> None:
         self.corpus, self.length = corpus, length
         self.rng = np.random.default_rng(seed)
-        self._place = self.rng.spawn(1)[
-            0
-        ]  # of what happens at the caller's; more of it leaves the rest as it is
+        (self._place,) = self.rng.spawn(
+            1
+        )  # of what is added to mixtures: more of it leaves the rest as it is
         self._weights = {
             kind: np.array([min(r.length, 60 * SAMPLE_RATE) for r in getattr(corpus, kind)], float)
             for kind in ("speech", "noise")
@@ -172,8 +172,7 @@ def _equalise(samples: Float, rng: np.random.Generator, most: float) -> Float:
 
 
 def _changed(noise: Float, rng: np.random.Generator) -> Float:
-    """It begins, ends or becomes another at some time, within 1 to 500 ms: a call that is in noise from the start on
-    is the exception."""
+    """It begins, ends or becomes another at some time, within 1 to 500 ms, as in calls that do not begin in it."""
     edge = np.exp(rng.uniform(*np.log([48, 24_000])))
     after = np.clip((np.arange(len(noise)) - rng.uniform(0.1, 0.9) * len(noise)) / edge, 0, 1).astype(
         np.float32
