@@ -37,9 +37,7 @@ __all__ = ["add_arguments", "run"]
 _AVERAGED: Final = 20  # the weights that are validated and exported are averaged over this part of the run
 _WARM_UP: Final = 0.03  # of the run: the learning rate rises to its highest
 _CHECKPOINT: Final = "checkpoint.pt"  # in the run's folder
-_CARRIED: Final = (
-    0.5  # of mixtures begin with the state of another, as if the place had changed during a call
-)
+_CARRIED: Final = 0.5  # of mixtures begin with the state of another, as if the place had changed in a call
 _CLIP: Final = 1.0  # gradient norm
 _FINAL_RATE: Final = 0.03  # of the highest learning rate, at the end of the cosine
 

@@ -1,7 +1,7 @@
 """Opus for voices: mono unless asked otherwise, on the thread of the caller, with the options of RFC 7587.
 
-aiortc's own encoder is fixed at stereo and 96 kbit/s, its decoder at stereo. libavcodec's wrapper of libopus,
-which both use, takes more than that, except DTX: see :class:`Pauses`.
+aiortc's own encoder is fixed at stereo and 96 kbit/s, its decoder at stereo. Ours is libopus itself, or libavcodec's
+wrapper of it, which takes all of that but DTX: see :class:`Pauses`.
 """
 
 import re
@@ -21,7 +21,6 @@ from av.audio.codeccontext import AudioCodecContext
 from percepnet.framing import SAMPLE_RATE
 
 from . import libopus
-from .libopus import LibopusEncoder
 
 MIME_TYPE: Final = "audio/opus"
 LOWEST_BITRATE: Final = 6_000  # bit/s (RFC 7587, 6.1)
@@ -145,7 +144,7 @@ def _by_libopus(library: Any, options: OpusOptions) -> Callable[[AudioFrame], li
         libopus.CONSTRAINED: 0,
     }
     application = libopus.SPEECH if _codes_speech(options) else libopus.LOW_DELAY
-    encoder = LibopusEncoder(library, 1 + options.stereo, application, settings)
+    encoder = libopus.LibopusEncoder(library, 1 + options.stereo, application, settings)
     return lambda frame: [encoder.encode(frame)]
 
 

@@ -251,7 +251,8 @@ def install(receiver: RTCRtpReceiver) -> Reception | None:
     if not isinstance(getattr(receiver.track, "_queue", None), asyncio.Queue):
         missing.append("queue of the track")
     missing += [] if hasattr(aiortc.rtcrtpreceiver, "time") else ["time"]
-    if "_data" not in RTCRtpReceiver._handle_rtp_packet.__code__.co_names:
+    handle = getattr(RTCRtpReceiver, "_handle_rtp_packet", None)
+    if "_data" not in getattr(getattr(handle, "__code__", None), "co_names", ()):
         missing.append("data of its packets")
     if not hasattr(Statistics(SAMPLE_RATE), "_last_timestamp"):
         missing.append("timestamp of its statistics")
