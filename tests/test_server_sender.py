@@ -84,13 +84,16 @@ async def test_a_track_of_another_kind_is_refused(
 async def test_what_a_track_gives_encoded_is_sent_as_it_is(
     sending: RTCRtpSender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    packets = [encoded(b"opus", 960 * n, -20) for n in range(3)]  # all at once, as they wait for a listener
+
     async def packet(self: Tone) -> Encoded:
-        return encoded(b"opus", 1920, -20)
+        return packets.pop(0)
 
     monkeypatch.setattr(Tone, "recv", packet)
     sender.install(sending, OpusOptions())
-    frame = await sending._next_encoded_frame(OPUS)
-    assert (frame.payloads, frame.timestamp, frame.audio_level) == ([b"opus"], 1920, -20)
+    for n in range(3):
+        frame = await sending._next_encoded_frame(OPUS)
+        assert (list(frame.payloads), frame.timestamp, frame.audio_level) == ([b"opus"], 960 * n, -20)
 
 
 class Wire:

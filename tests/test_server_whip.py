@@ -153,7 +153,7 @@ async def test_the_time_between_two_publishers_is_on_the_timeline_of_their_liste
 ) -> None:
     now = 100.0
     monkeypatch.setattr(broadcast, "time", SimpleNamespace(monotonic=lambda: now))
-    voice = broadcast.Broadcast(opus.OpusOptions())
+    voice = broadcast.Broadcast(opus.OpusOptions(stereo=True))
     ear, times = voice.listen(), []
     for _ in range(2):
         publisher = RecordedTrack(np.zeros(960, np.int16))

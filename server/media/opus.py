@@ -39,11 +39,19 @@ Encoded: TypeAlias = "Packet[Any]"  # in quotes: PyAV's is generic for type chec
 def encoded(payload: Payload, time: int, level: int) -> Encoded:
     """A payload that is encoded once for many, at ``time`` in samples of 48 kHz, as aiortc's senders take it.
 
-    ``level`` in dBov goes along as ``opaque``, which only our sender reads.
+    ``level`` in dBov goes along for our sender, :func:`level_of` finds it.
     """
     packet: Encoded = Packet(payload)
-    packet.pts, packet.time_base, packet.opaque = time, TIME_BASE, level
+    # In a list of its own: PyAV keeps what is opaque by id() and would forget equal numbers together with the first.
+    packet.pts, packet.time_base, packet.opaque = time, TIME_BASE, [level]
     return packet
+
+
+def level_of(packet: Encoded) -> int:
+    """The level that :func:`encoded` was given, in dBov."""
+    assert isinstance(packet.opaque, list)
+    level: int = packet.opaque[0]
+    return level
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,7 @@ from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from av import AudioFrame, Packet
 
 from .audiolevel import audio_level_dbov
-from .opus import MIME_TYPE, OpusEncoder, OpusOptions, Pauses
+from .opus import MIME_TYPE, OpusEncoder, OpusOptions, Pauses, level_of
 
 MADE_FOR: Final = "1.15 to 1.16"
 LONGEST_STEP: Final = 0.025  # s between packets of a talkspurt; rates that do not divide 20 ms vary a little
@@ -60,9 +60,7 @@ class InlineEncoding:
             return None
         if isinstance(frame, Packet):
             assert frame.pts is not None
-            level = frame.opaque
-            assert isinstance(level, int)
-            return self._frame(codec, [bytes(frame)], frame.pts, level)
+            return self._frame(codec, [bytes(frame)], frame.pts, level_of(frame))
         if not isinstance(frame, AudioFrame):
             raise TypeError(f"a sender of audio takes av.AudioFrame, not {type(frame).__name__}")
         level = audio_level_dbov(frame)
