@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import re
-from types import SimpleNamespace
 
 import aiohttp
 import numpy as np
@@ -16,11 +15,10 @@ from whip_peers import listening, publishing
 
 from server import broadcast, forward, whipclient
 from server.backoff import Backoff
-from server.broadcast import ListenerTrack
 from server.call import MOST_CANDIDATES
 from server.loadtest.caller import Caller, RecordedTrack
 from server.loadtest.hearing import lag
-from server.media import closing, opus
+from server.media import closing, opus, sender
 from server.whipclient import EndpointError
 
 Pcm = NDArray[np.int16]
@@ -148,33 +146,19 @@ async def test_bad_requests_are_told_why_and_leave_nothing(
             assert answer.status == 415
 
 
-async def test_the_time_between_two_publishers_is_on_the_timeline_of_their_listeners(
-    monkeypatch: pytest.MonkeyPatch,
+async def test_a_listener_whose_sender_fails_may_come_back(
+    speech: Pcm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = 100.0
-    monkeypatch.setattr(broadcast, "time", SimpleNamespace(monotonic=lambda: now))
-    voice = broadcast.Broadcast(opus.OpusOptions(stereo=True))
-    ear, times = voice.listen(), []
-    for _ in range(2):
-        publisher = RecordedTrack(np.zeros(960, np.int16))
-        voice.publish(publisher)
-        times.append((await ear.recv()).pts)
-        now += 9  # its network is gone, and 9 s later it is given up
-        publisher.stop()
-        await voice.unpublish()
-    assert times[1] - times[0] == pytest.approx(9 * 48_000, abs=960)
+    def failing(packet: opus.Encoded) -> int:
+        raise ValueError("of the test")
 
-
-async def test_who_begins_to_listen_hears_what_is_said_now_and_all_that_follows() -> None:
-    track = ListenerTrack(lambda _: None)
-    said = [opus.encoded(b"", n * 960, 0) for n in range(16)]
-    for packet in said[:8]:
-        track.give(packet)
-    assert await track.recv() is said[7]
-    for packet in said[8:]:
-        track.give(packet)
-    assert [await track.recv() for _ in range(8)] == said[8:]
-    assert not track.dropped
+    async with serving() as server, publishing(server.http, "desk", speech):
+        with monkeypatch.context() as fault:
+            fault.setattr(sender, "level_of", failing)
+            async with listening(server.http, "desk"):
+                await until(lambda: len(server.calls) == 1, "the end of the listener's call")
+        async with listening(server.http, "desk") as (ear, _):
+            await ear.has(20)
 
 
 async def test_endpoints_say_what_they_take() -> None:

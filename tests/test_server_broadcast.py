@@ -1,0 +1,40 @@
+"""One voice to many, without a network."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from server import broadcast
+from server.broadcast import ListenerTrack
+from server.loadtest.caller import RecordedTrack
+from server.media import opus
+
+
+async def test_the_time_between_two_publishers_is_on_the_timeline_of_their_listeners(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(broadcast, "time", SimpleNamespace(monotonic=lambda: now))
+    voice = broadcast.Broadcast(opus.OpusOptions(stereo=True))
+    ear, times = voice.listen(), []
+    for _ in range(2):
+        publisher = RecordedTrack(np.zeros(960, np.int16))
+        voice.publish(publisher)
+        times.append((await ear.recv()).pts)
+        now += 9  # its network is gone, and 9 s later it is given up
+        publisher.stop()
+        await voice.unpublish()
+    assert times[1] - times[0] == pytest.approx(9 * 48_000, abs=960)
+
+
+async def test_who_begins_to_listen_hears_what_is_said_now_and_all_that_follows() -> None:
+    track = ListenerTrack(lambda _: None)
+    said = [opus.encoded(b"", n * 960, 0) for n in range(16)]
+    for packet in said[:8]:
+        track.give(packet)
+    assert await track.recv() is said[7]
+    for packet in said[8:]:
+        track.give(packet)
+    assert [await track.recv() for _ in range(8)] == said[8:]
+    assert not track.dropped
