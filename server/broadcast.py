@@ -80,6 +80,7 @@ class Broadcast:
             pass
         except Exception:
             logger.exception("a broadcast ends: its audio cannot be sent")
+            source.stop()  # which ends the call that it comes from: its client can come back
 
     def _send(self, frame: AudioFrame, offset: int) -> None:
         level = audio_level_dbov(frame)

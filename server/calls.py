@@ -77,7 +77,11 @@ class Calls:
             raise
 
     async def _opened(self, offer: Offer, caller: str, seat: Seat) -> Call:
-        call = Call(self._config, self._engine, self.worker, seat)
+        try:
+            call = Call(self._config, self._engine, self.worker, seat)
+        except BaseException:
+            await seat.leave()
+            raise
         self._opening.add(call)
         self._none.clear()
         try:

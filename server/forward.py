@@ -80,6 +80,7 @@ class Forwarding:
 
         peer.on("connectionstatechange", changed)
         heard = room.voice.listen()
+        heard.on("ended", over.set)  # a sender that fails stops its track
         transceiver = peer.addTransceiver(heard, direction="sendonly")
         sender.install(transceiver.sender, room.voice.encoding)
         codecs = RTCRtpSender.getCapabilities("audio").codecs
@@ -87,6 +88,8 @@ class Forwarding:
         session: WhipSession | None = None
         try:
             session = await WhipSession.open(http, url, peer, self._token)
+            if transceiver.currentDirection not in ("sendonly", "sendrecv"):
+                raise ConnectionError("its answer takes no audio")
             await first(room.left.wait(), connected.wait(), over.wait(), within=CONNECT_TIME)
             if connected.is_set():
                 logger.info("room %s is pushed", room.name)

@@ -2,13 +2,15 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Self
+from typing import Final, Self
 
 import aiohttp
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc.sdp import SessionDescription
 from yarl import URL
 
 SDP = "application/sdp"
+_REVERSED: Final = {"sendonly": "recvonly", "recvonly": "sendonly"}
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,9 @@ class WhipSession:
                 headers = {}  # as aiohttp itself leaves the token out where it is sent on to another server
             session = cls(resource, headers)
         try:
-            await connection.setRemoteDescription(RTCSessionDescription(text, "answer"))
+            await connection.setRemoteDescription(
+                RTCSessionDescription(_directed(text, connection), "answer")
+            )
         except BaseException:
             await session.end(http)
             raise
@@ -68,6 +72,15 @@ class WhipSession:
                     pass
             except (aiohttp.ClientError, TimeoutError):
                 logger.info("a session could not be deleted", exc_info=True)
+
+
+def _directed(sdp: str, connection: RTCPeerConnection) -> str:
+    """An answer with the direction that a section without one has (RFC 8866, 6.7): aiortc would take it for none."""
+    session = SessionDescription.parse(sdp)
+    for media, transceiver in zip(session.media, connection.getTransceivers(), strict=False):
+        if media.direction is None:
+            media.direction = _REVERSED.get(transceiver.direction, "sendrecv")
+    return str(session)
 
 
 def connection() -> RTCPeerConnection:

@@ -1,5 +1,6 @@
 """One voice to many, without a network."""
 
+import asyncio
 from types import SimpleNamespace
 
 import numpy as np
@@ -38,3 +39,14 @@ async def test_who_begins_to_listen_hears_what_is_said_now_and_all_that_follows(
         track.give(packet)
     assert [await track.recv() for _ in range(8)] == said[8:]
     assert not track.dropped
+
+
+async def test_a_voice_that_cannot_be_sent_ends_where_it_comes_from() -> None:
+    voice = broadcast.Broadcast(opus.OpusOptions())  # mono, and the track is stereo
+    publisher = RecordedTrack(np.zeros(960, np.int16))
+    ended = asyncio.Event()
+    publisher.on("ended", ended.set)
+    voice.publish(publisher)
+    await asyncio.wait_for(ended.wait(), 20)
+    assert not voice.live
+    await voice.unpublish()

@@ -272,9 +272,9 @@ async def test_a_server_that_stood_still_does_not_take_its_callers_for_lost() ->
         assert (await report(server, caller))["state"] == "connected"
 
 
-@pytest.mark.parametrize("silent", [True, False])
+@pytest.mark.parametrize("sent", ["nothing", "what no key fits", "pauses"])
 async def test_a_call_without_audio_is_closed_and_one_with_pauses_is_not(
-    silent: bool, monkeypatch: pytest.MonkeyPatch
+    sent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DTX sends a packet in 400 ms."""
     monkeypatch.setattr(aioice.ice, "CONSENT_INTERVAL", 0.2)  # the caller is there
@@ -285,16 +285,18 @@ async def test_a_call_without_audio_is_closed_and_one_with_pauses_is_not(
         async def seldom(data: bytes) -> None:
             nonlocal number
             number += 1
-            if 192 <= data[1] <= 223 or (not silent and number % 20 == 0):
+            if 192 <= data[1] <= 223 or (sent == "pauses" and number % 20 == 0):
                 await send(data)
+            elif sent == "what no key fits":
+                await transport.transport._send(data[:12] + secrets.token_bytes(60))
 
         transport._send_rtp = seldom  # type: ignore[method-assign]
-        if silent:
-            await until(lambda: not len(server.calls), "the call is freed")
-            assert caller.connection.connectionState in ("connected", "closed")
-        else:
+        if sent == "pauses":
             await until(lambda: number > 150, "3 s have passed")
             assert len(server.calls) == 1
+        else:
+            await until(lambda: not len(server.calls), "the call is freed")
+            assert caller.connection.connectionState in ("connected", "closed")
 
 
 async def test_where_aiortc_is_not_as_expected_calls_go_on_without_a_guard(

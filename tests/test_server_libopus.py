@@ -63,7 +63,10 @@ def test_it_encodes_as_pyav_does_without_its_threads(
 def test_it_reads_no_samples_that_are_not_there() -> None:
     encoder, frame = OpusEncoder(OpusOptions(stereo=True)), AudioFrame("s16", "mono", PACKET)
     frame.sample_rate, frame.time_base, frame.pts = 48_000, libopus.TIME_BASE, 0
-    with pytest.raises(ValueError, match="s16 in 1 channels; allowed: s16 in 2"):
+    with pytest.raises(ValueError, match="s16 in 1 channels at 48000 Hz; allowed: s16 in 2 at 48000"):
+        encoder.encode(frame, -20)
+    encoder, frame.sample_rate = OpusEncoder(OpusOptions()), 8_000
+    with pytest.raises(ValueError, match="s16 in 1 channels at 8000 Hz; allowed: s16 in 1 at 48000"):
         encoder.encode(frame, -20)
 
 

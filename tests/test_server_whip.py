@@ -1,20 +1,15 @@
 """WHIP in, WHEP out and rooms of two, between real peers of aiortc over loopback."""
 
-import asyncio
 import contextlib
 import re
 
-import aiohttp
 import numpy as np
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 from calling import given_back, holdings, level_db, packets, serving, unlikeness_db, until
 from numpy.typing import NDArray
 from whip_peers import listening, publishing
 
-from server import broadcast, forward, whipclient
-from server.backoff import Backoff
+from server import broadcast, whipclient
 from server.call import MOST_CANDIDATES
 from server.loadtest.caller import Caller, RecordedTrack
 from server.loadtest.hearing import lag
@@ -237,31 +232,6 @@ async def test_who_hides_its_addresses_may_say_that_there_are_no_others(hiss: Pc
         await closing.close(connection)
 
 
-async def test_a_push_that_does_not_connect_is_told(
-    speech: Pcm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with contextlib.AsyncExitStack() as other:
-        far = await other.enter_async_context(serving())
-        monkeypatch.setattr(forward, "CONNECT_TIME", 0.0)
-        async with (
-            serving(forward=f"{far.url}/whip/{{room}}") as server,
-            publishing(server.http, "desk", speech),
-        ):
-            await until(
-                lambda: "room desk cannot be pushed: no connection: none within 0 s" in caplog.text, "the log"
-            )
-
-
-async def test_a_server_that_ends_tells_the_one_that_it_pushes_to(speech: Pcm) -> None:
-    async with serving() as far, contextlib.AsyncExitStack() as stack, contextlib.AsyncExitStack() as near:
-        server = await near.enter_async_context(serving(forward=f"{far.url}/whip/{{room}}"))
-        http = await stack.enter_async_context(aiohttp.ClientSession(server.url))
-        await stack.enter_async_context(publishing(http, "desk", speech))
-        await until(lambda: any(c._connection.connectionState == "connected" for c in far.calls), "the push")
-        await near.aclose()
-        assert not len(far.calls)
-
-
 async def test_two_in_a_room_hear_each_other_enhanced_and_a_third_is_refused(speech: Pcm, hiss: Pcm) -> None:
     async with serving() as server:
         url = f"{server.url}"
@@ -303,72 +273,3 @@ async def test_the_links_name_the_ice_servers(hiss: Pcm) -> None:
         '<stun:127.0.0.1:1>; rel="ice-server"',
         '<turn:127.0.0.1:1>; rel="ice-server"; username="u"; credential="p\\"\\\\"; credential-type="password"',
     ]
-
-
-async def test_an_answer_that_cannot_be_taken_is_given_back_and_the_push_goes_on(
-    speech: Pcm, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[str] = []
-
-    async def answer(request: web.Request) -> web.Response:
-        seen.append(request.method)
-        if request.method == "DELETE":
-            return web.Response()
-        sdp = (await request.text()).replace("a=sendonly", "a=recvonly").replace("opus", "SILK")
-        return web.Response(status=201, text=sdp, headers={"Location": "/resource"})
-
-    monkeypatch.setattr(Backoff, "pause", lambda _: asyncio.sleep(0))
-    app = web.Application()
-    app.router.add_route("*", "/{any:.*}", answer)
-    async with (
-        TestServer(app) as far,
-        serving(forward=f"{far.make_url('')}/whip/{{room}}") as server,
-        publishing(server.http, "desk", speech),
-    ):
-        await until(lambda: seen[:4] == ["POST", "DELETE"] * 2, "two attempts, both given back")
-
-
-async def test_a_push_keeps_its_token_and_its_address_to_itself(
-    speech: Pcm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    seen: list[str] = []
-
-    async def answer(request: web.Request) -> web.Response:
-        seen.append(f"{request.method} {request.headers['Authorization']}")
-        elsewhere = f"http://localhost:{request.url.port}/resource"
-        return web.Response(
-            status=201 if len(seen) == 1 else 403, text="no SDP", headers={"Location": elsewhere}
-        )
-
-    monkeypatch.setattr(Backoff, "pause", lambda _: asyncio.sleep(0))
-    app = web.Application()
-    app.router.add_route("*", "/{any:.*}", answer)
-    async with (
-        TestServer(app) as far,
-        serving(forward=f"{far.make_url('')}/key/{{room}}?key=secret", forward_token="token") as server,
-        publishing(server.http, "desk", speech),
-    ):
-        await until(lambda: len(seen) > 2, "three attempts")
-    assert set(seen) == {"POST Bearer token"}  # nothing is deleted at the other name of this address
-    assert "names a session at another server" in caplog.text
-    assert "answered 403: no SDP" in caplog.text
-    assert not any("key" in record.getMessage() for record in caplog.records)
-
-
-async def test_a_room_is_pushed_on_until_its_publisher_goes_and_again_after_a_restart(
-    speech: Pcm, noisy: NDArray[np.float32]
-) -> None:
-    async with contextlib.AsyncExitStack() as other:
-        far = await other.enter_async_context(serving())
-        async with serving(forward=f"{far.url}/whip/from-{{room}}") as server:
-            async with publishing(server.http, "desk", speech):
-                await until(lambda: len(far.calls.rooms) == 1, "the push")
-                async with listening(far.http, "from-desk") as (ear, _):
-                    heard = await ear.has(150)
-                assert lag(np.resize(speech, len(heard)), heard) is not None
-                # The other server forgets the call, as when it restarts.
-                (pushed,) = far.calls
-                await far.calls.close(pushed.id)
-                await until(lambda: len(far.calls.rooms) == 1, "the push again")
-            await until(lambda: not len(far.calls), "the end of the push")
-            assert not len(server.calls.rooms)

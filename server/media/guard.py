@@ -59,7 +59,9 @@ class Guard:
     """Stands before the sockets of ``ice``. Times are s of ``time.monotonic()``."""
 
     def __init__(self, ice: aioice.Connection) -> None:
-        self.heard = self.spoken = time.monotonic()  # last datagram of the caller; last RTP packet
+        self.heard = self.spoken = (
+            time.monotonic()
+        )  # last datagram of the caller; last RTP packet that was authentic
         self.refused = 0  # datagrams
         self.faults = 0  # datagrams that aiortc failed at
         self.sources: dict[
@@ -103,8 +105,6 @@ class Guard:
             full = len(self.sources) >= MOST_SOURCES
             if full and _source(data, is_rtcp) not in self.sources and not self._more.has(now):
                 return False
-            if known and not is_rtcp:
-                self.spoken = now
         elif is_stun:
             if not known and len(self._addresses) >= MOST_ADDRESSES:
                 return False
@@ -154,6 +154,7 @@ class Guard:
                     logger.warning("aiortc fails at a datagram, which is dropped: %r", error)
 
         async def noted_rtp(data: bytes, arrival_time_ms: int) -> None:
+            self.spoken = time.monotonic()
             if self._is_taken(_source(data, is_rtcp=False)):
                 await rtp(data, arrival_time_ms=arrival_time_ms)
 

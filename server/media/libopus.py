@@ -104,11 +104,15 @@ class LibopusEncoder:
     def encode(self, frame: AudioFrame) -> bytes:
         """One packet of a frame of 2.5 to 20 ms; raises :class:`OpusError` for one of another length.
 
-        ValueError for another format or number of channels, of which libopus would read what is not there.
+        ValueError for another format, rate or number of channels, of which libopus would read what is not there.
         """
-        if (frame.format.name, frame.layout.nb_channels) != ("s16", self._channels):
-            found = f"{frame.format.name} in {frame.layout.nb_channels} channels"
-            raise ValueError(f"the audio is {found}; allowed: s16 in {self._channels}")
+        found = (frame.format.name, frame.layout.nb_channels, frame.sample_rate)
+        if found != ("s16", self._channels, SAMPLE_RATE):
+            raise ValueError(
+                "the audio is {} in {} channels at {} Hz; allowed: s16 in {} at {}".format(
+                    *found, self._channels, SAMPLE_RATE
+                )
+            )
         pcm, size = frame.planes[0].buffer_ptr, len(self._packet)
         count = self._library.opus_encode(self._state, pcm, frame.samples, self._packet, size)
         return ctypes.string_at(self._packet, _checked(count))

@@ -55,7 +55,8 @@ class Rebinding:
         pair = self._ice._nominated.get(COMPONENT)
         if pair is not None and data and 127 < data[0] < 192:  # RTP and RTCP (RFC 7983, 7)
             address = (addr[0], addr[1])
-            if address != pair.remote_addr and time.monotonic() - self._asked >= ASKED_EVERY:
+            moved = address != pair.remote_addr or protocol is not pair.protocol
+            if moved and time.monotonic() - self._asked >= ASKED_EVERY:
                 self._asked = time.monotonic()
                 if self._asking is None or self._asking.done():
                     self._asking = asyncio.create_task(

@@ -6,6 +6,7 @@ from typing import Final
 
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCIceServer, RTCPeerConnection
 
+from percepnet.framing import SAMPLE_RATE
 from server.controls import Controls
 from server.engine import Engine
 from server.media import closing, receiver, sender
@@ -145,7 +146,7 @@ class Twin:
         (transceiver,) = self._subscription.connection.getTransceivers()
         self._reception = receiver.install(transceiver.receiver)
         arrived = self._reception.arrived if self._reception is not None else lambda time: None
-        self._track = EnhancedTrack(source, self._engine, self._controls, arrived, "mono")
+        self._track = EnhancedTrack(source, self._engine, self._controls, arrived, "mono", SAMPLE_RATE)
         self._track.on("ended", lambda: self._subscription.end("brings no more audio"))
 
     async def _publish(self, track: EnhancedTrack) -> None:

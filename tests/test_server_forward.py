@@ -1,0 +1,177 @@
+"""Rooms that are pushed on to another server's WHIP endpoint."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+import aiohttp
+import numpy as np
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from calling import Server, serving, until
+from numpy.typing import NDArray
+from whip_peers import listening, publishing
+
+from server import forward
+from server.backoff import Backoff
+from server.loadtest.hearing import lag
+from server.media import sender
+from server.media.opus import Encoded
+
+Pcm = NDArray[np.int16]
+SDP = {"Content-Type": "application/sdp"}
+
+
+@contextlib.asynccontextmanager
+async def answering(far: Server, change: Callable[[str], str]) -> AsyncIterator[str]:
+    """The address of what stands before ``far`` and changes its answers."""
+
+    async def answer(request: web.Request) -> web.Response:
+        async with far.http.post("/whip/desk", data=await request.text(), headers=SDP) as response:
+            text = await response.text()
+            location = f"{far.url}{response.headers['Location']}"
+        return web.Response(status=201, text=change(text), headers={"Location": location})
+
+    app = web.Application()
+    app.router.add_post("/whip", answer)
+    async with TestServer(app) as before:
+        yield str(before.make_url("/whip"))
+
+
+async def test_an_answer_that_names_no_direction_takes_what_is_offered(speech: Pcm) -> None:
+    async with (
+        serving() as far,
+        answering(far, lambda sdp: sdp.replace("a=recvonly\r\n", "")) as url,
+        serving(forward=url) as server,
+        publishing(server.http, "desk", speech),
+    ):
+        await until(lambda: len(far.calls.rooms) == 1, "the push")
+        async with listening(far.http, "desk") as (ear, _):
+            await ear.has(20)
+
+
+async def test_an_answer_that_takes_no_audio_is_told(speech: Pcm, caplog: pytest.LogCaptureFixture) -> None:
+    async with (
+        serving() as far,
+        answering(far, lambda sdp: sdp.replace("a=recvonly", "a=inactive")) as url,
+        serving(forward=url) as server,
+        publishing(server.http, "desk", speech),
+    ):
+        await until(lambda: "room desk cannot be pushed: its answer takes no audio" in caplog.text, "the log")
+
+
+async def test_a_push_whose_sender_fails_is_begun_again(
+    speech: Pcm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(packet: Encoded) -> int:
+        raise ValueError("of the test")
+
+    monkeypatch.setattr(Backoff, "pause", lambda _: asyncio.sleep(0))
+    async with (
+        serving() as far,
+        serving(forward=f"{far.url}/whip/{{room}}") as server,
+        publishing(server.http, "desk", speech),
+    ):
+        with monkeypatch.context() as fault:
+            fault.setattr(sender, "level_of", failing)
+            await until(
+                lambda: "room desk cannot be pushed: no connection: it is lost" in caplog.text, "the log"
+            )
+        await until(lambda: len(far.calls.rooms) == 1, "the push again")
+        async with listening(far.http, "desk") as (ear, _):
+            await ear.has(20)
+
+
+async def test_a_push_that_does_not_connect_is_told(
+    speech: Pcm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with contextlib.AsyncExitStack() as other:
+        far = await other.enter_async_context(serving())
+        monkeypatch.setattr(forward, "CONNECT_TIME", 0.0)
+        async with (
+            serving(forward=f"{far.url}/whip/{{room}}") as server,
+            publishing(server.http, "desk", speech),
+        ):
+            await until(
+                lambda: "room desk cannot be pushed: no connection: none within 0 s" in caplog.text, "the log"
+            )
+
+
+async def test_a_server_that_ends_tells_the_one_that_it_pushes_to(speech: Pcm) -> None:
+    async with serving() as far, contextlib.AsyncExitStack() as stack, contextlib.AsyncExitStack() as near:
+        server = await near.enter_async_context(serving(forward=f"{far.url}/whip/{{room}}"))
+        http = await stack.enter_async_context(aiohttp.ClientSession(server.url))
+        await stack.enter_async_context(publishing(http, "desk", speech))
+        await until(lambda: any(c._connection.connectionState == "connected" for c in far.calls), "the push")
+        await near.aclose()
+        assert not len(far.calls)
+
+
+async def test_an_answer_that_cannot_be_taken_is_given_back_and_the_push_goes_on(
+    speech: Pcm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append(request.method)
+        if request.method == "DELETE":
+            return web.Response()
+        sdp = (await request.text()).replace("a=sendonly", "a=recvonly").replace("opus", "SILK")
+        return web.Response(status=201, text=sdp, headers={"Location": "/resource"})
+
+    monkeypatch.setattr(Backoff, "pause", lambda _: asyncio.sleep(0))
+    app = web.Application()
+    app.router.add_route("*", "/{any:.*}", answer)
+    async with (
+        TestServer(app) as far,
+        serving(forward=f"{far.make_url('')}/whip/{{room}}") as server,
+        publishing(server.http, "desk", speech),
+    ):
+        await until(lambda: seen[:4] == ["POST", "DELETE"] * 2, "two attempts, both given back")
+
+
+async def test_a_push_keeps_its_token_and_its_address_to_itself(
+    speech: Pcm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append(f"{request.method} {request.headers['Authorization']}")
+        elsewhere = f"http://localhost:{request.url.port}/resource"
+        return web.Response(
+            status=201 if len(seen) == 1 else 403, text="no SDP", headers={"Location": elsewhere}
+        )
+
+    monkeypatch.setattr(Backoff, "pause", lambda _: asyncio.sleep(0))
+    app = web.Application()
+    app.router.add_route("*", "/{any:.*}", answer)
+    async with (
+        TestServer(app) as far,
+        serving(forward=f"{far.make_url('')}/key/{{room}}?key=secret", forward_token="token") as server,
+        publishing(server.http, "desk", speech),
+    ):
+        await until(lambda: len(seen) > 2, "three attempts")
+    assert set(seen) == {"POST Bearer token"}  # nothing is deleted at the other name of this address
+    assert "names a session at another server" in caplog.text
+    assert "answered 403: no SDP" in caplog.text
+    assert not any("key" in record.getMessage() for record in caplog.records)
+
+
+async def test_a_room_is_pushed_on_until_its_publisher_goes_and_again_after_a_restart(
+    speech: Pcm, noisy: NDArray[np.float32]
+) -> None:
+    async with contextlib.AsyncExitStack() as other:
+        far = await other.enter_async_context(serving())
+        async with serving(forward=f"{far.url}/whip/from-{{room}}") as server:
+            async with publishing(server.http, "desk", speech):
+                await until(lambda: len(far.calls.rooms) == 1, "the push")
+                async with listening(far.http, "from-desk") as (ear, _):
+                    heard = await ear.has(150)
+                assert lag(np.resize(speech, len(heard)), heard) is not None
+                # The other server forgets the call, as when it restarts.
+                (pushed,) = far.calls
+                await far.calls.close(pushed.id)
+                await until(lambda: len(far.calls.rooms) == 1, "the push again")
+            await until(lambda: not len(far.calls), "the end of the push")
+            assert not len(server.calls.rooms)
