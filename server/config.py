@@ -10,7 +10,8 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Self
 
-from percepnet.cli.options import available_cores, path_of
+from percepnet.cli.cores import available_cores
+from percepnet.cli.options import path_of
 
 from .frames import BACKLOG_PACKETS
 from .logs import FORMATS, LEVELS

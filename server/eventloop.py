@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -11,7 +12,11 @@ logger = logging.getLogger(__name__)
 
 
 def factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """uvloop's loop, else asyncio's, which the log then tells."""
+    """uvloop's loop, else asyncio's, which the log then tells. RuntimeError on Windows, whose loops take no signals."""
+    if sys.platform == "win32":
+        raise RuntimeError(
+            "servers run on Linux and macOS, not on Windows; percepnet enhance and the library do"
+        )
     try:
         import uvloop
     except ImportError:
@@ -21,6 +26,11 @@ def factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def run(main: Coroutine[Any, Any, Result]) -> Result:
-    """Like ``asyncio.run``."""
+    """Like ``asyncio.run``; RuntimeError on Windows, whose loops take no signals."""
+    if sys.platform == "win32":
+        main.close()
+        raise RuntimeError(
+            "servers run on Linux and macOS, not on Windows; percepnet enhance and the library do"
+        )
     with asyncio.Runner(loop_factory=factory()) as runner:
         return runner.run(main)

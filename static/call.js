@@ -111,7 +111,7 @@ export class Call extends EventTarget {
     const parameters = sender.getParameters();
     if (!parameters.encodings?.length) return;
     parameters.encodings[0].maxBitrate = SEND_BITRATE;
-    await sender.setParameters(parameters);
+    await sender.setParameters(parameters).catch(() => {}); // without it the browser's own rate holds
   }
 
   async #ask(path, body) {

@@ -38,7 +38,7 @@ export class Scope {
       this.#source = context.createMediaStreamSource(stream);
     } catch (error) {
       if (error.name !== "NotSupportedError") throw error;
-      this.#root.classList.add("blind");
+      this.#root.classList.add("empty", "blind");
       return;
     }
     this.#analyser = new AnalyserNode(context, { fftSize: 2048, smoothingTimeConstant: 0 });

@@ -1,6 +1,7 @@
 """The filter for Pipecat, in Pipecat's own pipeline."""
 
 import asyncio
+import threading
 from itertools import cycle
 from typing import Any
 
@@ -109,6 +110,32 @@ async def test_calls_after_each_other_are_as_new_and_those_at_once_apart(voice: 
         heard, _ = await asyncio.gather(one.filter(voice.tobytes()), two.filter(voice[::-1].tobytes()))
         assert heard == alone
         await one.stop()
+
+
+async def test_a_chunk_that_is_cancelled_leaves_nobody_else_in_the_voice(
+    voice: NDArray[np.int16], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, most, go_on = 0, 0, threading.Event()
+
+    def slow(self: StreamingEnhancer, pcm: NDArray[np.int16]) -> NDArray[np.int16]:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        go_on.wait(20)
+        inside -= 1
+        return pcm
+
+    monkeypatch.setattr(StreamingEnhancer, "process_pcm", slow)
+    person = PercepNetFilter()
+    await person.start(RATE)
+    tasks = [asyncio.create_task(person.filter(voice.tobytes())) for _ in range(3)]
+    for task in tasks[:2]:
+        while not task.done():
+            await asyncio.sleep(0.01)
+            task.cancel()
+    go_on.set()
+    assert await tasks[2] == voice.tobytes()
+    assert most == 1
 
 
 async def test_settings_are_checked_before_a_call_begins() -> None:

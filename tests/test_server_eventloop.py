@@ -31,3 +31,9 @@ def test_without_uvloop_asyncio_runs_and_the_log_tells(
     monkeypatch.setitem(sys.modules, "uvloop", None)
     assert loop_of_run().startswith("asyncio")
     assert "uvloop is not installed" in caplog.text
+
+
+def test_windows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(RuntimeError, match="servers run on Linux and macOS, not on Windows"):
+        loop_of_run()

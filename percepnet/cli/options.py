@@ -1,10 +1,10 @@
 """Options that several commands share, and the checks of their values."""
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
 
+from percepnet.cli.cores import available_cores
 from percepnet.enhancer import MAX_ATTENUATION_LIMIT_DB
 from percepnet.network import DEFAULT_MODEL
 
@@ -51,11 +51,6 @@ def named(text: str) -> str:
 def path_of(text: str) -> Path:
     """A converter for argparse: an empty name is not the current directory."""
     return Path(named(text))
-
-
-def available_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def within(kind: type[float] | type[int], lowest: float, highest: float) -> Callable[[str], float]:

@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(title="servers", metavar="SERVER", dest="kind", required=True)
     janus = _kind(kinds, "janus", "Janus with its VideoRoom plugin")
     SidecarOptions.add_arguments(janus)
-    livekit = _kind(kinds, "livekit", "LiveKit; needs pip install 'percepnet[livekit]'")
+    livekit = _kind(kinds, "livekit", "LiveKit; needs pip install '.[livekit]'")
     LiveKitOptions.add_arguments(livekit)
 
 

@@ -1,4 +1,4 @@
-"""Noise suppression for LiveKit: a frame processor of its audio streams. ``pip install 'percepnet[livekit]'``
+"""Noise suppression for LiveKit: a frame processor of its audio streams. ``pip install '.[livekit]'``
 
 With LiveKit's SDK, ``track`` being a participant's:
 

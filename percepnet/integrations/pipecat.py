@@ -1,4 +1,4 @@
-"""Noise suppression for Pipecat: an audio filter of its transports. ``pip install 'percepnet[pipecat]'``
+"""Noise suppression for Pipecat: an audio filter of its transports. ``pip install '.[pipecat]'``
 
 >>> from percepnet.integrations.pipecat import PercepNetFilter
 >>> from pipecat.transports.base_transport import TransportParams
@@ -15,6 +15,7 @@ and on during the call, without a click:
 """
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,6 +63,7 @@ class PercepNetFilter(BaseAudioFilter):
         }
         self._voice: StreamingEnhancer | None = None
         self._one_at_a_time = asyncio.Lock()
+        self._working = threading.Lock()  # a filter() that is cancelled leaves its thread behind for some ms
 
     async def start(self, sample_rate: int) -> None:
         """Begin a call; raises ValueError for a rate outside of 8 000…192 000 Hz."""
@@ -94,7 +96,11 @@ class PercepNetFilter(BaseAudioFilter):
         async with self._one_at_a_time:
             if self._voice is None:
                 return audio
-            return await asyncio.to_thread(_filtered, self._voice, audio)
+            return await asyncio.to_thread(self._filtered, self._voice, audio)
+
+    def _filtered(self, voice: StreamingEnhancer, audio: bytes) -> bytes:
+        with self._working:
+            return voice.process_pcm(np.frombuffer(audio, np.int16)).tobytes()
 
     async def _set(self, settings: dict[str, Any]) -> None:
         if unknown := settings.keys() - set(SETTINGS):
@@ -107,9 +113,6 @@ class PercepNetFilter(BaseAudioFilter):
         check_controls(**settings)  # before there is a voice, too
         async with self._one_at_a_time:
             if self._voice is not None:
-                self._voice.set(**settings)
+                with self._working:
+                    self._voice.set(**settings)
             self._settings |= settings
-
-
-def _filtered(voice: StreamingEnhancer, audio: bytes) -> bytes:
-    return voice.process_pcm(np.frombuffer(audio, np.int16)).tobytes()

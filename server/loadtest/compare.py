@@ -106,6 +106,10 @@ def compare(servers: Sequence[Contestant], counts: Sequence[int], measure: Measu
 
     Ctrl-C ends it with what was found until then.
     """
+    if not hasattr(os, "sched_getaffinity"):
+        raise RuntimeError(
+            "a comparison pins processes to cores, which this system has no call for; Linux has"
+        )
     allowed = sorted(os.sched_getaffinity(0))
     if len(allowed) < 2:
         raise RuntimeError(
