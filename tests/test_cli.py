@@ -3,6 +3,7 @@ import json
 import math
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from percepnet import enhance
-from percepnet.cli import COMMANDS, describe, main
+from percepnet.cli import COMMANDS, audio_files, describe, main
 from percepnet.cli.audio_files import read, write
 from percepnet.cli.evaluate import Task, score
 from percepnet.cli.options import within
@@ -70,6 +71,21 @@ class TestEnhance:
         errors = capsys.readouterr().err
         assert len(re.findall(r"^percepnet: .*bad\.wav", errors, re.MULTILINE)) == 1
         assert "2 of 3 files" in errors
+
+    def test_a_signal_to_end_leaves_nothing_behind(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def ended(path: Path, *args: object) -> None:
+            path.touch()
+            signal.raise_signal(signal.SIGTERM)
+
+        before = signal.getsignal(signal.SIGTERM)
+        monkeypatch.setattr(audio_files, "_encode", ended)
+        try:
+            assert percepnet("enhance", folder / "noisy/one.flac", tmp_path / "out.wav") == 143
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        assert not any(tmp_path.iterdir())
 
     def test_quiet_says_nothing(
         self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

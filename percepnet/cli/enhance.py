@@ -1,16 +1,20 @@
 """``percepnet enhance IN OUT``: files in, enhanced files out."""
 
 import argparse
+import signal
 import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Final
 
 from percepnet.cli import FAILURE, describe
 from percepnet.cli.audio_files import FORMATS, audio_files, check_shape, check_writable, load, write
 from percepnet.cli.options import add_enhancer_options, path_of
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.recording import enhance
+
+TERMINATED: Final = 128 + signal.SIGTERM  # exit status, as shells have it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Enhances every file; goes on after a bad one and then returns 1."""
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(TERMINATED)
+    )  # in order, so that nothing half written stays
     jobs = _jobs(args.input, args.output, args.format)
     for _, target in jobs:
         check_writable(target, args.bits)
