@@ -12,13 +12,14 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from percepnet.cli import main
 from percepnet.features import FEATURES
 from percepnet.framing import Float
 from percepnet.network import MODELS, Network
 from percepnet.training.export import FLOAT_TOLERANCE, INT8_TOLERANCE, parity
 from percepnet.training.subband import SubbandTopology
 from percepnet.training.topologies import TOPOLOGIES, build, network, parts, states
-from percepnet.training.weights import contrast_of, load_weights, save_weights
+from percepnet.training.weights import begin, contrast_of, load_weights, save_weights
 
 
 def features(streams: int, hops: int) -> Float:
@@ -74,10 +75,26 @@ def test_a_grown_network_answers_as_the_narrower_one_and_what_is_new_learns() ->
     assert large.gain.weight.grad[:, 16:].abs().min() > 0
 
 
+def test_the_mean_with_what_a_run_began_from_is_halfway(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    large = network(SubbandTopology(channels=32, context=32))  # as ``percepnet train`` begins
+    small = network(SubbandTopology(channels=16, context=24)).state_dict()
+    save_weights(tmp_path / "small.npz", SubbandTopology(channels=16, context=24), small, 1.15)
+    begin(large, tmp_path / "small.npz")
+    began = {name: value.clone() for name, value in large.state_dict().items()}
+    learnt = {name: value + 0.02 for name, value in began.items()}
+    save_weights(tmp_path / "run.npz", large.topology, learnt, 1.0)
+    mean = [tmp_path / "run.npz", tmp_path / "mean", "--mean-with", tmp_path / "small.npz"]
+    assert main(["export", *map(str, mean)]) == 0
+    _, weights = load_weights(tmp_path / "mean.npz")
+    for name, value in weights.items():
+        torch.testing.assert_close(value, began[name] + 0.01, atol=1e-4, rtol=1e-3)  # 16 bits
+
+
 def test_sizes_are_those_published() -> None:
     count = {name: sum(p.numel() for p in network(t).parameters()) for name, t in TOPOLOGIES.items()}
     assert count["full"] == pytest.approx(7.96e6, rel=0.005)
-    assert count["subband"] == pytest.approx(518e3, rel=0.005)
+    assert count["subband"] == pytest.approx(862e3, rel=0.005)
 
 
 def test_shipped_model_is_its_shipped_weights() -> None:

@@ -13,7 +13,7 @@ from percepnet.features import FEATURES
 from percepnet.framing import Float
 from percepnet.network import Network
 from percepnet.training.topologies import AnyTopology, build, network, parts, states
-from percepnet.training.weights import contrast_of, load_weights, save_weights
+from percepnet.training.weights import begin, contrast_of, load_weights, save_weights
 
 FLOAT_TOLERANCE: Final = 1e-4  # largest difference of a gain, strength or state from PyTorch's
 INT8_TOLERANCE: Final = 0.03  # root of the mean square difference of gains and strengths, likewise
@@ -35,6 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="factor on what goes into the sigmoid of the gains, 0.5 to 2: more of it takes more away where the "
         "network doubts, and less where it does not (default: that of shipped weights, else 1)",
     )
+    parser.add_argument(
+        "--mean-with",
+        type=path_of,
+        metavar="WEIGHTS",
+        help="export the mean of the weights and of those that their run began from, which keeps more of what these "
+        "could (narrower ones grow as they did for that run)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     if shipped.resolve() == args.weights.resolve():
         raise ValueError(f"{shipped} would replace the weights that it is made of; name another OUT")
     topology, weights = load_weights(args.weights)
+    if args.mean_with:
+        weights = _mean(topology, weights, args.mean_with)
     contrast = args.contrast or contrast_of(args.weights)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     save_weights(shipped, topology, weights, contrast)
@@ -60,6 +69,14 @@ def run(args: argparse.Namespace) -> int:
             path.unlink()
             raise RuntimeError(f"{path} differs from PyTorch by more than allowed; removed")
     return 0
+
+
+def _mean(topology: AnyTopology, weights: dict[str, torch.Tensor], began: Path) -> dict[str, torch.Tensor]:
+    """Halfway between both, which is often better than either (Wortsman et al. 2022)."""
+    torch.manual_seed(0)  # as ``train`` does, for what growing leaves random
+    model = network(topology)
+    begin(model, began)
+    return {name: (value + weights[name]) / 2 for name, value in model.state_dict().items()}
 
 
 def parity(path: Path, topology: AnyTopology, weights: dict[str, torch.Tensor]) -> tuple[float, float]:

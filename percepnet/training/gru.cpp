@@ -184,7 +184,8 @@ void for_channels(int64_t channels, Work work) {
     case 48: return work(std::integral_constant<int, 48>());
     case 64: return work(std::integral_constant<int, 64>());
     case 96: return work(std::integral_constant<int, 96>());
-    default: TORCH_CHECK(false, "channels ", channels, ": allowed are 16, 32, 48, 64, 96");
+    case 128: return work(std::integral_constant<int, 128>());
+    default: TORCH_CHECK(false, "channels ", channels, ": allowed are 16, 32, 48, 64, 96, 128");
   }
 }
 

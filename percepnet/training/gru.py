@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-CHANNELS: Final = (16, 32, 48, 64, 96)  # that it is compiled for
+CHANNELS: Final = (16, 32, 48, 64, 96, 128)  # that it is compiled for
 
 _kernel: Any = None
 

@@ -255,14 +255,15 @@ void for_channels(int64_t channels, Work work) {
     case 32: return work(std::integral_constant<int, 32>());
     case 64: return work(std::integral_constant<int, 64>());
     case 96: return work(std::integral_constant<int, 96>());
-    default: TORCH_CHECK(false, "channels ", channels, ": allowed are 32, 64, 96");
+    case 128: return work(std::integral_constant<int, 128>());
+    default: TORCH_CHECK(false, "channels ", channels, ": allowed are 32, 64, 96, 128");
   }
 }
 
 }  // namespace
 
 bool has_bf16(int64_t channels) {
-  return allowed() && (channels == 32 || channels == 64 || channels == 96);
+  return allowed() && (channels == 32 || channels == 64 || channels == 96 || channels == 128);
 }
 
 void forward_bf16(const at::Tensor& x, const at::Tensor& h0, const at::Tensor& w_in, const at::Tensor& w_held,

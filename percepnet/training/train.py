@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -28,9 +27,9 @@ from percepnet.training.batches import Batches, split
 from percepnet.training.corpus import Corpus
 from percepnet.training.losses import Loss, band_loss, loudness_loss, total_loss
 from percepnet.training.model import State
-from percepnet.training.subband import SubbandNet, SubbandTopology
+from percepnet.training.subband import SubbandTopology
 from percepnet.training.topologies import TOPOLOGIES, AnyNetwork, network
-from percepnet.training.weights import load_weights
+from percepnet.training.weights import begin
 
 __all__ = ["add_arguments", "run"]
 
@@ -62,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     torch.manual_seed(0)
     model = network(TOPOLOGIES[args.topology]).to(device)
     if args.init and state is None:
-        _begin(model, args.init)
+        begin(model, args.init)
     if isinstance(TOPOLOGIES[args.topology], SubbandTopology) and device.type == "cpu":
         gru.prepare()
     args.run.mkdir(parents=True, exist_ok=True)
@@ -110,17 +109,6 @@ def _resumed(args: argparse.Namespace, device: torch.device) -> dict[str, Any] |
 def _progress(args: argparse.Namespace, step: int, seconds: float) -> float:
     """The part of the run that is done, by steps or by time."""
     return max(step / args.steps, seconds / (60 * args.minutes))
-
-
-def _begin(model: AnyNetwork, path: Path) -> None:
-    """Give the network the weights of ``path``, those of a narrower one too; ValueError if they do not fit."""
-    found, weights = load_weights(path)
-    if found == model.topology:
-        model.load_state_dict(weights)
-    elif isinstance(model, SubbandNet) and isinstance(found, SubbandTopology) and model.topology.holds(found):
-        model.grow(weights)
-    else:
-        raise ValueError(f"--init {path}: {found}; allowed: {model.topology}, or a narrower one of its kind")
 
 
 def _produce(args: argparse.Namespace, first: int, heard: Any) -> None:

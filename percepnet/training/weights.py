@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from percepnet.training.topologies import AnyTopology
+from percepnet.training.subband import SubbandNet, SubbandTopology
+from percepnet.training.topologies import AnyNetwork, AnyTopology
 from percepnet.training.topologies import topology as topology_of
 
 
@@ -28,6 +29,17 @@ def load_weights(path: Path) -> tuple[AnyTopology, dict[str, Tensor]]:
         raise
     except Exception as error:  # of a foreign file NumPy and PyTorch raise all kinds
         raise ValueError(f"{path}: allowed are checkpoint.pt of a run and shipped weights (.npz)") from error
+
+
+def begin(model: AnyNetwork, path: Path) -> None:
+    """Give ``model`` the weights of ``path``, those of a narrower one too; ValueError if they do not fit."""
+    found, weights = load_weights(path)
+    if found == model.topology:
+        model.load_state_dict(weights)
+    elif isinstance(model, SubbandNet) and isinstance(found, SubbandTopology) and model.topology.holds(found):
+        model.grow(weights)
+    else:
+        raise ValueError(f"{path}: {found}; allowed: {model.topology}, or a narrower one of its kind")
 
 
 def contrast_of(path: Path) -> float:
