@@ -77,9 +77,12 @@ class WhipSession:
 def _directed(sdp: str, connection: RTCPeerConnection) -> str:
     """An answer with the direction that a section without one has (RFC 8866, 6.7): aiortc would take it for none."""
     session = SessionDescription.parse(sdp)
+    if all(media.direction for media in session.media):
+        return sdp
     for media, transceiver in zip(session.media, connection.getTransceivers(), strict=False):
-        if media.direction is None:
-            media.direction = _REVERSED.get(transceiver.direction, "sendrecv")
+        media.direction = media.direction or _REVERSED.get(transceiver.direction, "sendrecv")
+        if media.rtcp_port is None:  # without it aiortc would leave out a=rtcp-mux as well
+            media.rtcp_port, media.rtcp_host = 9, "0.0.0.0"
     return str(session)
 
 

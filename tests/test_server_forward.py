@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable
 
 import aiohttp
@@ -39,10 +40,13 @@ async def answering(far: Server, change: Callable[[str], str]) -> AsyncIterator[
         yield str(before.make_url("/whip"))
 
 
-async def test_an_answer_that_names_no_direction_takes_what_is_offered(speech: Pcm) -> None:
+@pytest.mark.parametrize("without", ["recvonly", "rtcp:", "(recvonly|rtcp:)"])
+async def test_an_answer_that_leaves_out_what_has_a_default_takes_what_is_offered(
+    without: str, speech: Pcm
+) -> None:
     async with (
         serving() as far,
-        answering(far, lambda sdp: sdp.replace("a=recvonly\r\n", "")) as url,
+        answering(far, lambda sdp: re.sub(rf"a={without}.*\r\n", "", sdp)) as url,
         serving(forward=url) as server,
         publishing(server.http, "desk", speech),
     ):
