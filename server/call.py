@@ -289,9 +289,8 @@ class Call:
 
     def _hear(self, voice: MediaStreamTrack | None) -> None:
         if voice is not None:
-            voice.on(
-                "ended", self.end
-            )  # a sender that fails stops its track, and nothing would be heard any more
+            # a sender that fails stops its track, and nothing would be heard any more
+            voice.on("ended", self.end)
             self._connection.addTrack(voice)
 
     def _on_channel(self, channel: RTCDataChannel) -> None:

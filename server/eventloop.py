@@ -12,11 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 def factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """uvloop's loop, else asyncio's, which the log then tells. RuntimeError on Windows, whose loops take no signals."""
-    if sys.platform == "win32":
-        raise RuntimeError(
-            "servers run on Linux and macOS, not on Windows; percepnet enhance and the library do"
-        )
+    """uvloop's loop, else asyncio's, which the log then tells."""
     try:
         import uvloop
     except ImportError:

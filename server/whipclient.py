@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Final, Self
+from typing import Self
 
 import aiohttp
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
@@ -10,7 +10,6 @@ from aiortc.sdp import SessionDescription
 from yarl import URL
 
 SDP = "application/sdp"
-_REVERSED: Final = {"sendonly": "recvonly", "recvonly": "sendonly"}
 
 logger = logging.getLogger(__name__)
 
@@ -76,14 +75,12 @@ class WhipSession:
 
 def _directed(sdp: str, connection: RTCPeerConnection) -> str:
     """An answer with the direction that a section without one has (RFC 8866, 6.7): aiortc would take it for none."""
-    session = SessionDescription.parse(sdp)
-    if all(media.direction for media in session.media):
-        return sdp
-    for media, transceiver in zip(session.media, connection.getTransceivers(), strict=False):
-        media.direction = media.direction or _REVERSED.get(transceiver.direction, "sendrecv")
-        if media.rtcp_port is None:  # without it aiortc would leave out a=rtcp-mux as well
-            media.rtcp_port, media.rtcp_host = 9, "0.0.0.0"
-    return str(session)
+    sections = SessionDescription.parse(sdp).media
+    if len(sections) != 1 or sections[0].direction:
+        return sdp  # also what answers no offer of one section: aiortc says so
+    (transceiver,) = connection.getTransceivers()
+    direction = {"sendonly": "recvonly", "recvonly": "sendonly"}[transceiver.direction]
+    return f"{sdp.rstrip()}\r\na={direction}\r\n"
 
 
 def connection() -> RTCPeerConnection:

@@ -18,9 +18,8 @@ def _of_version_2() -> float | None:
     """Cores' worth of time that this process's control group allows (``docker run --cpus``); None for any."""
     try:
         own = next(line[3:] for line in OWN.read_text().splitlines() if line.startswith("0::"))
-        inner = CGROUPS / own.lstrip(
-            "/"
-        )  # without a namespace of its own a container sees its group at the top
+        # without a namespace of its own a container sees its group at the top
+        inner = CGROUPS / own.lstrip("/")
         limit, period = ((inner if inner.is_dir() else CGROUPS) / "cpu.max").read_text().split()
         return int(limit) / int(period)
     except (OSError, StopIteration, ValueError):  # no such groups, or "max"

@@ -46,9 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Enhances every file; goes on after a bad one and then returns 1."""
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(TERMINATED)
-    )  # in order, so that nothing half written stays
+    # in order, so that nothing half written stays
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     jobs = _jobs(args.input, args.output, args.format)
     for _, target in jobs:
         check_writable(target, args.bits)

@@ -34,9 +34,8 @@ class Mixer:
     def __init__(self, corpus: Corpus, length: int, seed: int) -> None:
         self.corpus, self.length = corpus, length
         self.rng = np.random.default_rng(seed)
-        (self._place,) = self.rng.spawn(
-            1
-        )  # of what is added to mixtures: more of it leaves the rest as it is
+        # of what is added to mixtures: more of it leaves the rest as it is
+        (self._place,) = self.rng.spawn(1)
         self._weights = {
             kind: np.array([min(r.length, 60 * SAMPLE_RATE) for r in getattr(corpus, kind)], float)
             for kind in ("speech", "noise")

@@ -59,9 +59,8 @@ class Guard:
     """Stands before the sockets of ``ice``. Times are s of ``time.monotonic()``."""
 
     def __init__(self, ice: aioice.Connection) -> None:
-        self.heard = self.spoken = (
-            time.monotonic()
-        )  # last datagram of the caller; last RTP packet that was authentic
+        # last datagram of the caller; last RTP packet that was authentic
+        self.heard = self.spoken = time.monotonic()
         self.refused = 0  # datagrams
         self.faults = 0  # datagrams that aiortc failed at
         self.sources: dict[
