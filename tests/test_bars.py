@@ -10,7 +10,7 @@ from conftest import RECORDINGS
 from percepnet import bars
 from percepnet.bars import Suppressor
 from percepnet.cli import main
-from percepnet.cli.bars import table
+from percepnet.cli.bars import Measures, table
 from percepnet.framing import SAMPLE_RATE, Float
 from percepnet.recogniser import word_errors
 
@@ -113,21 +113,25 @@ def test_word_errors_are_the_fewest_edits(heard: str, errors: int) -> None:
 
 
 def test_the_table_tells_what_is_reached() -> None:
-    rows = [
+    rows: list[Measures] = [
         {"noise_attenuation": 20.0, "clean_sig": 0.0, "clean_words": [100.0, 0.0]},
         {"noise_attenuation": 30.0, "clean_sig": 0.2, "clean_words": [100.0, 100.0]},
         {"noise_attenuation": 31.0, "words": 3, "wer": -1, "wer_noisy": 2},
         {"words": 1, "wer": 0, "wer_noisy": 0},
     ]
-    lines = {line[:72].strip(): line[72:].split() for line in table(rows).splitlines()[1:]}
-    assert lines["noise only: attenuation, median"] == ["30.0", "dB", "≥", "25", "dB", "reached"]
+    clips = [{"percepnet": row, "another": {"noise_attenuation": 12.0}} for row in rows]
+    lines = {line[:72].strip(): line[72:].split() for line in table(clips).splitlines()[1:]}
+    assert " ".join(lines["noise only: attenuation, median"]) == "30.0 dB ≥ 25 dB reached 12.0 dB"
     assert lines["clean speech: fall of SIG"] == ["0.100", "≤", "0.05", "missed"]
     assert lines["clean speech: words whose first 100 ms are within 1.5 dB"][0] == "75.0"
     assert lines["the same, noisy"] == ["50.0", "%"]
     assert len(lines) == 5
 
 
-def test_the_command_measures_held_out_recordings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_measures_held_out_recordings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("percepnet.cli.bars.PEERS", {"rnnoise": quieter(1)})
     rows = ["file,kind,split,bandwidth_hz"]
     for name, kind in (("clean", "speech"), ("noise", "noise")):
         (tmp_path / f"{name}.flac").write_bytes((RECORDINGS / f"{name}.flac").read_bytes())
@@ -137,8 +141,13 @@ def test_the_command_measures_held_out_recordings(tmp_path: Path, capsys: pytest
     assert "1 recordings of speech and 0 of noise in the split valid" in capsys.readouterr().err
     (tmp_path / "manifest.csv").write_text("\n".join(rows))
     target = tmp_path / "bars.csv"
-    assert main(["bars", str(tmp_path), "--count", "1", "--jobs", "1", "-q", "--csv", str(target)]) == 0
-    assert "clean speech: PESQ-WB" in capsys.readouterr().out
+    options = ["--count", "1", "--jobs", "1", "-q", "--csv", str(target), "--peers", "rnnoise"]
+    assert main(["bars", str(tmp_path), *options]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["measured", "bound", "rnnoise"]
+    assert any("clean speech: PESQ-WB" in line for line in lines)
     with target.open(encoding="utf-8") as file:
-        measures = {row["measure"] for row in csv.DictReader(file)}
-    assert {"noise_attenuation", "band_8", "quiet_pesq", "comb_pesq"} <= measures
+        measures = {(row["system"], row["measure"]) for row in csv.DictReader(file)}
+    for name in ("noise_attenuation", "band_8", "quiet_pesq"):
+        assert {("percepnet", name), ("rnnoise", name)} <= measures
+    assert ("percepnet", "comb_pesq") in measures

@@ -190,9 +190,9 @@ async def test_two_sidecars_make_one_twin_and_none_of_twins_and_the_other_takes_
         asked_for = {track for name in made for track in livekit.person(name).asked_for}
         assert asked_for == {microphone}
         await ends[maker].aclose()
-        await watcher.twin("alice")
         (other,) = made.keys() - {maker}
-        assert list(twins(made[other])) == ["alice"]
+        await until(lambda: list(twins(made[other])) == ["alice"], "the other makes it")
+        await watcher.twin("alice")
         assert livekit.person(other).asked_for == [microphone]
 
 

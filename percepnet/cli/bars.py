@@ -15,17 +15,21 @@ from percepnet import bars, recogniser
 from percepnet.bars import BARS
 from percepnet.cli import FAILURE
 from percepnet.cli.audio_files import audio_files, mono
-from percepnet.cli.options import add_enhancer_options, add_jobs, path_of, within
+from percepnet.cli.options import add_enhancer_options, add_jobs, add_peers, path_of, within
 from percepnet.cli.processes import collect
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.framing import SAMPLE_RATE, Float
 from percepnet.mixture import at_ratio, excerpt
+from percepnet.peers import PEERS
 from percepnet.training.corpus import scan
 
 SECONDS: Final = 10  # of a clip
 RATIOS: Final = (0, 5, 10)  # dB, of what is recognised
 
+OURS: Final = "percepnet"
+
 Measures = Mapping[str, float | list[float]]
+Clip = Mapping[str, Measures]  # by system
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Task:
     seed: int
     model: Path | None
     exact: Path | None  # the same model in float
+    peers: tuple[str, ...]
     postfilter: bool
     attenuation_limit_db: float | None
 
@@ -66,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=within(int, 0, 2**32), default=0, help="of the choices (default: 0)")
     parser.add_argument("--csv", type=path_of, metavar="FILE", help="write every clip's measures to FILE")
+    add_peers(parser, "measure")
     add_jobs(parser)
     add_enhancer_options(parser)
     add_quiet(parser)
@@ -85,64 +91,79 @@ def run(args: argparse.Namespace) -> int:
     return FAILURE if len(found) < len(tasks) else 0
 
 
-def measure(task: Task) -> Measures:
-    """All measures of one clip."""
+def measure(task: Task) -> Clip:
+    """All measures of one clip, and of peers those that need no network to take apart."""
     rng = np.random.default_rng((task.seed, task.number))
     suppressor = partial(
         bars.suppressor, postfilter=task.postfilter, attenuation_limit_db=task.attenuation_limit_db
     )
     enhance = suppressor(task.model)
+    systems = {OURS: enhance, **{name: PEERS[name] for name in task.peers}}
     noise, _ = _clip(task.noise, rng)
     if task.speech is None:
-        return bars.noise_only(enhance, noise)
+        return {name: bars.noise_only(system, noise) for name, system in systems.items()}
     speech, once = _clip(task.speech, rng)
     if task.english:
-        return _recognised(enhance, *at_ratio(speech, noise, RATIOS[task.number % len(RATIOS)]))
-    without = suppressor(task.model, comb=False)
-    found: dict[str, float | list[float]] = {
-        **bars.clean_speech(enhance, speech, once),
-        **bars.quiet_speech(enhance, speech, noise),
-        **bars.noise_that_begins(enhance, speech, noise),
-        **bars.narrow_speech(enhance, speech),
-        **bars.comb_gain(enhance, without, speech, noise),
-        **bars.machine(enhance, without, rng),
+        clean, noise = at_ratio(speech, noise, RATIOS[task.number % len(RATIOS)])
+        return {name: _recognised(system, clean, noise) for name, system in systems.items()}
+    found: dict[str, dict[str, float | list[float]]] = {
+        name: {
+            **bars.clean_speech(system, speech, once),
+            **bars.quiet_speech(system, speech, noise),
+            **bars.noise_that_begins(system, speech, noise),
+            **bars.narrow_speech(system, speech),
+        }
+        for name, system in systems.items()
     }
+    without = suppressor(task.model, comb=False)
+    found[OURS] |= bars.comb_gain(enhance, without, speech, noise)
+    found[OURS] |= bars.machine(enhance, without, rng)
     if task.exact:
-        exact = suppressor(task.exact)
-        found |= bars.eight_bits(enhance, exact, speech, noise)
+        found[OURS] |= bars.eight_bits(enhance, suppressor(task.exact), speech, noise)
     return found
 
 
-def table(rows: Sequence[Measures]) -> str:
-    """A line for every bar: over all clips, the bound, and whether it is reached."""
-    lines = [f"{'':<72}{'measured':>10}{'bound':>9}"]
+def table(clips: Sequence[Clip]) -> str:
+    """A line for every bar: over all clips, the bound, whether it is reached, and what peers have."""
+    systems = list(clips[0])
+    peers = "".join(f"{name:>16}" for name in systems[1:])
+    lines = [f"{'':<72}{'measured':>10}{'bound':>9}{'':9}{peers}".rstrip()]
     for name, bar in BARS.items():
-        values = [v for row in rows for v in np.ravel(row.get(name, [])) if not math.isnan(v)]
-        if not values or (name in ("wer", "wer_noisy") and not any(row.get("words") for row in rows)):
+        found = [_summed(name, [clip[system] for clip in clips]) for system in systems]
+        if math.isnan(found[0]):
             continue
-        if name in ("wer", "wer_noisy"):  # of all words, however few are in a clip
-            found = 100 * sum(values) / sum(float(np.sum(row.get("words", 0))) for row in rows)
-        else:
-            found = float(np.median(values) if bar.median else np.mean(values))
         bound, verdict = "", ""
         if bar.bound is not None:
-            reached = found >= bar.bound if bar.least else found <= bar.bound
+            reached = found[0] >= bar.bound if bar.least else found[0] <= bar.bound
             bound = f"{'≥' if bar.least else '≤'} {bar.bound:g} {bar.unit}".rstrip()
             verdict = "reached" if reached else "missed"
-        figure = f"{found:.{bar.digits}f} {bar.unit}".rstrip()
-        lines.append(f"{bar.label:<72}{figure:>10}{bound:>9}  {verdict}".rstrip())
+        mine, *theirs = ("" if math.isnan(x) else f"{x:.{bar.digits}f} {bar.unit}".rstrip() for x in found)
+        others = "".join(f"{figure:>16}" for figure in theirs)
+        lines.append(f"{bar.label:<72}{mine:>10}{bound:>9}  {verdict:<7}{others}".rstrip())
     return "\n".join(lines)
 
 
-def _write(path: Path, rows: Sequence[tuple[Path, Measures]]) -> None:
-    """A line for every measure of every clip, several for what is measured at every word."""
+def _summed(name: str, rows: Sequence[Measures]) -> float:
+    """The measure over all clips as its bar wants it; NaN where none has it."""
+    values = [v for row in rows for v in np.ravel(row.get(name, [])) if not math.isnan(v)]
+    if name in ("wer", "wer_noisy"):  # of all words, however few are in a clip
+        words = sum(float(np.sum(row.get("words", 0))) for row in rows)
+        return 100 * sum(values) / words if words else math.nan
+    if not values:
+        return math.nan
+    return float(np.median(values) if BARS[name].median else np.mean(values))
+
+
+def _write(path: Path, rows: Sequence[tuple[Path, Clip]]) -> None:
+    """A line for every measure of every clip and system, several for what is measured at every word."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
-        writer.writerow(["clip", "measure", "value"])
-        for clip, row in rows:
-            for name, values in row.items():
-                writer.writerows([clip, name, f"{value:.6g}"] for value in np.ravel(values))
+        writer.writerow(["clip", "system", "measure", "value"])
+        for clip, systems in rows:
+            for system, measures in systems.items():
+                for name, values in measures.items():
+                    writer.writerows([clip, system, name, f"{value:.6g}"] for value in np.ravel(values))
 
 
 def _recognised(enhance: bars.Suppressor, clean: Float, noise: Float) -> Measures:
@@ -168,7 +189,7 @@ def _tasks(args: argparse.Namespace) -> list[Task]:
     for paths, is_english in ((speech, False), (english, True)):
         for index in rng.permutation(args.count) if paths else ():
             pairs.append((paths[index % len(paths)], noise[rng.integers(len(noise))], is_english))
-    rest = (args.seed, args.model, args.exact, args.postfilter, args.attenuation_limit_db)
+    rest = (args.seed, args.model, args.exact, args.peers, args.postfilter, args.attenuation_limit_db)
     return [Task(*pair, number, *rest) for number, pair in enumerate(pairs)]
 
 

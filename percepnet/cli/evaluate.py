@@ -16,7 +16,7 @@ import numpy as np
 from percepnet.bench import STEP
 from percepnet.cli import FAILURE
 from percepnet.cli.audio_files import audio_files, read
-from percepnet.cli.options import add_enhancer_options, add_jobs, path_of, within
+from percepnet.cli.options import add_enhancer_options, add_jobs, add_peers, path_of, within
 from percepnet.cli.processes import collect
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.enhancer import Enhancer
@@ -59,13 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--csv", type=path_of, metavar="FILE", help="scores of every file (default: DIR/scores.csv)"
     )
-    parser.add_argument(
-        "--peers",
-        type=_peers,
-        default=(),
-        metavar="NAMES",
-        help=f"other suppressors to score too, with commas between: {', '.join(PEERS)}",
-    )
+    add_peers(parser, "score")
     parser.add_argument(
         "--pictures",
         type=within(int, 0, 1000),
@@ -164,15 +158,6 @@ def _streamed(task: Task, samples: Float) -> Float:
     packets = np.pad(samples, (0, LATENCY + (-len(samples) - LATENCY) % STEP)).reshape(-1, 1, STEP)
     out = np.concatenate([enhancer.process(packet)[0] for packet in packets])
     return out[LATENCY : LATENCY + len(samples)]
-
-
-def _peers(text: str) -> tuple[str, ...]:
-    names = tuple(text.split(","))
-    if unknown := [name for name in names if name not in PEERS]:
-        raise argparse.ArgumentTypeError(
-            f"{', '.join(unknown)} is not allowed; allowed are {', '.join(PEERS)}"
-        )
-    return names
 
 
 def write_csv(path: Path, rows: Sequence[tuple[Path, Scores]]) -> None:

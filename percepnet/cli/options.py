@@ -7,6 +7,7 @@ from pathlib import Path
 from percepnet.cli.cores import available_cores
 from percepnet.enhancer import MAX_ATTENUATION_LIMIT_DB
 from percepnet.network import DEFAULT_MODEL
+from percepnet.peers import PEERS
 
 
 def add_enhancer_options(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,26 @@ def add_enhancer_options(parser: argparse.ArgumentParser) -> None:
         metavar="DB",
         help=f"most that anything is attenuated by, 0 to {MAX_ATTENUATION_LIMIT_DB:g} dB (default: no limit)",
     )
+
+
+def add_peers(parser: argparse.ArgumentParser, verb: str) -> None:
+    """``--peers``: other suppressors to ``verb`` as well."""
+    parser.add_argument(
+        "--peers",
+        type=_peers,
+        default=(),
+        metavar="NAMES",
+        help=f"other suppressors to {verb} too, with commas between: {', '.join(PEERS)}",
+    )
+
+
+def _peers(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if unknown := [name for name in names if name not in PEERS]:
+        raise argparse.ArgumentTypeError(
+            f"{', '.join(unknown)} is not allowed; allowed are {', '.join(PEERS)}"
+        )
+    return names
 
 
 def add_jobs(parser: argparse.ArgumentParser) -> None:

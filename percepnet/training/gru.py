@@ -14,6 +14,14 @@ CHANNELS: Final = (16, 32, 48, 64, 96, 128)  # that it is compiled for
 _kernel: Any = None
 
 
+def is_faster() -> bool:
+    """Whether what is compiled beats PyTorch's own: it is made for the registers of AVX-512.
+
+    With 128 channels on AVX2 a training step takes 28 s for 3.1.
+    """
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
 def prepare() -> None:
     """Compile it, for all networks of this process; without a compiler they stay PyTorch's, with a warning.
 

@@ -51,6 +51,9 @@ def run(args: argparse.Namespace) -> int:
     if not 1 <= args.threads <= args.batch:
         raise ValueError(f"--threads {args.threads}: from 1 to --batch, which is {args.batch}")
     device = _device(args.device)
+    if args.bf16 and device.type == "cpu" and not gru.is_faster():
+        print("--bf16: this processor is slower with it, and goes on without")
+        args.bf16 = False
     state = _resumed(args, device)
     if state is not None:
         begun = f"{args.run} has {state['step']} steps of {state['seconds'] / 60:.1f} minutes in all"
@@ -62,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     model = network(TOPOLOGIES[args.topology]).to(device)
     if args.init and state is None:
         begin(model, args.init)
-    if isinstance(TOPOLOGIES[args.topology], SubbandTopology) and device.type == "cpu":
+    if isinstance(TOPOLOGIES[args.topology], SubbandTopology) and device.type == "cpu" and gru.is_faster():
         gru.prepare()
     args.run.mkdir(parents=True, exist_ok=True)
     shards.produce(args.data, args.cache, "valid", min(1.0, args.mixtures))
