@@ -25,6 +25,7 @@ from server.loadtest.caller import Caller
 from server.overload import Overload
 
 TIMEOUT = 20.0  # s, far above what anything takes
+START = 120.0  # s, and what a process takes to start
 PACKET = 960
 
 
@@ -39,9 +40,9 @@ class Server:
 async def serving(standstill: float = TIMEOUT, **options: object) -> AsyncIterator[Server]:
     """A server of ``options``, whose engine stands still after ``standstill`` s.
 
-    A busy machine would turn calls dry and refuse others; overload and standstill have tests of their own.
+    A busy machine would turn calls dry, drop packets and refuse others; what is for that has tests of its own.
     """
-    config = replace(Config(port=0, max_calls=8, rated_calls=1024), **options)  # type: ignore[arg-type]
+    config = replace(Config(port=0, max_calls=8, rated_calls=1024, queue_packets=250), **options)  # type: ignore[arg-type]
     app = create_app(config)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     with patch.object(Overload, "note", return_value=0), patch.object(engine, "STANDSTILL", standstill):
@@ -77,10 +78,10 @@ async def offered() -> dict[str, str]:
     return {"sdp": sdp, "type": "offer"}
 
 
-async def until(condition: Callable[[], bool], what: str) -> None:
+async def until(condition: Callable[[], bool], what: str, within: float = TIMEOUT) -> None:
     """Wait for something that announces itself in no other way."""
     try:
-        async with asyncio.timeout(TIMEOUT):
+        async with asyncio.timeout(within):
             while not condition():  # noqa: ASYNC110 — nothing to await
                 await asyncio.sleep(0.01)
     except TimeoutError:
@@ -110,7 +111,7 @@ def _bands_db(pcm: NDArray[Any]) -> NDArray[np.float64]:
     frames = np.lib.stride_tricks.sliding_window_view(pcm.astype(float), PACKET)[:: PACKET // 2]
     power = np.square(np.abs(np.fft.rfft(frames * np.hanning(PACKET))))[:, 4:84]  # bins of 50 Hz
     bands = power.reshape(len(power), 20, 4).sum(2)
-    decibels: NDArray[np.float64] = 10 * np.log10(bands + 1e-9 * bands.max())
+    decibels: NDArray[np.float64] = 10 * np.log10(bands + 1e-9 * bands.max() + 1e-9)
     return decibels
 
 

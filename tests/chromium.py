@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import wave
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
 
 SAMPLE_RATE = 48_000  # Hz
 BUSY_SECONDS = 20  # that the server may be
+expect.set_options(timeout=30_000)
 RECORDER = Path(__file__).with_name("recorder.js")
 QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
 
@@ -45,10 +47,11 @@ def serving(*arguments: str) -> Iterator[Server]:
                 break
         else:
             raise RuntimeError("the server did not start:\n" + "".join(said))
+        threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would hold it up
         yield Server(process, line.split()[-1])
     finally:
         process.terminate()
-        process.communicate(timeout=20)  # empties the pipe, too
+        process.wait(timeout=60)
 
 
 @dataclass

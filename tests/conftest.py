@@ -1,8 +1,12 @@
 """The shipped recordings, as arrays, and a certificate."""
 
+import gc
 import ipaddress
+import os
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 import av
 import numpy as np
@@ -13,6 +17,21 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from numpy.typing import NDArray
 
 RECORDINGS = Path(__file__).parent / "recordings"
+PATIENT = Path(__file__).parent / "patient"
+
+
+def pytest_collection_finish() -> None:
+    """What all modules have brought is not looked at again when a test asks what is left of its calls."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient_servers() -> Iterator[None]:
+    """Servers that are processes are as patient as those of ``calling.serving``."""
+    path = os.pathsep.join(filter(None, [str(PATIENT), os.environ.get("PYTHONPATH")]))
+    with patch.dict(os.environ, PYTHONPATH=path):
+        yield
 
 
 def recording(name: str) -> NDArray[np.float32]:

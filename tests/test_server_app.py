@@ -14,7 +14,7 @@ import aiohttp
 import numpy as np
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection
-from calling import TIMEOUT, Server, given_back, holdings, serving, until
+from calling import START, TIMEOUT, Server, given_back, holdings, serving, until
 from yarl import URL
 
 from server import edge, sections
@@ -58,7 +58,7 @@ async def test_who_does_not_read_the_answers_is_not_kept(monkeypatch: pytest.Mon
             await loop.sock_sendall(
                 client, 30 * b"GET /audio/sample.flac HTTP/1.1\r\nHost: localhost\r\n\r\n"
             )
-            await until(lambda: len(os.listdir("/proc/self/fd")) == before, "the end of the connection")
+            await until(lambda: len(os.listdir("/proc/self/fd")) <= before, "the end of the connection")
 
 
 async def test_the_page_is_served_with_headers_that_protect_it(server: Server) -> None:
@@ -271,16 +271,15 @@ async def test_another_method_is_405_in_json(server: Server) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_ends_the_process_with_calls_running(number: int) -> None:
-    patient = "from server.overload import Overload; Overload.note = lambda *_: 0"  # however busy the machine
-    options = "port=0, workers=1, rated_calls=2, drain_time=0"
-    code = f"{patient}; from server.app import *; serve(Config({options}))"
+    code = "from server.app import *; serve(Config(port=0, workers=1, rated_calls=2, drain_time=0))"
     command = [sys.executable, "-c", code]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE, env=environment)
     assert process.stderr is not None
     try:
-        async with asyncio.timeout(TIMEOUT):
+        async with asyncio.timeout(START):
             url = (await process.stderr.readline()).decode().split()[-1]
+        async with asyncio.timeout(TIMEOUT):
             silence = np.zeros(960, np.int16)
             async with Caller(url, silence) as one, Caller(url, silence):
                 process.send_signal(number)

@@ -154,7 +154,8 @@ LISTEN = """async () => {
   globalThis.whep = new WHEPClient();
   await whep.view(pc, new URL("/whep/desk", location).href, "");
   document.getElementById("player").srcObject = new MediaStream([await track]);
-  await new Promise(resolve => {
+  await new Promise((resolve, reject) => {
+    setTimeout(reject, 60000, new Error(`after a minute it is ${pc.connectionState}`));
     const look = () => (pc.connectionState === "connected" ? resolve() : setTimeout(look, 20));
     look();
   });

@@ -216,7 +216,7 @@ async def test_a_slow_reader_misses_the_oldest_and_gets_no_delay(
     track = EnhancedTrack(source, engine)
     paced(source, track)
     first = await track.recv()
-    await until(lambda: track.port.figures.packets_out == 40, "all are enhanced")
+    await until(lambda: track._returned == 40, "all are enhanced")
     heard = await drained(track)
     assert first.pts == 0
     assert [frame.pts for frame in heard] == [n * PACKET for n in range(40 - BACKLOG_PACKETS, 40)]

@@ -74,7 +74,7 @@ async def test_a_second_publisher_is_refused_and_a_later_one_goes_on_where_the_f
             steps = np.diff([pts for pts, _ in ear.frames])
             assert (steps > 0).all()
             assert (steps % 960 == 0).all()
-            assert sorted(steps)[-3] == 960  # but for the pause between them, and where it was joined
+            assert np.median(steps) == 960  # but for the pause between them, where it was joined, and losses
         assert not len(server.calls.rooms)
 
 
@@ -98,8 +98,8 @@ async def test_controls_in_the_query_and_by_patch(hiss: Pcm) -> None:
         async with server.http.patch(voice.resource, json={"enabled": True}) as answer:
             assert (await answer.json())["controls"]["enabled"] is True
         start = len(ear.frames)
-        await ear.has(start + 50)
-        wet = np.concatenate([pcm for _, pcm in ear.frames[start + 25 :]])
+        await ear.has(start + 150)
+        wet = np.concatenate([pcm for _, pcm in ear.frames[-25:]])
         async with server.http.patch(session.resource, json={"enabled": True}) as answer:
             assert answer.status == 400
             assert "a listener has no controls" in (await answer.json())["error"]

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer, make_mocked_request
-from calling import PACKET, TIMEOUT, offered, packets, serving, until
+from calling import PACKET, START, TIMEOUT, offered, packets, serving, until
 from multidict import CIMultiDict
 
 from server import app, front
@@ -45,10 +45,10 @@ class Served:
         self.lines: list[str] = []  # of its error stream
         self.http: aiohttp.ClientSession
 
-    async def read_until(self, text: str) -> str:
+    async def read_until(self, text: str, within: float = TIMEOUT) -> str:
         """The next line of the error stream with that text; "" at its end."""
         assert self.process.stderr is not None
-        async with asyncio.timeout(TIMEOUT):
+        async with asyncio.timeout(within):
             async for line in self.process.stderr:
                 self.lines.append(line.decode())
                 if text in self.lines[-1]:
@@ -82,7 +82,7 @@ async def served(*options: str, folder: Path | None = None) -> AsyncIterator[Ser
     )
     server = Served(process)
     try:
-        found = re.search(r"https?://[^\s\"]+", await server.read_until("serves on http"))
+        found = re.search(r"https?://[^\s\"]+", await server.read_until("serves on http", START))
         server.url = found[0] if found else ""
         async with aiohttp.ClientSession(server.url or None) as server.http:
             yield server
@@ -231,7 +231,7 @@ async def test_a_worker_that_is_killed_takes_only_its_calls_and_is_replaced() ->
         async with Caller(server.url, SILENCE) as new:  # answered by the other at once
             assert worker_of(new.id) == 1 - dead
             assert (await server.get(f"/calls/{lost.id}"))[0] == 404
-            async with asyncio.timeout(TIMEOUT):
+            async with asyncio.timeout(START):
                 while dead not in (figures := await server.workers()):  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
             assert figures[dead]["pid"] != pid
@@ -370,17 +370,19 @@ def hangs(number: int, config: Config, path: Path, channel: socket.socket) -> No
 
 
 async def test_a_worker_that_hangs_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
-    async with Workers(Config(), 1, hangs, patience=2) as workers:
+    async with Workers(Config(), 1, hangs, patience=4) as workers:
         await workers.start()
         (first,) = workers.live
-        await until(lambda: bool(workers.live) and workers.live[0] is not first, "another one is there")
+        await until(
+            lambda: bool(workers.live) and workers.live[0] is not first, "another one is there", START
+        )
         assert first.process.exitcode == -signal.SIGKILL
         (second,) = workers.live
         await until(
-            lambda: second._heartbeat._heard > 4, "it says that it lives"
+            lambda: second._heartbeat._heard > 8, "it says that it lives"
         )  # for longer than the patience
         assert workers.live == [second]
-    assert f"worker 0 (process {first.process.pid}) has said nothing for 2 s" in caplog.text
+    assert f"worker 0 (process {first.process.pid}) has said nothing for 4 s" in caplog.text
 
 
 def never_ready(number: int, config: Config, path: Path, channel: socket.socket) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from calling import PACKET, TIMEOUT, at_work, given_back, holdings, unlikeness_db, until
+from calling import PACKET, START, TIMEOUT, at_work, given_back, holdings, unlikeness_db, until
 from janus_people import Listener, Pcm, Speaker, Watcher, in_session, watching
 from janus_server import ROOM, JanusServer, installed
 from numpy.typing import NDArray
@@ -42,8 +42,9 @@ ENCODERS_LOOKAHEAD = SPEECH_LOOKAHEAD + LOOKAHEAD  # samples; the speaker's, whi
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine would turn twins dry: overload has tests on a clock of its own."""
+    """A busy machine would turn twins dry: overload and standstill have tests of their own."""
     monkeypatch.setattr(Overload, "note", lambda *_: 0)
+    monkeypatch.setattr("server.engine.STANDSTILL", TIMEOUT)
 
 
 @asynccontextmanager
@@ -71,6 +72,12 @@ async def sidecar(
 async def twin_of(watcher: Watcher, feed: Feed) -> Publisher:
     await until(lambda: len(watcher.twins(feed)) == 1, f"one twin of {feed}")
     return watcher.twins(feed)[0]
+
+
+async def participants(janus: JanusServer, count: int) -> None:
+    async with asyncio.timeout(TIMEOUT):
+        while len(await janus.participants()) != count:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 async def heard_from(room: VideoRoom, publisher: Publisher, packets: int) -> Pcm:
@@ -144,7 +151,9 @@ async def test_two_sidecars_make_one_twin_of_each_and_the_other_takes_over(
             await twin_of(watcher, speaker.id)
         shares = [len(made.report()["rooms"][str(ROOM)]["twins"]) for made in (one, two)]  # type: ignore[index]
         assert sum(shares) == 4
+        firsts = set(watcher.all_twins)
         await ends.aclose()
+        await until(lambda: len(set(watcher.all_twins) - firsts) == shares[0], "the other's")
         for speaker in people:
             await twin_of(watcher, speaker.id)
     assert watcher.most_at_once == 1
@@ -203,7 +212,7 @@ async def test_publishers_who_leave_in_the_middle_of_a_set_up_leave_nothing_behi
             await asyncio.gather(*(come_and_go(chance.uniform(0.001, 0.3)) for _ in range(4)))
         await until(lambda: not watcher.publishers, "all have gone")
         await given_back(before)
-        assert len(await janus.participants()) == 2  # the watcher and the sidecar
+        await participants(janus, 2)  # the watcher and the sidecar
 
 
 async def test_a_twin_that_fails_comes_back_and_the_others_notice_nothing(
@@ -298,7 +307,7 @@ async def process(*options: str) -> AsyncIterator[tuple[asyncio.subprocess.Proce
     started = await asyncio.create_subprocess_exec(*command, *options, stderr=asyncio.subprocess.PIPE)
     try:
         assert started.stderr is not None
-        async with asyncio.timeout(TIMEOUT):
+        async with asyncio.timeout(START):
             while (found := re.search(rb"figures at (\S+)/stats", await started.stderr.readline())) is None:
                 pass
         yield started, found[1].decode()
@@ -330,7 +339,7 @@ async def test_a_process_that_is_told_to_end_leaves_the_rooms(tmp_path: Path, sp
             said = await started.stderr.read()
             assert await started.wait() == 0
         assert b"Traceback" not in said
-        assert len(await janus.participants()) == 2
+        await participants(janus, 2)
 
 
 async def test_of_a_process_that_is_killed_another_takes_over_at_once(tmp_path: Path, speech: Pcm) -> None:
