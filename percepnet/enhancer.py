@@ -153,7 +153,7 @@ class Enhancer:
         quiet = _run_lengths(peaks <= _SILENT, self._quiet[rows])
         asleep = quiet > _SLEEPY
         out = np.empty_like(x)
-        for start, stop in pairwise(_edges(asleep)):
+        for start, stop in pairwise(_edges(asleep, self._fades(rows))):
             block = slice(start * HOP, stop * HOP)
             out[:, block] = self._block(x[:, block], rows, asleep[:, start])
             self._quiet[rows] = quiet[:, stop - 1]
@@ -242,6 +242,13 @@ class Enhancer:
         current[rows] = path[:, -1]
         return path
 
+    def _fades(self, rows: Rows) -> list[int]:
+        """Hops after which streams that become dry have got there; from then on they are idle."""
+        left = self._wet[rows][self._wanted(rows) == 0]
+        left = left[left > 0]
+        steps = _RAMP * np.arange(1, 2 + round(1 / _RAMP), dtype=np.float32)
+        return (1 + (steps < left[:, None]).sum(1)).tolist() if len(left) else []
+
     def _rows(self, streams: Sequence[int] | Rows | None) -> Rows:
         if streams is None:
             return np.arange(self.streams)
@@ -295,10 +302,11 @@ def _run_lengths(holds: NDArray[np.bool], before: Rows) -> Rows:
     return hop - last + np.where(last < 0, before[:, None], 0)
 
 
-def _edges(asleep: NDArray[np.bool]) -> list[int]:
-    """The hops at which blocks meet, the first and the end included: who sleeps is the same all through a block."""
+def _edges(asleep: NDArray[np.bool], fades: list[int]) -> list[int]:
+    """The hops at which blocks meet, the first and the end included: who sleeps is the same all through a block, and
+    streams become idle, after ``fades`` hops, where one begins."""
     hops = asleep.shape[1]
-    edges = {*range(0, hops, _BLOCK), hops}
+    edges = {*range(0, hops, _BLOCK), hops, *(hop for hop in fades if hop < hops)}
     if asleep.any():
         edges.update((np.flatnonzero((asleep[:, 1:] != asleep[:, :-1]).any(0)) + 1).tolist())
     return sorted(edges)

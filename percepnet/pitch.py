@@ -127,7 +127,7 @@ def _correlate(segments: Float, squares: Float) -> Float:
     both = np.zeros((streams, hops, 2, size), np.float32)
     both[:, :, 0] = segments
     both[:, :, 1, :_SEGMENT] = segments[..., _MAX_LAG:]
-    transform = np.fft.rfft(both)
+    transform = np.fft.rfft(both, norm="forward")  # see framing.spectrum
     product = np.conj(transform[:, :, 1])
     product *= transform[:, :, 0]
     cross: Float = np.fft.irfft(product, size)[..., _LAGS - 1 :: -1]  # type: ignore[assignment]  # shift 192 − T
@@ -135,7 +135,7 @@ def _correlate(segments: Float, squares: Float) -> Float:
     np.add.accumulate(squares, axis=-1, out=total[..., 1:])
     energy = total[..., _SEGMENT:] - total[..., :-_SEGMENT]  # [.., 193] of each shift
     both_energies = np.float32(1e-3) + energy[..., -1:] + energy[..., _LAGS - 1 :: -1]
-    cross *= 2
+    cross *= 2 * size * size
     cross /= both_energies
     return cross
 

@@ -2,6 +2,7 @@
 
 import ipaddress
 import math
+import re
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator
@@ -17,6 +18,7 @@ from .values import Network
 FORWARDED: Final = "X-Forwarded-For"
 BURST: Final = 4.0  # s worth of offers that may come at once
 MOST_REMEMBERED: Final = 4096  # addresses
+WITH_PORT: Final = re.compile(r"(?:\[([^\]]+)\]|([0-9.]+))(?::[0-9]+)?")
 HOME: Final = 64  # bits of an IPv6 address that one caller has at least, with all below
 
 
@@ -55,6 +57,9 @@ def forwards_untrusted(request: web.Request, trusted: Collection[Network]) -> bo
 
 
 def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An address, which some proxies write with brackets and a port; None for anything else."""
+    if with_port := WITH_PORT.fullmatch(text):
+        text = with_port[1] or with_port[2]
     try:
         found = ipaddress.ip_address(text)
     except ValueError:

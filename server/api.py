@@ -115,7 +115,7 @@ async def turn(request: web.Request) -> web.Response:
     """Any subset of the controls → what ``GET`` returns; or more addresses of the caller (WHIP, WHEP)."""
     if request.content_type == whip.FRAGMENT:
         return await whip.trickle(request, _call(request))
-    changes = await _json(request)
+    changes = await _json(request, whip.FRAGMENT)
     call = _call(request)  # now, for while that came it may have ended
     try:
         call.turn(checked(changes))
@@ -178,11 +178,12 @@ def _call(request: web.Request) -> Call:
         raise no_call(request.match_info["id"]) from None
 
 
-async def _json(request: web.Request) -> object:
+async def _json(request: web.Request, *others: str) -> object:
+    """The decoded body, whose type is JSON's; ``others`` are taken, too, but not here."""
     # The type is asked for because a page of another origin cannot send it without a preflight.
     if request.content_type != "application/json":
-        found = request.content_type
-        raise problem(web.HTTPUnsupportedMediaType, f"the body must be application/json, not {found}")
+        allowed = " or ".join(("application/json", *others))
+        raise problem(web.HTTPUnsupportedMediaType, f"the body must be {allowed}, not {request.content_type}")
     await body(request)  # text() has it from there
     try:
         decoded: object = json.loads(await request.text())

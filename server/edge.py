@@ -56,7 +56,9 @@ def application(config: Config, calls_of: Callable[[str], int]) -> web.Applicati
     app[CALLER] = lambda request: caller_of(request, config.trust_forwarded)
     app[TRUSTED] = config.trust_forwarded
     app[LIMITS] = AddressLimits(config.max_calls_per_address, config.offers_per_second, calls_of)
-    app[ANSWERS] = Counter()
+    app[ANSWERS] = Counter(
+        dict.fromkeys((201, 400, 401, 409, 429, 503), 0)
+    )  # counters begin at 0 for Prometheus
     app.on_response_prepare.append(_add_headers)
     app.on_response_prepare.append(_count_answer)
     app.on_response_prepare.append(headers_for(config.allow_origins))

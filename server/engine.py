@@ -41,7 +41,7 @@ STANDSTILL: Final = (
     0.15  # s that a batch may take: ten times what it does at the rated load, and no queue is full
 )
 LONGEST_STANDSTILL: Final = 20.0  # s after which there is little hope
-WATCH_INTERVAL: Final = 0.02  # s
+WATCH_INTERVAL: Final = 0.05  # s
 MOST_DEATHS: Final = 3  # of the thread; one that dies again and again has broken the process
 BURST_STEP: Final = 0.9 * PACKET / SAMPLE_RATE  # s between packets of a burst before they count as waiting
 
@@ -239,7 +239,7 @@ class Engine:
             for port in resuming:
                 self._fallback.resume(port.slot)
             if batch:
-                self._step(batch, np.stack(dry))
+                self._step(batch, np.array(dry))  # half the time of stack()
             self._balance([due for *_, due in batch])
         except Exception:  # the calls of this batch get dry audio, all calls go on
             logger.exception("the engine failed on a batch of %d", len(batch))
@@ -272,7 +272,7 @@ class Engine:
 
     def _step(self, batch: list[tuple[Port, int, Float, float, float]], dry: Float) -> None:
         began = self._clock()
-        x = np.stack([samples for _, _, samples, *_ in batch])  # [calls, 960]
+        x = np.array([samples for _, _, samples, *_ in batch])  # [calls, 960]
         y = self._fallback.process([port.slot for port, *_ in batch], x, dry)
         levels = zip(_level_db(x).tolist(), _level_db(y).tolist(), strict=True)
         ended = self._clock()

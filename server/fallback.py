@@ -143,11 +143,10 @@ class Fallback:
         for stream in np.array(chosen)[numberless & ~self._numberless[chosen]]:
             self._count(stream, FloatingPointError("the network gives no numbers"))
         self._numberless[chosen] = numberless
-        for row, samples in zip(rows, enhanced, strict=True):
-            if np.isfinite(samples).all():
-                y[row] = samples
-            else:
-                self._fail(streams[row], FloatingPointError("the enhanced audio is not finite"))
+        finite = np.isfinite(enhanced).all(axis=1)
+        y[np.array(rows)[finite]] = enhanced[finite]
+        for row in np.array(rows)[~finite]:
+            self._fail(streams[row], FloatingPointError("the enhanced audio is not finite"))
 
     def _retry(self, stream: int, x: Float, y: Float) -> None:
         """Count a failed stream's packets; before it is back, try it alone, unheard, with a new state."""

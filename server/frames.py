@@ -54,11 +54,12 @@ def same_format(a: AudioFrame, b: AudioFrame) -> bool:
 
 def time_of(frame: AudioFrame) -> int | None:
     """Samples of 48 kHz at its first sample, in the sender's timeline."""
-    if frame.pts is None or frame.time_base is None:
+    base = frame.time_base  # PyAV makes a new one each time
+    if frame.pts is None or base is None:
         return None
-    if frame.time_base == TIME_BASE:
+    if base.denominator == SAMPLE_RATE and base.numerator == 1:
         return frame.pts
-    return round(frame.pts * Fraction(frame.time_base) * SAMPLE_RATE)
+    return round(frame.pts * Fraction(base) * SAMPLE_RATE)
 
 
 def is_native(frame: AudioFrame) -> bool:

@@ -51,14 +51,17 @@ def create_front(config: Config, workers: Workers, folder: Path) -> web.Applicat
 
 @routes.post("/offer")
 async def offer(request: web.Request) -> web.Response:
-    workers = request.app[WORKERS]
-    if workers.draining:
-        after = math.ceil(request.app[CONFIG].drain_time)
-        raise problem(web.HTTPServiceUnavailable, "the server is ending", retry_after=after)
+    _still_open(request)
     with admitted(request) as caller:
         if (room := request.query.get("room")) is not None:
             return await _at_home(request, room, caller)
         return await _offered(request, caller)
+
+
+def _still_open(request: web.Request) -> None:
+    if request.app[WORKERS].draining:
+        after = math.ceil(request.app[CONFIG].drain_time)
+        raise problem(web.HTTPServiceUnavailable, "the server is ending", retry_after=after)
 
 
 async def _offered(request: web.Request, caller: str) -> web.Response:
@@ -87,6 +90,7 @@ async def _offered(request: web.Request, caller: str) -> web.Response:
 @routes.post("/whip/{room}")
 @routes.post("/whep/{room}")
 async def room(request: web.Request) -> web.Response:
+    _still_open(request)
     with admitted(request) as caller:
         return await _at_home(request, request.match_info["room"], caller)
 
@@ -112,13 +116,14 @@ async def call(request: web.Request) -> web.Response:
 @routes.get("/healthz")
 @public
 async def health(request: web.Request) -> web.Response:
-    """200 while a worker is fine and takes calls; how full they are, and how many of how many are fine."""
+    """200 while a worker is fine and takes calls; how full they all are, and how many of how many are fine."""
     workers = request.app[WORKERS]
-    fine = [each for status, each in await _gathered(workers, "/healthz") if status == 200]
+    told_by = await _gathered(workers, "/healthz")
+    fine = [each for status, each in told_by if status == 200]
     state = "draining" if workers.draining else "ok" if fine else "no worker is ready"
     told = {
         "status": state,
-        **{name: sum(each[name] for each in fine) for name in ("calls", "rated_calls", "max_calls")},
+        **{name: sum(each[name] for _, each in told_by) for name in ("calls", "rated_calls", "max_calls")},
         "workers": {"fine": len(fine), "of": workers.count},
     }
     return web.json_response(told, status=200 if state == "ok" else 503)

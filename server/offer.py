@@ -127,40 +127,24 @@ def _check_transport(media: MediaDescription) -> None:
     if not any(fingerprint.algorithm.lower() in DIGESTS for fingerprint in fingerprints):
         needed = f"a=setup and an a=fingerprint of {', '.join(DIGESTS)}"
         raise OfferError(f"sdp: {needed} must be in the {media.kind} section")
-    for candidate in media.ice_candidates:
-        check_candidate(candidate)
+    media.ice_candidates = [candidate for candidate in media.ice_candidates if is_usable(candidate)]
     if WAITS_FOR_CANDIDATES:
-        _await_others(media)
+        # Told that there will be no others, aioice would give up before those come that are found by their own checks.
+        media.ice_candidates_complete = False
 
 
-def check_candidate(candidate: RTCIceCandidate) -> None:
-    """Raises :class:`OfferError` for an address that no caller can have."""
-    if not 0 < candidate.port < 65536:
-        raise OfferError(f"sdp: the port of a candidate must be 1…65535, not {candidate.port}")
-    if is_name(candidate):
-        return
+def is_usable(candidate: RTCIceCandidate) -> bool:
+    """Whether a caller may be found there; one that is not is passed over (RFC 8839, 5.1; RFC 9725, 4.3).
+
+    Names are not: aioice would ask the network for those of multicast DNS, and a caller wait a second for its answer
+    where it is not the caller's. Whoever hides its address so, or has told none, is found by its own checks.
+    """
     try:
         address = ipaddress.ip_address(candidate.ip)
     except ValueError:
-        raise OfferError(f"sdp: a candidate needs an IP address, not {candidate.ip[:64]!r}") from None
-    if address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255":
-        raise OfferError(f"sdp: no caller can have the address {address} of a candidate")
-
-
-def _await_others(media: MediaDescription) -> None:
-    """Leave out candidates with names of multicast DNS, and the word that there will be no others.
-
-    aioice would ask the network for the names, and a caller wait a second for its answer where it is not the
-    caller's. Whoever hides its address so, or has told none, is found by its own checks; told that there will be no
-    others, aioice would give up before they come.
-    """
-    media.ice_candidates = [candidate for candidate in media.ice_candidates if not is_name(candidate)]
-    media.ice_candidates_complete = False
-
-
-def is_name(candidate: RTCIceCandidate) -> bool:
-    """Whether it hides its address behind a name of multicast DNS."""
-    return candidate.ip.endswith(".local")
+        return False
+    reachable = not (address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255")
+    return reachable and candidate.protocol.lower() == "udp" and 0 < candidate.port < 65536
 
 
 def _check_audio(media: MediaDescription, direction: Direction, codecs: Collection[str]) -> None:

@@ -134,7 +134,7 @@ class EnhancedTrack(MediaStreamTrack):
         if self._writer is None:
             self._writer = FrameWriter(frame, self._layout, self._rate)
         now = clock.monotonic()
-        if not self._reader.follows(frame) and not self._pace.has(now):
+        if not self._pace.has(now) and not self._reader.follows(frame):
             self.skipped += 1  # what it would take to join them is the time of all
             return
         time = time_of(frame)

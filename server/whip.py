@@ -3,7 +3,7 @@
 ``POST /whip/{room}`` publishes a voice in a room, ``POST /whep/{room}`` listens to it enhanced. Both take an SDP
 offer and answer 201 with the answer, the call as ``Location``, its ``ETag`` and the ICE servers as ``Link``. The
 resource is that of any call; ``PATCH`` with a fragment of SDP adds addresses to it (trickle ICE). ICE does not
-restart. Controls may stand in the query: ``/whip/desk?attenuation_limit_db=20``.
+restart. The publisher's controls may stand in its query: ``/whip/desk?attenuation_limit_db=20``.
 """
 
 import json
@@ -18,8 +18,9 @@ from . import iceservers
 from .call import Call, TooManyCalls
 from .calls import Calls
 from .config import Config
+from .controls import Changes
 from .edge import admitted, body
-from .offer import MOST_ALIKE, Offer, OfferError, check_candidate, is_name
+from .offer import MOST_ALIKE, Offer, OfferError, is_usable
 from .problems import problem
 from .rooms import NobodyPublishes, RoomTaken, Seat, checked_name
 from .values import IceServer
@@ -40,6 +41,8 @@ async def publish(request: web.Request, calls: Calls, config: Config) -> web.Res
 async def listen(request: web.Request, calls: Calls, config: Config) -> web.Response:
     with admitted(request) as caller:
         room = _room(request)
+        if _controls(request):
+            raise problem(web.HTTPBadRequest, "a listener has no controls: those are the publisher's")
         offer = await _offer(request, lambda sdp: Offer.of_sdp(sdp, {}, "recvonly", others_hear=True))
         return await _created(calls, config, offer, caller, lambda: calls.rooms.listen(room))
 
@@ -82,7 +85,7 @@ async def _created(
     except TooManyCalls as error:
         raise problem(web.HTTPServiceUnavailable, str(error), retry_after=error.retry_after) from error
     assert call.answer is not None
-    answer = web.Response(status=201, text=call.answer.sdp, content_type=SDP)
+    answer = web.Response(status=201, body=call.answer.sdp.encode(), content_type=SDP)
     answer.headers.update({"Location": f"/calls/{call.id}", "ETag": call.etag, "Accept-Patch": FRAGMENT})
     for server in iceservers.of(config):
         answer.headers.add("Link", link(server))
@@ -114,6 +117,9 @@ def _room(request: web.Request) -> str:
 
 def _controls(request: web.Request) -> dict[str, object]:
     """The query, each value read as JSON: numbers, true, false, null."""
+    if unknown := [name for name in request.query if name not in Changes.__annotations__]:
+        allowed = ", ".join(Changes.__annotations__)
+        raise problem(web.HTTPBadRequest, f"unknown control {unknown[0]!r} in the query; allowed: {allowed}")
     try:
         return {name: json.loads(value) for name, value in request.query.items()}
     except (ValueError, RecursionError) as error:
@@ -148,7 +154,7 @@ def _candidates(fragment: str, call: Call) -> list[RTCIceCandidate]:
                 mid = value
             case "a=candidate":
                 candidate = _candidate(value)
-                if is_name(candidate):  # its owner is found by its own checks, as in server.offer
+                if not is_usable(candidate):
                     continue
                 candidate.sdpMid, candidate.sdpMLineIndex = mid, None if mid is not None else 0
                 found.append(candidate)
@@ -161,8 +167,6 @@ def _candidates(fragment: str, call: Call) -> list[RTCIceCandidate]:
 
 def _candidate(text: str) -> RTCIceCandidate:
     try:
-        candidate = candidate_from_sdp(text)
+        return candidate_from_sdp(text)
     except Exception as error:  # the parser raises whatever its line of code happens to
         raise ValueError(f"not a candidate: {text[:100]!r}") from error
-    check_candidate(candidate)
-    return candidate

@@ -56,15 +56,35 @@ def test_channels_stay_in_their_places(tmp_path: Path, suffix: str, layout: str)
     assert heard == list(range(len(x)))
 
 
-@pytest.mark.parametrize("channels", [3, 8, 16])
-def test_channels_without_places_are_read(tmp_path: Path, channels: int) -> None:
+@pytest.mark.parametrize("channels", [3, 8, 16, 9, 18, 64])
+def test_channels_without_places_are_read_and_written(tmp_path: Path, channels: int) -> None:
     pcm = np.random.default_rng(0).integers(-30_000, 30_000, (480, channels), np.int16)
     with wave.open(str(tmp_path / "x.wav"), "wb") as file:
         file.setnchannels(channels)
         file.setsampwidth(2)
         file.setframerate(48_000)
         file.writeframes(pcm.tobytes())
-    np.testing.assert_array_equal(read(tmp_path / "x.wav")[0], pcm.T / np.float32(32768))
+    x = read(tmp_path / "x.wav")[0]
+    np.testing.assert_array_equal(x, pcm.T / np.float32(32768))
+    write(tmp_path / "y.wav", x, 48_000)
+    np.testing.assert_array_equal(read(tmp_path / "y.wav")[0], x)
+
+
+@pytest.mark.parametrize(("channels", "rate"), [(2, 48_000), (1, 44_100)])
+def test_a_recording_that_changes_on_the_way_goes_on_as_it_began(
+    tmp_path: Path, channels: int, rate: int
+) -> None:
+    one, other = tmp_path / "one.mp3", tmp_path / "other.mp3"
+    write(one, chirp(1, 48_000, 48_000), 48_000)
+    write(other, chirp(channels, rate, 2 * rate), rate)
+    both = tmp_path / "both.mp3"
+    both.write_bytes(one.read_bytes() + other.read_bytes())
+    samples, found = read(both)
+    assert len(samples) == 1
+    assert samples.shape[1] == pytest.approx(3 * found, abs=0.1 * found)
+    for second in range(3):  # of the chirps, the last second is 650 to 800 Hz
+        spectrum = np.abs(np.fft.rfft(samples[0, second * found :][:found]))
+        assert 200 < np.argmax(spectrum) < 850
 
 
 @pytest.mark.parametrize("suffix", LOSSY)

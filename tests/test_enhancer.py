@@ -50,6 +50,24 @@ def test_streaming_equals_batch_for_any_chunking(voices: Float, seed: int) -> No
     np.testing.assert_allclose(np.concatenate(parts, axis=1), batch, atol=1e-6)
 
 
+def test_turning_off_and_on_is_the_same_for_any_chunking(voices: Float) -> None:
+    """In any chunks, a stream that is dry forgets, and begins anew when it is turned on."""
+
+    def turned(chunk: int) -> Float:
+        enhancer, parts = Enhancer(streams=4), []
+        for part, enabled in zip(
+            np.split(voices[:, : 180 * HOP], 3, axis=1), (True, False, True), strict=True
+        ):
+            for stream in (0, 2):
+                enhancer.set(stream, enabled=enabled)
+            parts += [enhancer.process(part[:, at : at + chunk]) for at in range(0, part.shape[1], chunk)]
+        return np.concatenate(parts, axis=1)
+
+    whole = turned(60 * HOP)
+    for chunk in (HOP, 2 * HOP, 20 * HOP):
+        np.testing.assert_allclose(turned(chunk), whole, atol=1e-6)
+
+
 def test_interleaved_calls_equal_separate_ones(voices: Float) -> None:
     """Packets of any subset of the calls, in any order, at any time."""
     separate = np.concatenate([Enhancer(streams=1).process(voice[None]) for voice in voices])

@@ -115,7 +115,8 @@ async def test_controls_in_the_query_and_by_patch(hiss: Pcm) -> None:
         ("whip", "desk", "", "garbage", 400, "sdp"),
         ("whip", "desk", "?enabled=maybe", "v=0", 400, "controls in the query"),
         ("whip", "desk", f"?enabled={'[' * 2000}", "v=0", 400, "controls in the query"),
-        ("whip", "desk", "?louder=1", "OFFER", 400, "unknown control 'louder'"),
+        ("whip", "desk", "?louder=yes", "OFFER", 400, "unknown control 'louder'"),
+        ("whep", "desk", "?enabled=false", "OFFER", 400, "a listener has no controls"),
         ("whep", "desk", "", "OFFER", 400, "the audio must be recvonly, not sendonly"),
         ("whip", "desk", "", "PCMU", 400, "none of the codecs audio/opus among audio/pcmu"),
     ],
@@ -175,7 +176,7 @@ async def test_trickled_addresses_connect_a_call(hiss: Pcm) -> None:
     async with serving() as server:
         async with server.http.post("/whip/desk", data=bare, headers=SDP) as answer:
             resource, etag = answer.headers["Location"], answer.headers["ETag"]
-            assert answer.headers["Content-Type"].startswith("application/sdp")
+            assert answer.headers["Content-Type"] == "application/sdp"
             assert "a=recvonly" in (text := await answer.text())
             assert "a=setup:passive" in text
         # Our end may not begin by itself, or the server would learn the address from its packets.
@@ -203,30 +204,41 @@ async def test_trickled_addresses_connect_a_call(hiss: Pcm) -> None:
         await closing.close(connection)
 
 
-async def test_who_hides_its_addresses_may_say_that_there_are_no_others(hiss: Pcm) -> None:
-    """As a browser does that lends a player no microphone; it is found by its own checks."""
+CANDIDATE = "a=candidate:1 1 udp 2130706431 192.0.2.1 5000 typ host\r\n"
+UNUSABLE = (
+    CANDIDATE.replace("192.0.2.1", "x.local"),  # as a browser hides it that lends a player no microphone
+    CANDIDATE.replace("192.0.2.1", "turn.example.org"),
+    CANDIDATE.replace("192.0.2.1", "224.0.0.251"),
+    CANDIDATE.replace("192.0.2.1", "0.0.0.0"),
+    CANDIDATE.replace("5000", "0"),
+    CANDIDATE.replace("5000", "65536"),
+    CANDIDATE.replace("udp", "tcp").replace("host", "host tcptype active"),
+)
+
+
+async def test_who_has_no_address_that_can_be_used_may_say_that_there_are_no_others(hiss: Pcm) -> None:
+    """It is found by its own checks."""
     connection = whipclient.connection()
     connection.addTransceiver(RecordedTrack(hiss), direction="sendonly")
     await connection.setLocalDescription(await connection.createOffer())
     offer = connection.localDescription.sdp
     none = re.sub(r"a=candidate:.*\r\n", "", offer)
-    hidden = none.replace("a=end-of", "a=candidate:1 1 udp 2130706431 x.local 5000 typ host\r\na=end-of")
-    tcp = none.replace(
-        "a=end-of", "a=candidate:1 1 tcp 1518280447 192.0.2.1 9 typ host tcptype active\r\na=end-of"
-    )
+    unusable = none.replace("a=end-of", "".join(UNUSABLE) + "a=end-of")
     (ufrag,) = re.findall(r"a=ice-ufrag:.*\r\n", offer)
     async with serving() as server:
-        for sdp in (none, hidden, tcp):
+        for sdp in (none, unusable):
             async with server.http.post("/whip/desk", data=sdp, headers=SDP) as answer:
+                assert answer.headers["Content-Type"] == "application/sdp"
                 resource, headers = (
                     answer.headers["Location"],
                     {"If-Match": answer.headers["ETag"], **FRAGMENT},
                 )
-            last = f"{ufrag}a=mid:0\r\na=end-of-candidates\r\n"
+            last = f"{ufrag}a=mid:0\r\n{''.join(UNUSABLE)}a=end-of-candidates\r\n"
             async with server.http.patch(resource, data=last, headers=headers) as answer:
                 assert answer.status == 204
             (call,) = server.calls
             await until(lambda call=call: call._connection.connectionState == "connecting", "its checks")  # type: ignore[misc]
+            assert "a=candidate" not in call._connection.remoteDescription.sdp
             async with server.http.delete(resource) as answer:
                 assert answer.status == 200
         await closing.close(connection)

@@ -266,12 +266,13 @@ async def test_calls_at_hand_may_end_while_no_new_ones_are_taken(workers: int) -
         body = await offered()
         server.process.terminate()
         await server.read_until("ending")
-        async with server.http.post("/offer", json=body) as answer:
-            assert answer.status == 503
-            assert int(answer.headers["Retry-After"]) == 300
-            assert "ending" in (await answer.json())["error"]
+        for path in ("/offer", "/whip/desk"):
+            async with server.http.post(path, json=body) as answer:
+                assert answer.status == 503
+                assert int(answer.headers["Retry-After"]) == 300
+                assert "ending" in (await answer.json())["error"]
         status, health = await server.get("/healthz")
-        assert (status, health["status"]) == (503, "draining")
+        assert (status, health["status"], health["calls"]) == (503, "draining", 1)
         await packets(caller, 20)
         async with server.http.patch(f"/calls/{caller.id}", json={"enabled": False}) as answer:
             assert (await answer.json())["controls"]["enabled"] is False

@@ -83,9 +83,16 @@ def test_a_manifest_as_a_spreadsheet_writes_it_is_read_and_a_wrong_one_named(tmp
     manifest.write_text("file,kind,split,bandwidth\n" + rows)
     with pytest.raises(ValueError, match=r"manifest\.csv has no column bandwidth_hz; wanted: file, kind"):
         scan(tmp_path)
-    manifest.write_text("file,kind,split,bandwidth_hz\n" + rows + "c.wav,noise,train,\n")
-    with pytest.raises(ValueError, match=r"manifest\.csv, line 4: bandwidth_hz is ''"):
-        scan(tmp_path)
+    for row, told in {
+        "c.wav,noise,train,": "bandwidth_hz is ''",
+        "c.wav,noise,train,nan": "bandwidth_hz is 'nan'",
+        "c.wav,noise,train,-5": "bandwidth_hz is '-5'",
+        "c.wav,Speech,train,8000": "kind is 'Speech'; allowed: speech, noise",
+        "c.wav,noise,validation,8000": "split is 'validation'; allowed: train, valid",
+    }.items():
+        manifest.write_text(f"file,kind,split,bandwidth_hz\n{rows}{row}\n")
+        with pytest.raises(ValueError, match=rf"manifest\.csv, line 4: {told}"):
+            scan(tmp_path)
 
 
 def test_decoded_corpus_is_the_recording(corpus: Corpus, clean: Float) -> None:

@@ -160,8 +160,10 @@ def read(path: Path) -> tuple[Float, int]:
 def load(path: Path) -> Recording:
     """The first audio track of any file that FFmpeg reads, from where the file begins.
 
-    Where its clock says that something is missing there is silence, and what is damaged is left out with a warning.
-    Raises OSError or ValueError, which name the file, if there is no audio or none of it can be decoded.
+    Where its clock says that something is missing there is silence, and what cannot be decoded is left out with a
+    warning (what FFmpeg does not even find in a damaged file goes without one). Where its channels or its rate change,
+    it goes on as it began. Raises OSError or ValueError, which name the file, if there is no audio or none of it can be
+    decoded.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory; expected an audio file")
@@ -177,34 +179,48 @@ def load(path: Path) -> Recording:
                 raise ValueError(f"{path} has channels in places that no layout has: {layout}")
             # Changes the sample format only. Packed: PyAV reads no more than seven planes.
             packed = AudioResampler(format="flt")
+            first: av.AudioFrame | None = (
+                None  # where a recording changes its channels or its rate, it goes on as it began
+            )
+            form: tuple[str, int] | None = None  # of the frames that come now
             parts: list[Float] = []
             length = 0  # of them
             # Of several tracks all begin with the file; one alone begins as it does.
             start = (container.start_time or 0) / 1e6 if container.streams.video else None
             for frame in chain(_decoded(container, stream, path), [None]):
-                if frame is not None and frame.time is not None:
-                    late = frame.time - length / frame.sample_rate - (start or 0)
-                    if start is not None and GAP < late <= LONGEST_GAP:
-                        silence = np.zeros(
-                            (frame.layout.nb_channels, round(late * frame.sample_rate)), np.float32
-                        )
-                        parts.append(silence)
-                        length += silence.shape[1]
-                    elif start is None or abs(late) > GAP:  # or the clock has jumped
-                        start = (start or 0) + late
+                if frame is not None:
+                    first = first or frame
+                    rate = first.sample_rate
+                    if form != (form := (frame.layout.name, frame.sample_rate)):
+                        packed = AudioResampler("flt", first.layout.name, rate)
+                    if frame.time is not None:
+                        late = frame.time - length / rate - (start or 0)
+                        if start is not None and GAP < late <= LONGEST_GAP:
+                            silence = np.zeros((first.layout.nb_channels, round(late * rate)), np.float32)
+                            parts.append(silence)
+                            length += silence.shape[1]
+                        elif start is None or abs(late) > GAP:  # or the clock has jumped
+                            start = (start or 0) + late
                 for part in packed.resample(frame):
                     samples = part.to_ndarray().reshape(-1, part.layout.nb_channels).T
                     parts.append(samples.astype(np.float32, copy=False))
                     length += part.samples
-            if len({part.shape[0] for part in parts}) > 1:
-                raise ValueError(f"{path} changes its number of channels on the way")
             parts = parts or [np.zeros((stream.codec_context.channels, 0), np.float32)]
             if layout.endswith("channels"):  # and no places
-                layout = av.AudioLayout(f"{len(parts[0])}c").name
+                layout = _usual_layout(len(parts[0]))
             tags = {**stream.metadata, **container.metadata}
-            return Recording(np.concatenate(parts, axis=1), stream.rate, layout, tags)
+            rate = stream.rate if first is None else first.sample_rate
+            return Recording(np.concatenate(parts, axis=1), rate, layout, tags)
     except av.FFmpegError as error:
         raise _named(error, path) from error
+
+
+def _usual_layout(channels: int) -> str:
+    """FFmpeg's for so many; where it has none, channels without places."""
+    try:
+        return av.AudioLayout(f"{channels}c").name
+    except ValueError:
+        return f"{channels}C"
 
 
 def _opened(path: Path) -> InputContainer:
@@ -308,7 +324,7 @@ def write(
     target = path.resolve()  # of a link, which stays one
     partial = target.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        _encode(partial, form, Recording(samples, rate, layout or f"{len(samples)}c", tags), bits)
+        _encode(partial, form, Recording(samples, rate, layout or _usual_layout(len(samples)), tags), bits)
         if target.exists():
             shutil.copymode(target, partial)
         os.replace(partial, target)

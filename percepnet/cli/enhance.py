@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
                 )
                 write(target, enhanced, rate, layout=layout, bits=args.bits, tags=tags)
                 seconds += samples.shape[1] / rate
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, MemoryError) as error:
                 failures += 1
                 told = describe(error)
                 named = str(source) in told or str(target) in told

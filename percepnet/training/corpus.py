@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import logging
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from percepnet.framing import SAMPLE_RATE
 
 logger = logging.getLogger(__name__)
 
+_ALLOWED = {"kind": ("speech", "noise"), "split": ("train", "valid")}
 _COLUMNS = ("file", "kind", "split", "bandwidth_hz")
 
 
@@ -64,11 +66,18 @@ def _listed(manifest: Path) -> list[Recording]:
         if missing := [name for name in _COLUMNS if name not in (rows.fieldnames or ())]:
             raise ValueError(f"{manifest} has no column {', '.join(missing)}; wanted: {', '.join(_COLUMNS)}")
         for row in rows:
+            here = f"{manifest}, line {rows.line_num}"
+            for name, allowed in _ALLOWED.items():
+                if row[name] not in allowed:
+                    raise ValueError(f"{here}: {name} is {row[name]!r}; allowed: {', '.join(allowed)}")
             try:
                 bandwidth = float(row["bandwidth_hz"])
             except (TypeError, ValueError):
-                found_here = f"{manifest}, line {rows.line_num}: bandwidth_hz is {row['bandwidth_hz']!r}"
-                raise ValueError(f"{found_here}; allowed: a number of Hz") from None
+                bandwidth = math.nan
+            if not 0 < bandwidth < math.inf:
+                raise ValueError(
+                    f"{here}: bandwidth_hz is {row['bandwidth_hz']!r}; allowed: a number of Hz above 0"
+                )
             found.append(Recording(row["file"], row["kind"], row["split"], bandwidth))
     return found
 

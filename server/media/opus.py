@@ -12,7 +12,6 @@ from typing import Any, Final, Self, TypeAlias
 
 from aiortc.codecs.base import Decoder
 from aiortc.jitterbuffer import JitterFrame
-from aiortc.mediastreams import convert_timebase
 from aiortc.rtcrtpparameters import ParametersDict
 from aiortc.sdp import SessionDescription
 from av import AudioFrame, CodecContext, Packet
@@ -20,6 +19,7 @@ from av.audio.codeccontext import AudioCodecContext
 
 from percepnet.framing import SAMPLE_RATE
 
+from ..frames import time_of
 from . import libopus
 
 MIME_TYPE: Final = "audio/opus"
@@ -122,9 +122,8 @@ class OpusEncoder:
 
     def encode(self, frame: AudioFrame, level: float) -> tuple[list[Payload], int]:
         """Payloads, none in a pause, and their time in samples of 48 kHz; ``level`` of the frame in dBov."""
-        assert frame.pts is not None
-        assert frame.time_base is not None
-        time = convert_timebase(frame.pts, frame.time_base, TIME_BASE)
+        time = time_of(frame)
+        assert time is not None
         if self._pauses is not None and (instead := self._pauses.instead(level)) is not None:
             return instead, time
         payloads = self._packets(frame)
