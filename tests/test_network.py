@@ -95,6 +95,7 @@ def test_sizes_are_those_published() -> None:
     count = {name: sum(p.numel() for p in network(t).parameters()) for name, t in TOPOLOGIES.items()}
     assert count["full"] == pytest.approx(7.96e6, rel=0.005)
     assert count["subband"] == pytest.approx(862e3, rel=0.005)
+    assert count["lite"] == pytest.approx(336e3, rel=0.005)
 
 
 def test_shipped_model_is_its_shipped_weights() -> None:

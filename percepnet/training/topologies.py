@@ -19,6 +19,7 @@ AnyNetwork: TypeAlias = PercepNet | SubbandNet
 TOPOLOGIES: Final[Mapping[str, AnyTopology]] = {
     "full": Topology(),
     "subband": SubbandTopology(),
+    "lite": SubbandTopology(channels=64, context=160),
     "toy": Topology(dense=32, units=32),
 }
 
