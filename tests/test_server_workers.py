@@ -266,8 +266,9 @@ async def test_calls_at_hand_may_end_while_no_new_ones_are_taken(workers: int) -
         body = await offered()
         server.process.terminate()
         await server.read_until("ending")
-        for path in ("/offer", "/whip/desk"):
-            async with server.http.post(path, json=body) as answer:
+        sdp = {"data": body["sdp"], "headers": {"Content-Type": "application/sdp"}}
+        for path, content in (("/offer", {"json": body}), ("/whip/desk", sdp)):
+            async with server.http.post(path, **content) as answer:
                 assert answer.status == 503
                 assert int(answer.headers["Retry-After"]) == 300
                 assert "ending" in (await answer.json())["error"]
