@@ -63,7 +63,9 @@ class Config:
     trust_forwarded: tuple[Network, ...] = _option(
         (), network, "proxy, or network of them, whose X-Forwarded-For is believed"
     )
-    model: Path | None = _option(None, path_of, "a shipped network (subband, lite) or an .onnx file; none for subband")
+    model: Path | None = _option(
+        None, path_of, "a shipped network (subband, lite) or an .onnx file; none for subband"
+    )
     max_calls: int = _option(
         CALLS_OF_A_CORE * available_cores(),
         number(1, 16_384, whole=True),

@@ -174,14 +174,12 @@ def load(path: Path) -> Recording:
             stream = container.streams.audio[0]
             if stream.codec_context is None:
                 raise ValueError(f"{path}: its audio is of a codec that FFmpeg cannot decode here")
-            layout = stream.layout.name
-            if "channels (" in layout:  # PyAV would write past the end of what it has reserved
-                raise ValueError(f"{path} has channels in places that no layout has: {layout}")
+            if "channels (" in stream.layout.name:  # PyAV would write past the end of what it has reserved
+                raise ValueError(f"{path} has channels in places that no layout has: {stream.layout.name}")
             # Changes the sample format only. Packed: PyAV reads no more than seven planes.
             packed = AudioResampler(format="flt")
-            first: av.AudioFrame | None = (
-                None  # where a recording changes its channels or its rate, it goes on as it began
-            )
+            # Where a recording changes its channels or its rate, it goes on as it began.
+            first: av.AudioFrame | None = None
             form: tuple[str, int] | None = None  # of the frames that come now
             parts: list[Float] = []
             length = 0  # of them
@@ -206,10 +204,11 @@ def load(path: Path) -> Recording:
                     parts.append(samples.astype(np.float32, copy=False))
                     length += part.samples
             parts = parts or [np.zeros((stream.codec_context.channels, 0), np.float32)]
+            layout = (first or stream).layout.name
             if layout.endswith("channels"):  # and no places
                 layout = _usual_layout(len(parts[0]))
             tags = {**stream.metadata, **container.metadata}
-            rate = stream.rate if first is None else first.sample_rate
+            rate = (first or stream).sample_rate
             return Recording(np.concatenate(parts, axis=1), rate, layout, tags)
     except av.FFmpegError as error:
         raise _named(error, path) from error
