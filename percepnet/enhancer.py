@@ -44,7 +44,7 @@ class Enhancer:
 
     Args:
         streams: number of calls, at least 1.
-        model: path of an exported ``.onnx``, or the name of a shipped one (``subband``); None: the default model.
+        model: path of an exported ``.onnx``, or the name of a shipped one, ``subband`` or ``lite``; None: ``subband``.
         postfilter: deepen the valleys between bands (P20's envelope post-filter).
         attenuation_limit_db: the most that is taken away, 0…100 dB, by mixing the dry signal back in; None: no limit.
             Single bins may fall below it, where what the comb filter makes and the dry signal cancel.

@@ -31,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--repeats", type=within(int, 1, 100), default=3, help="runs, of which the median counts (default: 3)"
     )
     parser.add_argument(
-        "--model", type=path_of, metavar="FILE", help="an .onnx network (default: the one inside)"
+        "--model",
+        type=path_of,
+        metavar="MODEL",
+        help="a shipped network or an .onnx file (default: subband)",
     )
     parser.add_argument(
         "--no-postfilter", dest="postfilter", action="store_false", help="leave the envelope post-filter out"
