@@ -13,8 +13,16 @@
 namespace {
 
 constexpr int TILE = 16;
-constexpr int LANES = 16;
+// What is summed stays in registers: so many rows by so many vectors of columns. AVX-512 has 32 registers, others 16.
+#ifdef __AVX512F__
+constexpr int LANES = 16, ROWS = 8;
+#else
+constexpr int LANES = 8, ROWS = 4;
+#endif
 typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4)));
+
+template <int N>
+constexpr int VECTORS = N / LANES % 2 == 0 ? 2 : N / LANES % 3 == 0 ? 3 : 1;
 
 template <int C>
 struct Weights {
@@ -36,39 +44,43 @@ struct Weights {
   }
 };
 
-// out[r] += Σ_k a[r][k] b[k], of the tile's rows
-template <int K, int N, int LDO, int ROWS>
-inline void multiply(const float (*a)[K], const float* b, int ldb, float (*out)[LDO], int from) {
-  for (int r = 0; r < TILE; r += ROWS) {
-    Vector sum[ROWS][N / LANES];
+// ROWS × VECTORS<N> of out += Σ_k of a number of each row, a[k · along_k + row · along_row], times b[k]
+template <int K, int V>
+inline void add(const float* a, int along_k, int along_row, const float* b, int ldb, float* out, int ldo) {
+  Vector sum[ROWS][V];
+#pragma GCC unroll 8
+  for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 3
+    for (int n = 0; n < V; ++n) sum[i][n] = *(Vector*)(out + i * ldo + n * LANES);
+  for (int k = 0; k < K; ++k) {
+    Vector w[V];
+#pragma GCC unroll 3
+    for (int n = 0; n < V; ++n) w[n] = *(const Vector*)(b + k * ldb + n * LANES);
+#pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i)
-      for (int n = 0; n < N / LANES; ++n) sum[i][n] = *(Vector*)(out[r + i] + from + n * LANES);
-    for (int k = 0; k < K; ++k)
-      for (int n = 0; n < N / LANES; ++n) {
-        const Vector w = *(const Vector*)(b + k * ldb + n * LANES);
-        for (int i = 0; i < ROWS; ++i) sum[i][n] += a[r + i][k] * w;
-      }
-    for (int i = 0; i < ROWS; ++i)
-      for (int n = 0; n < N / LANES; ++n) *(Vector*)(out[r + i] + from + n * LANES) = sum[i][n];
+#pragma GCC unroll 3
+      for (int n = 0; n < V; ++n) sum[i][n] += a[k * along_k + i * along_row] * w[n];
   }
+#pragma GCC unroll 8
+  for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 3
+    for (int n = 0; n < V; ++n) *(Vector*)(out + i * ldo + n * LANES) = sum[i][n];
+}
+
+// out[r][from + n] += Σ_k a[r][k] b[k][n], of the tile's rows and N columns
+template <int K, int N, int LDO>
+inline void multiply(const float (*a)[K], const float* b, int ldb, float (*out)[LDO], int from) {
+  constexpr int V = VECTORS<N>;
+  for (int n = 0; n < N; n += V * LANES)
+    for (int r = 0; r < TILE; r += ROWS) add<K, V>(a[r], 1, K, b + n, ldb, out[r] + from + n, LDO);
 }
 
 // out[j] += Σ_r a[r][j] b[r], over the tile's rows
 template <int J, int N>
 inline void accumulate(const float (*a)[J], const float (*b)[N], float (*out)[N]) {
-  constexpr int STEP = 8;
-  for (int j = 0; j < J; j += STEP) {
-    Vector sum[STEP][N / LANES];
-    for (int i = 0; i < STEP; ++i)
-      for (int n = 0; n < N / LANES; ++n) sum[i][n] = *(Vector*)(out[j + i] + n * LANES);
-    for (int r = 0; r < TILE; ++r)
-      for (int n = 0; n < N / LANES; ++n) {
-        const Vector w = *(const Vector*)(b[r] + n * LANES);
-        for (int i = 0; i < STEP; ++i) sum[i][n] += a[r][j + i] * w;
-      }
-    for (int i = 0; i < STEP; ++i)
-      for (int n = 0; n < N / LANES; ++n) *(Vector*)(out[j + i] + n * LANES) = sum[i][n];
-  }
+  constexpr int V = VECTORS<N>;
+  for (int j = 0; j < J; j += ROWS)
+    for (int n = 0; n < N; n += V * LANES) add<TILE, V>(a[0] + j, J, 1, b[0] + n, N, out[j] + n, N);
 }
 
 template <int C>
@@ -87,12 +99,12 @@ struct Tile {
       for (int j = 0; j < 3 * C; ++j) gates[r][j] = w.bias[j];
       for (int c = 0; c < C; ++c) held[r][c] = w.bias_held[c];
     }
-    multiply<C, C, 3 * C, 8>(x, w.in[0], 3 * C, gates, 0);
-    multiply<C, C, 3 * C, 8>(x, w.in[0] + C, 3 * C, gates, C);
-    multiply<C, C, 3 * C, 8>(x, w.in[0] + 2 * C, 3 * C, gates, 2 * C);
-    multiply<C, C, 3 * C, 8>(h, w.held[0], 3 * C, gates, 0);
-    multiply<C, C, 3 * C, 8>(h, w.held[0] + C, 3 * C, gates, C);
-    multiply<C, C, C, 8>(h, w.held[0] + 2 * C, 3 * C, held, 0);
+    multiply<C, C, 3 * C>(x, w.in[0], 3 * C, gates, 0);
+    multiply<C, C, 3 * C>(x, w.in[0] + C, 3 * C, gates, C);
+    multiply<C, C, 3 * C>(x, w.in[0] + 2 * C, 3 * C, gates, 2 * C);
+    multiply<C, C, 3 * C>(h, w.held[0], 3 * C, gates, 0);
+    multiply<C, C, 3 * C>(h, w.held[0] + C, 3 * C, gates, C);
+    multiply<C, C, C>(h, w.held[0] + 2 * C, 3 * C, held, 0);
     for (int r = 0; r < TILE; ++r) {
       float* g = gates[r];
       for (int c = 0; c < 2 * C; ++c) g[c] = 1 / (1 + std::exp(-g[c]));
@@ -162,8 +174,8 @@ void backward(const at::Tensor& x, const at::Tensor& h0, const Weights<C>& w, co
           out[r][c] = 0;
         }
       }
-      multiply<3 * C, C, C, 8>(gi, w.in_t[0], C, out, 0);
-      multiply<3 * C, C, C, 8>(gh, w.held_t[0], C, dh, 0);
+      multiply<3 * C, C, C>(gi, w.in_t[0], C, out, 0);
+      multiply<3 * C, C, C>(gh, w.held_t[0], C, dh, 0);
       for (int r = 0; r < count; ++r)
         for (int c = 0; c < C; ++c) dx.data_ptr<float>()[at + r * hops * C + c] = out[r][c];
       accumulate<3 * C, C>(gi, t.x, wi);
