@@ -244,10 +244,13 @@ class Enhancer:
 
     def _fades(self, rows: Rows) -> list[int]:
         """Hops after which streams that become dry have got there; from then on they are idle."""
-        left = self._wet[rows][self._wanted(rows) == 0]
+        wanted = self._wanted(rows)
+        if wanted.all():  # as nearly always
+            return []
+        left = self._wet[rows][wanted == 0]
         left = left[left > 0]
         steps = _RAMP * np.arange(1, 2 + round(1 / _RAMP), dtype=np.float32)
-        return (1 + (steps < left[:, None]).sum(1)).tolist() if len(left) else []
+        return (1 + (steps < left[:, None]).sum(1)).tolist()
 
     def _rows(self, streams: Sequence[int] | Rows | None) -> Rows:
         if streams is None:

@@ -57,8 +57,13 @@ def checked(changes: object) -> Changes:
             case "attenuation_limit_db":
                 result["attenuation_limit_db"] = _limit(value)
             case _:
-                raise ValueError(f"unknown control {name!r}; allowed: {', '.join(Changes.__annotations__)}")
+                raise ValueError(unknown(name))
     return result
+
+
+def unknown(name: object) -> str:
+    """What is said of a control that there is not."""
+    return f"unknown control {name!r}; allowed: {', '.join(Changes.__annotations__)}"
 
 
 def _switch(name: str, value: object) -> bool:

@@ -143,9 +143,9 @@ class Fallback:
         for stream in np.array(chosen)[numberless & ~self._numberless[chosen]]:
             self._count(stream, FloatingPointError("the network gives no numbers"))
         self._numberless[chosen] = numberless
-        finite = np.isfinite(enhanced).all(axis=1)
-        y[np.array(rows)[finite]] = enhanced[finite]
-        for row in np.array(rows)[~finite]:
+        places, finite = np.array(rows), np.isfinite(enhanced).all(axis=1)
+        y[places[finite]] = enhanced[finite]
+        for row in places[~finite]:
             self._fail(streams[row], FloatingPointError("the enhanced audio is not finite"))
 
     def _retry(self, stream: int, x: Float, y: Float) -> None:

@@ -18,7 +18,7 @@ from . import iceservers
 from .call import Call, TooManyCalls
 from .calls import Calls
 from .config import Config
-from .controls import Changes
+from .controls import Changes, unknown
 from .edge import admitted, body
 from .offer import MOST_ALIKE, Offer, OfferError, is_usable
 from .problems import problem
@@ -117,9 +117,8 @@ def _room(request: web.Request) -> str:
 
 def _controls(request: web.Request) -> dict[str, object]:
     """The query, each value read as JSON: numbers, true, false, null."""
-    if unknown := [name for name in request.query if name not in Changes.__annotations__]:
-        allowed = ", ".join(Changes.__annotations__)
-        raise problem(web.HTTPBadRequest, f"unknown control {unknown[0]!r} in the query; allowed: {allowed}")
+    for name in request.query.keys() - Changes.__annotations__.keys():
+        raise problem(web.HTTPBadRequest, unknown(name))  # whatever its value
     try:
         return {name: json.loads(value) for name, value in request.query.items()}
     except (ValueError, RecursionError) as error:

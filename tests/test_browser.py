@@ -76,9 +76,8 @@ def test_the_switch_takes_effect_at_once_and_without_a_click(server: Server, rum
             [heard.samples[480 * (at - 50) : 480 * at], heard.samples[480 * (at + 50) :][:24000]]
         )
         cuts.append(decibels(high_passed(cut), 120)[190:210].max() - steady)
-    assert (
-        np.median(settling) <= EFFECT_WITHIN
-    )  # a busy machine is late with one or the other, and loses packets
+    # A busy machine is late with one or the other, and loses packets.
+    assert np.median(settling) <= EFFECT_WITHIN
     assert np.median(clicking) < 6
     assert np.median(cuts) > 12
 
