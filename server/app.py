@@ -15,6 +15,7 @@ from aiohttp import web
 
 from percepnet import Enhancer
 from percepnet.cli import describe
+from percepnet.cli.cores import available_time
 
 from . import eventloop, iceservers, tls
 from .api import CALLS, CONFIG, ENGINE, PAGE, routes
@@ -187,7 +188,8 @@ async def _engine(app: web.Application) -> AsyncIterator[None]:
     )
     rated = config.rated_calls
     if rated is None:
-        rated = await loop.run_in_executor(None, measured, enhancer)
+        share = min(1.0, available_time() / config.workers)
+        rated = await loop.run_in_executor(None, measured, enhancer, share)
     async with running(enhancer, streams=config.max_calls, queue_packets=config.queue_packets) as engine:
         app[ENGINE] = engine
         app[CALLS] = Calls(config, engine, rated, app[WORKER])

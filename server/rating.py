@@ -34,17 +34,17 @@ PACKETS: Final = 50  # that go the media's way
 logger = logging.getLogger(__name__)
 
 
-def rated_calls(per_batch: float, per_call: float, media: float) -> int:
-    """Calls that a core carries if a batch of n costs ``per_batch + n · per_call`` seconds; at least 1.
+def rated_calls(per_batch: float, per_call: float, media: float, share: float = 1.0) -> int:
+    """Calls that a ``share`` of a core carries if a batch of n costs ``per_batch + n · per_call`` seconds; at least 1.
 
     What waits while one batch is computed is the next, so a packet waits for one batch at most and is
     computed in another: both must be over within ``BOUND``. Batches may then take ``BOUND / 2`` each, that is
     ``PACKET_TIME / (BOUND / 2)`` = 4 of them in the time of a packet, and the core has to bear
-    4 · per_batch + calls · (per_call + media) ≤ margin · PACKET_TIME, where ``media`` are the seconds for a packet's
-    way in and out.
+    4 · per_batch + calls · (per_call + media) ≤ margin · share · PACKET_TIME, where ``media`` are the seconds for a
+    packet's way in and out.
     """
     batches = PACKET_TIME / (BOUND / 2)
-    room = MARGIN * PACKET_TIME - batches * per_batch
+    room = MARGIN * share * PACKET_TIME - batches * per_batch
     return max(1, int(room / (per_call + media)))
 
 
@@ -82,11 +82,13 @@ def media_time(clock: Callable[[], float] = time.thread_time) -> float:
 
 def measured(
     enhancer: Enhancer,
+    share: float = 1.0,
     clock: Callable[[], float] = time.thread_time,
     media: Callable[[], float] = media_time,
 ) -> int:
     """Rate the enhancer with steps of noise, in less than a second; all its streams are as new after it.
 
+    ``share``: of a core's time that there is for it, more than 0 and at most 1.
     Processor time of the thread, so that waiting for the core does not count; and the shortest of several
     steps spread over the time, as a neighbour on the core and cold caches only ever make them longer.
     """
@@ -105,7 +107,7 @@ def measured(
     enhancer.reset()
     per_batch, per_call = _line(sizes, costs)
     way = media()
-    calls = rated_calls(per_batch, per_call, way)
+    calls = rated_calls(per_batch, per_call, way, share)
     logger.info(
         "rated at %d calls: a batch costs %.2f ms, each call in it %.2f ms, and a packet's way in and out %.2f ms",
         calls,

@@ -20,12 +20,12 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("files", "count"),
+    ("files", "time"),
     [
         ({}, 8),
-        (VERSION_2, 2),
+        (VERSION_2, 2.5),
         (VERSION_2 | {"cpu.max": "max 100000\n"}, 8),
-        (VERSION_2 | {"cpu.max": "50000 100000\n"}, 1),
+        (VERSION_2 | {"cpu.max": "50000 100000\n"}, 0.5),
         (VERSION_2 | {"cpu.max": "6400000 100000\n"}, 8),
         ({"own": "0::/a/b.service\n", "a/b.service/cpu.max": "300000 100000\n"}, 3),
         ({"own": "0::/docker/of-the-host\n", "cpu.max": "400000 100000\n"}, 4),
@@ -33,8 +33,9 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ({"own": "4:cpu:/x\n", "cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
     ],
 )
-def test_a_quota_of_time_counts(machine: Path, files: dict[str, str], count: int) -> None:
+def test_a_quota_of_time_counts(machine: Path, files: dict[str, str], time: float) -> None:
     for name, text in files.items():
         (machine / name).parent.mkdir(parents=True, exist_ok=True)
         (machine / name).write_text(text)
-    assert cores.available_cores() == count
+    assert cores.available_time() == time
+    assert cores.available_cores() == max(1, int(time))

@@ -347,6 +347,7 @@ def test_an_event_loop_that_lags_counts_as_lateness() -> None:
 
 def test_the_rating_follows_from_the_costs() -> None:
     assert rated_calls(0.001, 0.0003, 0.0007) == int((MARGIN * 20 - 4) / 1)
+    assert rated_calls(0.001, 0.0003, 0.0007, share=0.5) == int((MARGIN * 10 - 4) / 1)
     assert rated_calls(1.0, 1.0, 0) == 1
 
 
@@ -361,7 +362,7 @@ def test_the_rating_is_measured(per_batch: float, per_call: float) -> None:
             return y
 
     enhancer = Costly(32, clock)
-    found = measured(enhancer, clock, lambda: 0.001)  # type: ignore[arg-type]
+    found = measured(enhancer, 1.0, clock, lambda: 0.001)  # type: ignore[arg-type]
     assert abs(found - rated_calls(per_batch, per_call, 0.001)) <= 1
     assert not enhancer._delayed.any()
 

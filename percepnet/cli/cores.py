@@ -8,10 +8,15 @@ OWN = Path("/proc/self/cgroup")
 
 
 def available_cores() -> int:
-    """Cores this process may run on and has the time of: the quota of its container counts, rounded down."""
+    """Cores to use: :func:`available_time`, rounded down; at least 1."""
+    return max(1, int(available_time()))
+
+
+def available_time() -> float:
+    """Cores' worth of time: those that this process may run on, or less by the quota of its container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = [quota for quota in (_of_version_2(), _of_version_1()) if quota is not None]
-    return max(1, min(cores, *map(int, quotas)) if quotas else cores)
+    return min([cores, *quotas])
 
 
 def _of_version_2() -> float | None:
