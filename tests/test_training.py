@@ -24,6 +24,7 @@ from percepnet.training.batches import Batches
 from percepnet.training.corpus import Corpus, scan
 from percepnet.training.losses import Loss, band_loss, loudness_loss
 from percepnet.training.mixing import Mixer
+from percepnet.training.teacher import Teacher
 from percepnet.training.variation import Variation, warp
 from percepnet.training.weights import load_weights
 
@@ -318,6 +319,11 @@ def test_toy_trains_resumes_and_exports_a_model_that_runs(
     out = Enhancer(streams=2, model=tmp_path / "toy.onnx").process(np.zeros((2, 960), np.float32))
     assert out.shape == (2, 960)
 
+    own = ["--init", str(tmp_path / "toy.npz"), "--teacher", str(tmp_path / "toy.float.onnx"), "--steps", "1"]
+    assert main(["train", *folders, "--preset", "toy", "--run", str(tmp_path / "own"), *own]) == 0
+    taught = json.loads((tmp_path / "own" / "log.jsonl").read_text())
+    assert taught["train"] < 1e-6 < 1e-2 < resumed["train"]  # it has nothing to learn from itself
+
     checkpoint, sharper = str(tmp_path / "run" / "checkpoint.pt"), str(tmp_path / "sharper")
     assert main(["export", checkpoint, sharper, "--contrast", "2"]) == 0
     said = np.random.default_rng(0).standard_normal((1, 2, FEATURES)).astype(np.float32)
@@ -332,6 +338,22 @@ def test_toy_trains_resumes_and_exports_a_model_that_runs(
     assert Path(f"{again}.onnx").read_bytes() == Path(f"{sharper}.onnx").read_bytes()
     (_, weights), (_, sharpened) = load_weights(tmp_path / "toy.npz"), load_weights(tmp_path / "sharper.npz")
     assert all(torch.equal(value, sharpened[name]) for name, value in weights.items())
+
+
+def test_a_teacher_hears_each_mixture_from_its_beginning_on() -> None:
+    rng = np.random.default_rng(0)
+    said = rng.standard_normal((3, 60, FEATURES)).astype(np.float32)
+    net = Network("lite")
+    whole = [torch.from_numpy(answer) for answer in net(said, net.new_state(3))[:2]]
+    teacher, said = Teacher("lite", 3), torch.from_numpy(said)
+    first = teacher.answers(said[:, :20], torch.tensor([True, True, True]))
+    second = teacher.answers(said[:, 20:40], torch.tensor([False, True, False]))
+    third = teacher.answers(said[:, 40:], torch.tensor([False, False, False]))
+    for n, answer in enumerate(whole):
+        parts = torch.cat([first[n], second[n], third[n]], 1)
+        assert torch.equal(parts[[0, 2]], answer[[0, 2]])
+    anew = net(said[1:2, 20:].numpy(), net.new_state(1))[0]
+    assert_allclose(torch.cat([second[0], third[0]], 1)[1:2], anew, atol=1e-6)
 
 
 def test_mixtures_of_another_version_are_refused(data: Path, tmp_path: Path) -> None:

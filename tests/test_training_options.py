@@ -58,6 +58,7 @@ def test_what_is_given_beside_a_preset_goes_before_it(given: list[str]) -> None:
     [
         (["--device", "cuda"], "--device cuda: this PyTorch finds none"),
         (["--init", "nothing.npz"], "nothing.npz: No such file"),
+        (["--teacher", "nobody"], "no model at nobody; allowed: lite, subband, or"),
     ],
 )
 def test_what_cannot_be_had_is_told_before_the_work(

@@ -157,4 +157,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=path_of,
         help="weights (.npz, as shipped) to begin a new run from; those of a narrower subband network grow",
     )
+    parser.add_argument(
+        "--teacher",
+        metavar="MODEL",
+        help="learn from the answers of this model, a shipped one's name or an .onnx file, in place of the ideal ones",
+    )
     parser.set_defaults(**{name: _Default(parser.get_default(name)) for name in _TOY})

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from percepnet.bands import BANDS
 from percepnet.framing import HOP, SAMPLE_RATE
+from percepnet.network import Network
 from percepnet.training import gru, listening, shards
 from percepnet.training.arguments import LOSS, add_arguments, settle
 from percepnet.training.batches import Batches, split
@@ -28,6 +29,7 @@ from percepnet.training.corpus import Corpus
 from percepnet.training.losses import Loss, band_loss, loudness_loss, total_loss
 from percepnet.training.model import State
 from percepnet.training.subband import SubbandTopology
+from percepnet.training.teacher import Teacher
 from percepnet.training.topologies import TOPOLOGIES, AnyNetwork, network
 from percepnet.training.weights import begin
 
@@ -65,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     model = network(TOPOLOGIES[args.topology]).to(device)
     if args.init and state is None:
         begin(model, args.init)
+    if args.teacher:
+        Network(args.teacher)  # told now if there is none, not after the mixtures
     if isinstance(TOPOLOGIES[args.topology], SubbandTopology) and device.type == "cpu" and gru.is_faster():
         gru.prepare()
     args.run.mkdir(parents=True, exist_ok=True)
@@ -164,7 +168,9 @@ class _Training:
         # Slices, each on one core, for a GRU's products are too small to be shared between cores.
         torch.set_num_threads(1)
         self.pool = ThreadPoolExecutor(args.threads, initializer=torch.set_num_threads, initargs=(1,))
-        self.states = self._new_states()
+        sizes = [len(part) for part in torch.arange(args.batch).chunk(args.threads)]
+        self.states: tuple[State, ...] = tuple(model.new_state(size) for size in sizes)
+        self.teachers = [Teacher(args.teacher, size) if args.teacher else None for size in sizes]
         self.examples = listening.Examples(Corpus(args.data, args.cache, "valid"))
         self.step, self.seconds = 0, 0.0  # of training, until now
         if state is not None:
@@ -207,9 +213,13 @@ class _Training:
         for group in self.optimiser.param_groups:
             group["lr"] = self.args.rate * warm_up * cosine
         slices = [
-            self.pool.submit(self._gradients, rows, fresh, state)
-            for rows, fresh, state in zip(
-                batch.chunk(self.args.threads), begun.chunk(self.args.threads), self.states, strict=True
+            self.pool.submit(self._gradients, *part)
+            for part in zip(
+                batch.chunk(self.args.threads),
+                begun.chunk(self.args.threads),
+                self.states,
+                self.teachers,
+                strict=True,
             )
         ]
         losses, gradients, self.states = zip(*(part.result() for part in slices), strict=True)
@@ -224,18 +234,16 @@ class _Training:
             self.average[name].lerp_(value, 1 - decay)
         return float(np.mean(losses))
 
-    def _new_states(self) -> tuple[State, ...]:
-        sizes = [len(part) for part in torch.arange(self.args.batch).chunk(self.args.threads)]
-        return tuple(self.model.new_state(size) for size in sizes)
-
     def _gradients(
-        self, batch: Tensor, begun: Tensor, state: State
+        self, batch: Tensor, begun: Tensor, state: State, teacher: Teacher | None
     ) -> tuple[float, tuple[Tensor, ...], State]:
         """Loss and gradients of a slice of a step, and the state after it.
 
         ``begun [B]``: which rows are the first of their mixture.
         """
         features, ideal = split(batch.to(self.device))
+        if teacher is not None:
+            ideal = (*teacher.answers(features, begun), *ideal[2:])
         kept = (~begun | (torch.rand(len(begun)) < _CARRIED)).to(self.device)
         state = [part * kept.view(-1, *[1] * (part.dim() - 1)) for part in state]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16):
