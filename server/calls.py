@@ -120,6 +120,7 @@ class Calls:
             "rated_calls": self.rated,
             "max_calls": self._config.max_calls,
             "shed": self._engine.shed_calls,
+            "failed": self._engine.failed_calls,
             "refused": self._refused,
             "began": self._began,
             "sheds": self._engine.sheds,

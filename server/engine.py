@@ -123,6 +123,11 @@ class Engine:
         return len(self._shed)
 
     @property
+    def failed_calls(self) -> int:
+        """Calls on dry audio now because enhancing them fails."""
+        return sum(port.enhancement == "failed" for port in list(self._ports.values()))
+
+    @property
     def overloaded(self) -> bool:
         """Whether packets of calls at hand are late, or calls are shed so that they are not."""
         return bool(self._shed) or (bool(self._ports) and self._overload.late(self._clock()))

@@ -28,6 +28,7 @@ GAUGES: Final = (
     ("percepnet_listeners", "Listeners of what others publish.", "listeners"),
     ("percepnet_rated_calls", "Calls that are enhanced in time; further ones are refused.", "rated_calls"),
     ("percepnet_dry_calls", "Calls on dry audio now for lack of time.", "shed"),
+    ("percepnet_failed_calls", "Calls on dry audio now because enhancing them fails.", "failed"),
     ("percepnet_draining", "1 while no new calls are taken because the process ends.", "draining"),
 )
 COUNTERS: Final = (

@@ -27,7 +27,7 @@ export class Load {
       step: [greatest(workers.map((it) => it.step_ms.p50)), greatest(workers.map((it) => it.step_ms.p99))],
       batch: [batches ? enhanced / batches : null],
       delay: this.#delay(workers, since),
-      trouble: [sum(workers.map((it) => it.shed)), since(workers, (it) => it.sheds), since(workers, (it) => it.refused)],
+      trouble: [sum(workers.map((it) => it.shed + it.failed)), since(workers, (it) => it.sheds), since(workers, (it) => it.refused)],
     };
     for (const it of processes) this.#before.set(it.pid, it); // one that does not answer once is no new one later
     this.#time = now;

@@ -91,10 +91,10 @@ def test_a_network_without_numbers_is_told_and_comes_back(
     network.ill = True
     ear.say(pcm[10 * PACKET : 30 * PACKET])
     assert ear.port.enhancement == "failed"
-    assert ear.port.figures.faults == 1
+    assert (ear.port.figures.faults, engine.failed_calls) == (1, 1)
     network.ill = False
     ear.say(pcm[30 * PACKET :])
-    assert ear.port.enhancement == "on"
+    assert (ear.port.enhancement, engine.failed_calls) == ("on", 0)
     heard, dry = ear.wait(60), delayed(pcm)
     assert np.abs(heard - dry)[12 * PACKET : 30 * PACKET].max() < 1e-6
     assert np.abs(heard - dry)[40 * PACKET :].max() > 0.02
@@ -233,6 +233,7 @@ async def test_calls_go_on_through_faults_and_say_so(noisy: NDArray[np.float32])
         for caller in (one, two):
             report = await reported(server, caller, "failed")
             assert report["degraded"]
+        assert server.calls.figures()["failed"] == 2
         network.ill = False
         for caller in (one, two):
             await reported(server, caller, "on")

@@ -124,7 +124,8 @@ def test_series_tell_workers_and_their_processes_apart() -> None:
     totals = Totals()
     totals.add({"in": 3, "lost": 2, "late": None}, Totals().copy()._delay_s)
     worker = {
-        **dict.fromkeys(("calls", "listeners", "rated_calls", "shed", "began", "refused", "sheds"), 1),
+        **dict.fromkeys(("calls", "listeners", "rated_calls", "shed", "failed"), 1),
+        **dict.fromkeys(("began", "refused", "sheds"), 1),
         **{"draining": False, "cpu_s": 1.5, "rss_bytes": None, "fds": 9, "threads": 3, "tasks": 2},
         **{"batches": {"1": 2, "3": 1, "300": 1}, "step_s": histogram.as_dict(), **totals.as_dict()},
     }

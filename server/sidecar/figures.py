@@ -9,6 +9,7 @@ def of_engine(engine: Engine) -> dict[str, object]:
     """And of the process."""
     return {
         "shed": engine.shed_calls,
+        "failed": engine.failed_calls,
         "batches": engine.batches.counts(),
         "step_ms": engine.batches.step_ms(),
         **process_figures(),
