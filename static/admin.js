@@ -49,7 +49,7 @@ async function show() {
   } catch (error) {
     if (!(error instanceof TokenNeeded)) return say("failed", "The server cannot be reached");
     clearTimeout(timer);
-    say("failed", "The server needs a token");
+    say("failed", authorization().Authorization ? "The server does not take this token" : "The server needs a token");
     $("access").hidden = false;
     $("token").focus();
   }

@@ -10,6 +10,9 @@ const LOST_AFTER = 5_000; // ms of "disconnected", which often heals by itself
 const OPTIONS = { bundlePolicy: "max-bundle" };
 const SEND_BITRATE = 96_000; // bit/s; Chromium's own 32 kbit/s costs high frequencies
 
+const UNCONNECTED = "The call could not be connected. A firewall may be blocking UDP.";
+const LOST = "The connection to the server was lost.";
+
 /** Something that the user is to read. */
 export class CallError extends Error {}
 
@@ -24,6 +27,7 @@ export class Call extends EventTarget {
   #pc = new RTCPeerConnection(OPTIONS);
   #channel = this.#pc.createDataChannel("control");
   #id = null;
+  #live = false; // it was, once
   #over = false;
   #timer = null;
   #waiting = {}; // changes made before the server could be told
@@ -52,7 +56,7 @@ export class Call extends EventTarget {
       const answer = await this.#ask(room ? `offer?room=${encodeURIComponent(room)}` : "offer", { type, sdp, ...controls });
       this.#id = answer.id;
       if (this.#over) return this.#hangUp();
-      this.#setTimer(CONNECT_WITHIN, "The call could not be connected. A firewall may be blocking UDP.");
+      this.#setTimer(CONNECT_WITHIN, UNCONNECTED);
       await pc.setRemoteDescription({ type: answer.type, sdp: answer.sdp });
       await this.#raise(sender);
     } catch (error) {
@@ -78,10 +82,11 @@ export class Call extends EventTarget {
       if (this.#over) return; // the connection goes on until the server knows of the end
       if (pc.connectionState === "connected") {
         clearTimeout(this.#timer);
+        this.#live = true;
         this.#tell("live");
       }
-      if (pc.connectionState === "failed") this.#end(new CallError("The connection to the server was lost."));
-      if (pc.connectionState === "disconnected") this.#setTimer(LOST_AFTER, "The connection to the server was lost.");
+      if (pc.connectionState === "failed") this.#end(new CallError(this.#live ? LOST : UNCONNECTED));
+      if (pc.connectionState === "disconnected") this.#setTimer(LOST_AFTER, LOST);
     });
     this.#channel.addEventListener("open", () => {
       if (Object.keys(this.#waiting).length) this.#channel.send(JSON.stringify(this.#waiting));
@@ -116,22 +121,24 @@ export class Call extends EventTarget {
 
   async #ask(path, body) {
     let response;
+    const token = authorization();
     try {
       const json = body && { method: "POST", body: JSON.stringify(body) };
-      const headers = { ...authorization(), ...(body && { "Content-Type": "application/json" }) };
+      const headers = { ...token, ...(body && { "Content-Type": "application/json" }) };
       response = await fetch(path, { ...json, headers, signal: AbortSignal.timeout(ANSWER_WITHIN) });
     } catch {
       throw new CallError("The server cannot be reached.");
     }
-    if (response.status === 401) throw new TokenError("This server needs a token.");
-    if (response.status === 503) throw new CallError("The server is full. Try again in a moment.");
+    if (response.status === 401) throw new TokenError(token.Authorization ? "This server does not take this token." : "This server needs a token.");
     if (response.ok) {
       return response.json().catch(() => {
         throw new CallError("The server's answer did not come.");
       });
     }
-    const answer = await response.json().catch(() => ({}));
-    throw new CallError(`The server said: ${answer.error ?? response.statusText}`);
+    const { error = `status ${response.status}` } = await response.json().catch(() => ({}));
+    if (response.status !== 503) throw new CallError(`The server said: ${error}`);
+    const wait = response.headers.get("Retry-After");
+    throw new CallError(`The server takes no call now: ${error}. Try again in ${wait ? `${wait} s` : "a moment"}.`);
   }
 
   #setTimer(ms, message) {

@@ -114,7 +114,7 @@ def call(page: Page, source: str = "microphone") -> None:
         page.locator("#status:is([data-state=live], [data-state=failed])").wait_for()
         if page.locator("#status").get_attribute("data-state") == "live":
             return
-        expect(page.get_by_role("alert")).to_contain_text("server is full")
+        expect(page.get_by_role("alert")).to_contain_text("takes no call now: ")
         page.wait_for_timeout(1000)
     raise AssertionError("the server stays full")
 

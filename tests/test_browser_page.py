@@ -217,6 +217,8 @@ def test_a_token_is_asked_for_or_taken_from_the_address(monkeypatch: pytest.Monk
         other.goto(f"{server.url}/#token=100%")  # no more than a wrong one
         expect(other.get_by_role("button", name="Start")).to_be_enabled()
         expect(other.locator("#out-what")).to_have_text("Noisy sample")
+        other.click("#start")
+        expect(other.get_by_role("alert")).to_contain_text("does not take this token")
         other.goto(f"{server.url}/?a=b#token={token.replace('+', '%2B')}")
         call(other, "sample")
         assert other.url == f"{server.url}/?a=b"
@@ -234,7 +236,7 @@ def test_a_full_and_then_an_ended_server_are_explained() -> None:
         other = browser.context.new_page()
         other.goto(server.url)
         other.click("#start")
-        expect(other.get_by_role("alert")).to_contain_text("server is full")
+        expect(other.get_by_role("alert")).to_contain_text("takes no call now: ")
         expect(page.get_by_role("status")).to_have_text("Live")
 
         server.process.terminate()
