@@ -20,7 +20,7 @@ try:
     from pesq import PesqError, pesq
     from pystoi import stoi
 except ModuleNotFoundError as missing:
-    message = f"scores need the package {missing.name}: pip install 'percepnet[eval]'"
+    message = f"scores need the package {missing.name}: pip install '.[eval]' in percepnet's folder"
     raise ModuleNotFoundError(message, name=missing.name) from missing
 
 SCORE_RATE: Final = 16_000  # Hz, of PESQ-WB, STOI and DNSMOS

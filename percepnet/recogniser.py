@@ -40,6 +40,8 @@ def _decoder() -> Any:
     try:
         from pocketsphinx import Decoder
     except ModuleNotFoundError as missing:
-        message = f"the recogniser needs the package {missing.name}: pip install 'percepnet[eval]'"
+        message = (
+            f"the recogniser needs the package {missing.name}: pip install '.[eval]' in percepnet's folder"
+        )
         raise ModuleNotFoundError(message, name=missing.name) from missing
     return Decoder(samprate=_RATE, loglevel="FATAL")

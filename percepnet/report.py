@@ -21,7 +21,7 @@ from percepnet.framing import BIN_HZ, HOP, Float
 try:
     from matplotlib.image import imsave
 except ModuleNotFoundError as missing:
-    message = f"the report needs the package {missing.name}: pip install 'percepnet[eval]'"
+    message = f"the report needs the package {missing.name}: pip install '.[eval]' in percepnet's folder"
     raise ModuleNotFoundError(message, name=missing.name) from missing
 
 HIGHEST: Final = 20_000  # Hz, top of the pictures

@@ -25,9 +25,12 @@ ACCESS: Final = ("auto", "token", "open")
 Parse = Callable[[str], Any]
 
 
-def _option(default: Any, parse: Parse, help: str) -> Any:
-    """A field that is an argument and a variable; one whose default is a tuple may be given several times."""
-    return field(default=default, metadata={"parse": parse, "help": help})
+def _option(default: Any, parse: Parse, help: str, value: str | None = None) -> Any:
+    """A field that is an argument and a variable; one whose default is a tuple may be given several times.
+
+    ``value``: what its value is called in the help, where the last word of its name does not say it.
+    """
+    return field(default=default, metadata={"parse": parse, "help": help, "value": value})
 
 
 def _secret(default: Any) -> Any:
@@ -61,7 +64,7 @@ class Config:
         (), origin, "other origin whose pages may call, such as https://example.org"
     )
     trust_forwarded: tuple[Network, ...] = _option(
-        (), network, "proxy, or network of them, whose X-Forwarded-For is believed"
+        (), network, "proxy, or network of them, whose X-Forwarded-For is believed", "NETWORK"
     )
     model: Path | None = _option(
         None, path_of, "a shipped network (subband, lite) or an .onnx file; none for subband"
@@ -93,11 +96,13 @@ class Config:
         16,
         number(1, 1024, whole=True),
         "calls at the same time of one caller's address (IPv6: its /64); loopback has no limit",
+        "CALLS",
     )
     offers_per_second: float = _option(
         5.0,
         number(0.01, 1000),
         "offers that one address may make in the long run, four seconds' worth at once; loopback has no limit",
+        "OFFERS",
     )
     connect_timeout: float = _option(15.0, number(0.1, 300), "seconds that a call has to connect")
     lost_time: float = _option(
@@ -142,11 +147,13 @@ class Config:
     log_format: str = _option(
         "text", one_of(*FORMATS), "log lines as text, or as JSON with the call's short id in a field"
     )
-    log_level: str = _option("info", one_of(*LEVELS), "least important lines that are logged")
+    log_level: str = _option(
+        "info", one_of(*LEVELS), f"least important lines that are logged: {', '.join(LEVELS)}"
+    )
     opus_bitrate: int = _option(
         64_000,
         number(LOWEST_BITRATE, HIGHEST_BITRATE, whole=True),
-        "bits per second of Opus at most, both ways",
+        f"bits per second of Opus at most, both ways; {LOWEST_BITRATE} to {HIGHEST_BITRATE}",
     )
     opus_stereo: bool = _option(
         False, switch, "on or off: Opus in stereo, both channels the same, where asked for"
@@ -179,7 +186,7 @@ class Config:
                 type=for_argparse(option.metadata["parse"]),
                 action="append" if _is_repeatable(option) else "store",
                 default=argparse.SUPPRESS,
-                metavar=name.rpartition("-")[2].upper(),
+                metavar=option.metadata["value"] or name.rpartition("-")[2].upper(),
                 help=f"{option.metadata['help']}{several if _is_repeatable(option) else ''} (default: {shown})",
             )
 

@@ -13,7 +13,9 @@ logger = logging.getLogger(__name__)
 def read(path: Path) -> list[tuple[int, str]]:
     """The secrets, one a line, and the numbers of their lines; blank lines and those that begin with # are none."""
     with path.open(encoding="utf-8", errors="surrogateescape") as file:
-        if os.fstat(file.fileno()).st_mode & OTHERS:
+        status = os.fstat(file.fileno())
+        # one that a container gets from outside is not its own to close
+        if status.st_mode & OTHERS and status.st_uid == os.geteuid():
             logger.warning("%s can be read by others: chmod 600 would keep what is in it secret", path)
         lines = [line.strip() for line in file]
     return [(n, line) for n, line in enumerate(lines, 1) if line and not line.startswith("#")]

@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import json
 import logging
+import os
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -159,7 +160,9 @@ def test_loopback_is_open_unless_there_are_tokens(host: str, tmp_path: Path) -> 
         Tokens.of(Config(host=host, token_file=empty))
 
 
-def test_a_file_has_a_token_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_has_a_token_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "tokens"
     file.write_text(f"# in use since May\n{TOKEN}\n\n  {OTHER}  \r\n")
     file.chmod(0o600)
@@ -181,6 +184,11 @@ def test_a_file_has_a_token_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixt
     file.write_text(TOKEN)
     Tokens.of(Config(token_file=file))
     assert "chmod 600" in caplog.text
+    caplog.clear()
+    # a container's user, who cannot change it
+    monkeypatch.setattr(os, "geteuid", lambda: file.stat().st_uid + 1)
+    Tokens.of(Config(token_file=file))
+    assert not caplog.text
 
 
 async def test_pages_of_allowed_origins_may_call_and_others_may_not() -> None:

@@ -91,7 +91,10 @@ def test_where_livekits_sdk_is_missing_its_extra_is_named() -> None:
         call, capture_output=True, text=True, check=False, timeout=60, env={**os.environ, **KEYS}
     )
     assert done.returncode == 1
-    assert "percepnet: this sidecar needs LiveKit's SDK: pip install 'percepnet[livekit]'\n" in done.stderr
+    assert (
+        "percepnet: this sidecar needs LiveKit's SDK: pip install '.[livekit]' in percepnet's folder\n"
+        in done.stderr
+    )
 
 
 def test_names_differ_and_the_enhancer_is_set_as_elsewhere() -> None:

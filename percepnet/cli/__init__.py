@@ -163,7 +163,9 @@ def describe(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and "pip install" not in str(error):
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra:
-            return f"this command needs the package {error.name}: pip install 'percepnet[{extra}]'"
+            return (
+                f"this command needs the package {error.name}: pip install '.[{extra}]' in percepnet's folder"
+            )
     return " ".join(str(error).split()) or type(error).__name__
 
 

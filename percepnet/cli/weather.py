@@ -69,6 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Makes the calls; prints a table or JSON. 1 where the server lost one."""
+    import percepnet.evaluation  # noqa: F401  # what it needs is missed now, and not after the first call
+
     check_server(args.url, args.server_options, args.url is None)
     if not args.no_echo and not args.echo.is_file():
         raise FileNotFoundError(2, "no echo server; give --echo SCRIPT or --no-echo", str(args.echo))

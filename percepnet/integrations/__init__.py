@@ -1,4 +1,4 @@
-"""Plug-ins for frameworks of voice agents; each module needs the extra of its name, such as ``percepnet[pipecat]``."""
+"""Plug-ins for frameworks of voice agents; each module needs the extra of its name, such as ``.[pipecat]``."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,5 +13,5 @@ def needs(package: str, name: str, what: str = "this plug-in") -> Iterator[None]
         if (error.name or "").partition(".")[0] != package:
             raise
         raise ModuleNotFoundError(
-            f"{what} needs {name}: pip install 'percepnet[{package}]'", name=error.name
+            f"{what} needs {name}: pip install '.[{package}]' in percepnet's folder", name=error.name
         ) from error

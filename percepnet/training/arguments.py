@@ -57,17 +57,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=path_of, required=True, help="folder with manifest.csv, or speech/ and noise/"
     )
     parser.add_argument(
-        "--run", type=path_of, default=Path("runs/percepnet"), help="folder of the checkpoint and log"
+        "--run",
+        type=path_of,
+        default=Path("runs/percepnet"),
+        help="folder of the checkpoint and log (default: %(default)s)",
     )
     parser.add_argument(
-        "--cache", type=path_of, default=Path("cache"), help="folder of decoded audio and shards"
+        "--cache",
+        type=path_of,
+        default=Path("cache"),
+        help="folder of decoded audio and shards (default: %(default)s)",
     )
     parser.add_argument(
         "--preset",
         choices=["toy"],
         help="toy: a tiny network, 120 steps, under a minute; what is given besides goes before it",
     )
-    parser.add_argument("--topology", choices=sorted(TOPOLOGIES), default="subband")
+    parser.add_argument(
+        "--topology", choices=sorted(TOPOLOGIES), default="subband", help="(default: %(default)s)"
+    )
     parser.add_argument(
         "--mixtures",
         type=within(float, 0.01, 100_000),
