@@ -63,7 +63,7 @@ class Forwarding:
                 try:
                     await self._session(http, url, room)
                 except (OSError, TimeoutError, aiohttp.ClientError, ValueError) as error:
-                    logger.warning("room %s cannot be pushed: %s", room.name, str(error))
+                    logger.warning("room %s cannot be pushed: %s", room.name, _told(error))
                 except Exception:  # an answer that aiortc does not take
                     logger.exception("room %s cannot be pushed", room.name)
                 await first(backoff.pause(), room.left.wait())
@@ -102,3 +102,10 @@ class Forwarding:
             await closing.close(peer)
             if session is not None:
                 await session.end(http)
+
+
+def _told(error: Exception) -> str:
+    """What went wrong; not in aiohttp's words where they have the whole address, which may hold a key."""
+    if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
+        return type(error).__name__
+    return str(error) or type(error).__name__

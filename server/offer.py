@@ -17,7 +17,7 @@ from aiortc.sdp import MediaDescription, SessionDescription
 
 from .controls import Controls, checked
 from .media import opus
-from .sections import Video, without_video
+from .sections import Video, readable, without_video
 
 LONGEST_SDP: Final = 32 * 1024  # characters; a browser's offer of audio and data takes 3 to 6 thousand
 MOST_ALIKE: Final = 64  # lines that say the same of an SDP, candidates for example
@@ -95,7 +95,7 @@ def _check_session(
         if lines > MOST_ALIKE:
             raise OfferError(f"sdp: at most {MOST_ALIKE} lines {kind}, not {lines}")
     try:
-        session = SessionDescription.parse(sdp)
+        session = SessionDescription.parse(readable(sdp))
     except Exception as error:  # the parser raises whatever its line of code happens to
         raise OfferError("sdp cannot be parsed") from error
     kinds = [media.kind for media in session.media]
@@ -111,6 +111,7 @@ def _check_session(
             raise OfferError(
                 f"sdp: a=group:BUNDLE names {', '.join(map(str, group.items))}; there is {', '.join(mids)}"
             )
+    session.host = _numeric(session.host)
     for media in session.media:
         _check_transport(media)
         if media.kind == "audio":
@@ -127,10 +128,19 @@ def _check_transport(media: MediaDescription) -> None:
     if not any(fingerprint.algorithm.lower() in DIGESTS for fingerprint in fingerprints):
         needed = f"a=setup and an a=fingerprint of {', '.join(DIGESTS)}"
         raise OfferError(f"sdp: {needed} must be in the {media.kind} section")
+    media.host, media.rtcp_host = _numeric(media.host), _numeric(media.rtcp_host)
     media.ice_candidates = [candidate for candidate in media.ice_candidates if is_usable(candidate)]
     if WAITS_FOR_CANDIDATES:
         # Told that there will be no others, aioice would give up before those come that are found by their own checks.
         media.ice_candidates_complete = False
+
+
+def _numeric(host: str | None) -> str | None:
+    """An address that aiortc can write; names are legal (RFC 8866, 5.7), and ICE needs neither."""
+    try:
+        return host and str(ipaddress.ip_address(host))
+    except ValueError:
+        return "0.0.0.0"
 
 
 def is_usable(candidate: RTCIceCandidate) -> bool:

@@ -1,4 +1,4 @@
-"""Sections of an offer that aiortc does not answer as it should: video, and what is not bundled.
+"""Parts of an offer that aiortc does not read or answer as it should: video, what is not bundled, some legal lines.
 
 Players of WHEP and programs like OBS offer video along with the audio. aiortc answers each section or fails, so it is
 told of the others only. Source: RFC 8829, 5.3.1; RFC 9143, 7.3.
@@ -20,6 +20,12 @@ _TRANSPORT: Final = re.compile(
     re.MULTILINE,
 )
 
+# Attributes of an extension, such as vad=on of RFC 6464, 4; of a source, one without a value (RFC 5576, 4.1)
+_EXTENSION: Final = re.compile(r"^(a=extmap:\S+[ \t]+\S+)[ \t][^\r\n]*", re.MULTILINE)
+_SOURCE: Final = re.compile(r"^a=ssrc:\d+ [^:\r\n]*(?:\r?\n|\Z)", re.MULTILINE)
+_CODEC: Final = re.compile(r"^a=rtpmap:(\d+) ", re.MULTILINE)
+_FORMAT: Final = re.compile(r"^a=fmtp:(\d+)[^\r\n]*(?:\r?\n|\Z)", re.MULTILINE)
+
 
 @dataclass(frozen=True, slots=True)
 class Video:
@@ -31,6 +37,21 @@ class Video:
     codec: str  # the line of it, with its end
     mid: str
     carries: bool  # the transport of all sections is its own: it heads the bundle
+
+
+def readable(sdp: str) -> str:
+    """The offer without legal lines that aiortc's parser fails at and a call does without.
+
+    Those are what follows the URI of an extension, sources' attributes without a value, and the parameters of types
+    whose codec is not named, as it need not be for those of RFC 3551, 6.
+    """
+    head, *sections = _BEGINS.split(_SOURCE.sub("", _EXTENSION.sub(r"\1", sdp)))
+    return "".join([head, *map(_without_unnamed, sections)])
+
+
+def _without_unnamed(section: str) -> str:
+    named = set(_CODEC.findall(section))
+    return _FORMAT.sub(lambda line: line[0] if line[1] in named else "", section)
 
 
 def without_video(sdp: str) -> tuple[str, tuple[Video, ...]]:

@@ -162,6 +162,25 @@ async def test_a_push_keeps_its_token_and_its_address_to_itself(
     assert not any("key" in record.getMessage() for record in caplog.records)
 
 
+async def test_a_push_that_goes_in_circles_is_told_without_its_address(
+    speech: Pcm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def again(request: web.Request) -> web.Response:
+        raise web.HTTPTemporaryRedirect(str(request.url))
+
+    monkeypatch.setattr(Backoff, "pause", lambda _: asyncio.sleep(0))
+    app = web.Application()
+    app.router.add_post("/key/{room}", again)
+    async with (
+        TestServer(app) as far,
+        serving(forward=f"{far.make_url('')}/key/{{room}}") as server,
+        publishing(server.http, "desk", speech),
+    ):
+        await until(lambda: "room desk cannot be pushed: TooManyRedirects" in caplog.text, "the log")
+    assert not any("key" in record.getMessage() for record in caplog.records)
+    assert forward._told(TimeoutError()) == "TimeoutError"  # which says nothing itself
+
+
 async def test_a_room_is_pushed_on_until_its_publisher_goes_and_again_after_a_restart(
     speech: Pcm, noisy: NDArray[np.float32]
 ) -> None:

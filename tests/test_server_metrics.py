@@ -1,5 +1,7 @@
 """``GET /metrics`` and ``GET /calls``: what those see who watch the server."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from calling import Server, packets, serving, until
@@ -10,6 +12,7 @@ from whip_peers import listening, publishing
 from server.figures import Histogram
 from server.loadtest.caller import Caller
 from server.metrics import PACKETS, Figures
+from server.overview import line
 from server.totals import Totals
 
 SILENCE = np.zeros(960, np.int16)
@@ -86,6 +89,26 @@ async def test_each_call_has_a_line_without_its_whole_id() -> None:
         assert line["age_s"] > 0
         assert line["delay_ms"] > 30
         assert line["loss"] == 0
+
+
+@pytest.mark.parametrize(
+    ("packets", "loss"),
+    [
+        ({"received": 1000, "lost": 0}, 0.0),
+        ({"received": 900, "lost": 100}, 0.1),
+        ({"received": 1800, "lost": 100, "duplicate": 900}, 0.1),
+        ({"received": 1000, "lost": 50, "late": 50}, 0.05),
+        ({"received": 3, "lost": 0, "stray": 3}, 0.0),
+        ({"received": 0, "lost": 0}, None),
+    ],
+)
+def test_the_loss_in_a_line_is_of_packets_that_were_sent(packets: dict[str, int], loss: float | None) -> None:
+    class Reported:
+        def report(self) -> dict[str, Any]:
+            counts = {**dict.fromkeys(("late", "duplicate", "stray"), 0), **packets}
+            return {**dict.fromkeys(("role", "room", "state", "age_s")), "packets": counts}
+
+    assert line(Reported())["loss"] == loss  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/calls"])

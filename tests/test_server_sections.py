@@ -1,10 +1,12 @@
-"""Video in offers: wherever it stands, each section of the offer has one of its own in the answer, in order."""
+"""Offers with what aiortc cannot read; with video, of which each section has one in the answer, in order."""
 
 from itertools import permutations
 
 import pytest
 from aiortc.sdp import SessionDescription
+from fuzz_offers import OFFERS
 
+from server.offer import Direction, Offer
 from server.sections import MOST, bundled_as, refused, without_video
 
 HEAD = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n"
@@ -94,3 +96,33 @@ def test_what_has_no_video_stays_as_it_is() -> None:
 def test_too_many_sections_are_counted() -> None:
     with pytest.raises(ValueError, match=f"{MOST} sections, not {MOST + 1}"):
         without_video(description(["video"] * (MOST + 1), bundled=False))
+
+
+@pytest.mark.parametrize(
+    ("line", "legal"),
+    [
+        ("a=rtcp-mux", "a=rtcp-mux\r\na=extmap:14 urn:ietf:params:rtp-hdrext:ssrc-audio-level vad=on"),
+        ("a=rtcp-mux", "a=rtcp-mux\r\na=extmap:14/sendonly urn:example:x  a b"),
+        ("a=rtcp-mux", "a=rtcp-mux\r\na=ssrc:77 foo"),
+        ("a=rtcp-mux", "a=rtcp-mux\r\na=fmtp:18 annexb=no"),
+        ("c=IN IP4 ", "c=IN IP4 host.example\r\na=x-was:"),
+        ("a=rtcp:9 IN IP4 0.0.0.0", "a=rtcp:9 IN IP4 host.example"),
+    ],
+)
+@pytest.mark.parametrize("direction", ["sendrecv", "sendonly", "recvonly"])
+def test_legal_lines_that_aiortc_cannot_read_are_passed_over(
+    line: str, legal: str, direction: Direction
+) -> None:
+    for sdp in OFFERS:
+        if line in sdp:
+            plain, offer = (Offer.of_sdp(text, {}, direction) for text in (sdp, sdp.replace(line, legal)))
+            (audio,) = (media for media in SessionDescription.parse(offer.sdp).media if media.kind == "audio")
+            (as_before,) = (
+                media for media in SessionDescription.parse(plain.sdp).media if media.kind == "audio"
+            )
+            assert audio.rtp.codecs == as_before.rtp.codecs
+            assert audio.ice == as_before.ice
+            assert offer.opus == plain.opus
+            break
+    else:
+        raise AssertionError(f"no offer has {line}")

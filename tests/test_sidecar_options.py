@@ -1,18 +1,23 @@
 """The sidecar's options, secrets apart from the command line."""
 
 import argparse
+import asyncio
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from calling import until
 
 from percepnet.cli import main
 from percepnet.cli import sidecar as command
 from server.sidecar.livekit.options import LiveKitOptions
 from server.sidecar.livekit.token import room_of, signed
 from server.sidecar.options import PIN, SECRET, TOKEN, SidecarOptions
+from server.sidecar.process import running_engine
+from server.sidecar.sidecar import Sidecar
 
 NEEDED = ["janus", "--url", "ws://127.0.0.1:8188"]
 LIVEKIT = ["livekit", "--url", "ws://127.0.0.1:7880"]
@@ -119,3 +124,18 @@ def test_errors_name_what_is_allowed(
     with pytest.raises(SystemExit):
         main(["sidecar", *arguments])
     assert message in capsys.readouterr().err
+
+
+async def test_a_password_in_an_address_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    chosen = SidecarOptions(
+        url=f"ws://user:secret@127.0.0.1:{port}/key", name="one", rooms=(1,), authorization={}
+    )
+    async with running_engine(chosen) as engine:
+        life = asyncio.create_task(Sidecar(chosen, engine).run())
+        await until(lambda: f"no session with ws://127.0.0.1:{port}: " in caplog.text, "the log")
+        life.cancel()
+        await asyncio.wait([life])
+    assert "secret" not in caplog.text
+    assert "key" not in caplog.text

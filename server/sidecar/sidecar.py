@@ -5,6 +5,7 @@ import logging
 from typing import Final
 
 import aiohttp
+from yarl import URL
 
 from server.backoff import Backoff
 from server.ending import first
@@ -33,6 +34,7 @@ class Sidecar:
         self.connected = False
         self._options = options
         self._engine = engine
+        self._place = URL(options.url).origin()  # for logs: the rest may hold a password
         self._rooms = [Room(id, options.pin, options.name, self._twin) for id in options.rooms]
 
     async def run(self) -> None:
@@ -42,11 +44,9 @@ class Sidecar:
             try:
                 await self._session()
             except (SessionLost, JanusError, *BROKEN) as error:
-                logger.warning(
-                    "no session with %s: %s", self._options.url, str(error) or type(error).__name__
-                )
+                logger.warning("no session with %s: %s", self._place, str(error) or type(error).__name__)
             except Exception:
-                logger.exception("the session with %s failed", self._options.url)
+                logger.exception("the session with %s failed", self._place)
             await backoff.pause()
 
     def report(self) -> dict[str, object]:
@@ -63,7 +63,7 @@ class Sidecar:
             async with asyncio.timeout(CONNECTING_TIME):
                 transport = await connected(http, self._options.url)
             async with session(transport, self._options.authorization) as made:
-                logger.info("in session with %s", self._options.url)
+                logger.info("in session with %s", self._place)
                 self.connected = True
                 try:
                     await first(made.lost(), *(self._keep(room, made) for room in self._rooms))
