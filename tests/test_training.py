@@ -286,6 +286,9 @@ def test_each_mixture_has_a_voice_of_its_own_from_end_to_end() -> None:
         np.testing.assert_allclose(voices.apply(silent)[..., :BANDS], level, atol=1e-5)
     octaves = voices.apply(np.full_like(rows, -1.5))[..., 2 * BANDS]  # the shortest period, raised
     assert -1.5 == octaves.min() < octaves.max() < -0.5
+    none = Variation(40, 0.0)
+    none.renew(np.arange(40), rng)
+    assert_allclose(none.apply(rows), rows, atol=1e-6)
     voices.renew(np.array([3]), rng)
     again = voices.apply(rows)
     assert (np.delete(again, 3, 0) == np.delete(heard, 3, 0)).all()

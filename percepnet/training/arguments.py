@@ -166,6 +166,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights (.npz, as shipped) to begin a new run from; those of a narrower subband network grow",
     )
     parser.add_argument(
+        "--variation",
+        type=within(float, 0, 2),
+        default=1.0,
+        metavar="N",
+        help="how much voices are equalised, warped and raised whenever they are heard, 0 to 2; a teacher bears more "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
         "--teacher",
         metavar="MODEL",
         help="learn from the answers of this model, a shipped one's name or an .onnx file, in place of the ideal ones",

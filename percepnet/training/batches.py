@@ -20,22 +20,30 @@ class Batches:
     """Draws from the shards in ``folder``, of which ``hours`` are wanted; with ``fresh`` from the newest so many.
 
     ``batch`` rows of ``hops`` hops, which divide ``shards.HOPS``; ``failed`` is asked while there is no shard yet,
-    and may wait.
+    and may wait. ``variation``: amount of that of :class:`Variation`.
     """
 
     def __init__(
-        self, folder: Path, hours: float, batch: int, hops: int, *, fresh: bool, failed: Callable[[], bool]
+        self,
+        folder: Path,
+        hours: float,
+        batch: int,
+        hops: int,
+        *,
+        fresh: bool,
+        failed: Callable[[], bool],
+        variation: float = 1.0,
     ) -> None:
         self._folder, self._batch, self._hops = folder, batch, hops
         self._wanted = round(hours / shards.HOURS) or 1
-        self._fresh, self._failed = fresh, failed
+        self._fresh, self._failed, self._variation = fresh, failed, variation
 
     def draw(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Endless sequences ``[batch, hops, COLUMNS]``, and which ``[batch]`` of them are the first of a mixture.
 
         Each row goes through its mixture from one draw to the next, and then through another, in a voice of its own.
         """
-        rng, hops, voices = np.random.default_rng(seed), self._hops, Variation(self._batch)
+        rng, hops, voices = np.random.default_rng(seed), self._hops, Variation(self._batch, self._variation)
         present: list[NDArray[np.float16]] = []
         mixtures: list[NDArray[np.float16]] = [np.empty((0, shards.COLUMNS), np.float16)] * self._batch
         place = rng.integers(shards.HOPS // hops, size=self._batch) * hops

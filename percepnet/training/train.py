@@ -185,7 +185,13 @@ class _Training:
         began = time.monotonic() - self.seconds
         args = self.args
         batches = Batches(
-            args.cache / "train", args.mixtures, args.batch, args.hops, fresh=args.fresh, failed=self._failed
+            args.cache / "train",
+            args.mixtures,
+            args.batch,
+            args.hops,
+            fresh=args.fresh,
+            failed=self._failed,
+            variation=args.variation,
         )
         rows = batches.draw(seed=self.step)
         while self.progress < 1:

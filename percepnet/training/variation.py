@@ -50,9 +50,10 @@ def equaliser(rng: np.random.Generator) -> Float:
 
 
 class Variation:
-    """The voices of ``rows`` mixtures that are drawn at once."""
+    """The voices of ``rows`` mixtures that are drawn at once; ``amount``: of how many, and how far, 0 to 2."""
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, amount: float = 1.0) -> None:
+        self._amount = amount
         self._warp = np.tile(np.eye(BANDS, dtype=np.float32), (rows, 1, 1))
         self._level = np.zeros((rows, 1, BANDS), np.float32)
         self._raised = np.zeros((rows, 1), np.float32)  # octaves
@@ -60,13 +61,14 @@ class Variation:
     def renew(self, rows: NDArray[np.intp], rng: np.random.Generator) -> None:
         """Other voices for ``rows``, whose mixtures begin."""
         for row in rows:
-            raised = rng.random() < _RAISED
+            raised = rng.random() < self._amount * _RAISED
             factor = np.exp(rng.uniform(*np.log(_RAISE if raised else _FACTORS)))
-            if not raised and rng.random() > _SHARE:
-                factor = 1.0
+            if not raised:
+                factor **= self._amount * (rng.random() < self._amount * _SHARE)
             self._warp[row] = warp(factor, pitch=raised)
             self._raised[row] = np.log2(factor) if raised else 0
-            self._level[row] = _DB * equaliser(rng) if rng.random() < _SHARE else 0
+            equalised = self._amount * (rng.random() < self._amount * _SHARE)
+            self._level[row] = _DB * equalised * equaliser(rng)
 
     def apply(self, batch: NDArray[np.float16]) -> Float:
         """``batch [rows, hops, COLUMNS]`` of shards with these voices."""
