@@ -92,3 +92,17 @@ def test_memory_is_bounded(now: list[float], monkeypatch: pytest.MonkeyPatch) ->
     for number in range(1000):
         offers(limits, f"198.51.100.{number}", 1)
     assert len(limits._allowances) == 10
+    # New ones have limits all the same.
+    assert offers(limits, "192.0.2.1", 100) == 5 * BURST
+
+
+def test_who_goes_on_asking_is_not_forgotten_for_those_who_come_and_go(
+    now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(addresses, "MOST_REMEMBERED", 10)
+    limits = AddressLimits(4, 5.0, lambda _: 0)
+    taken = 0
+    for number in range(100):
+        taken += offers(limits, "192.0.2.1", 1)
+        offers(limits, f"198.51.100.{number}", 1)
+    assert taken == 5 * BURST

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from server import edge
 from server.config import Config, IceServer
 from server.media.opus import OpusOptions
 
@@ -20,6 +21,22 @@ def test_without_anything_it_is_the_defaults_and_asks_no_outside_server() -> Non
     assert parsed() == Config()
     assert Config().ice_servers == ()
     assert Config().host == "127.0.0.1"
+
+
+def test_the_limits_are_those_that_are_promised() -> None:
+    config = Config()
+    assert (config.connect_timeout, config.lost_time, config.idle_time, config.max_call_time) == (
+        15,
+        8,
+        60,
+        4 * 3600,
+    )
+    assert (config.max_calls_per_address, config.offers_per_second, config.max_listeners) == (16, 5, 256)
+    assert (config.queue_packets, config.drain_time) == (25, 10)
+    assert (edge.LARGEST_BODY, edge.BODY_TIME, edge.IDLE_TIME) == (65_536, 10, 30)
+    readme = " ".join((Path(__file__).parent.parent / "README.md").read_text().split())
+    assert f"A caller that vanishes is noticed in {config.lost_time:g} s" in readme
+    assert f"a body has {edge.LARGEST_BODY // 1024} KiB and {edge.BODY_TIME:g} s" in readme
 
 
 def test_arguments_come_before_the_environment() -> None:

@@ -168,6 +168,15 @@ async def test_timestamps_begin_at_0_and_go_on_over_their_wrap(fresh: RTCRtpRece
     assert arrivals.reception.arrived(961) is None
 
 
+async def test_times_of_arrival_are_not_kept_without_end(fresh: RTCRtpReceiver) -> None:
+    arrivals = Arrivals(fresh)
+    for n in range(200):
+        arrivals.come(n, n * 960)
+    assert len(arrivals.reception._arrivals) == receiver.ARRIVALS < 100
+    assert arrivals.reception.arrived(199 * 960) is not None
+    assert arrivals.reception.arrived(0) is None
+
+
 async def test_a_hole_is_given_up_by_the_clock_without_another_packet(fresh: RTCRtpReceiver) -> None:
     arrivals = Arrivals(fresh)
     arrivals.come(0, 0)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+from types import SimpleNamespace
 from typing import Any
 
 import aioice
@@ -68,6 +69,36 @@ async def test_a_stranger_moves_nobody(noisy: NDArray[np.float32], monkeypatch: 
         assert ice_of(call._connection)._nominated[1] is pair
         assert call._rebinding is not None
         assert call._rebinding.moves == 0
+
+
+async def test_where_a_stranger_sends_as_from_is_asked_twice_a_second_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However often it sends, and whether or not somebody answers there."""
+    now, asked, passed = 0.0, [], []
+
+    async def request(*arguments: object, **options: object) -> None:
+        asked.append(now)
+        raise aioice.stun.TransactionTimeout
+
+    caller = SimpleNamespace(remote_addr=("192.0.2.1", 5000), remote_candidate=SimpleNamespace(priority=1))
+    ice: Any = SimpleNamespace(
+        _nominated={1: caller}, _check_list=[], remote_password="secret", build_request=lambda *_, **__: None
+    )
+    caller.protocol = SimpleNamespace(
+        request=request, datagram_received=lambda data, addr: passed.append(addr)
+    )
+    ice._protocols = [caller.protocol]
+    monkeypatch.setattr(rebinding, "time", SimpleNamespace(monotonic=lambda: now))
+    rebinding.Rebinding(ice)
+    for number in range(1000):
+        now = number / 100
+        caller.protocol.datagram_received(b"\x80\x6f" + bytes(50), ("198.51.100.7", number))
+        for _ in range(3):
+            await asyncio.sleep(0)  # the question is over
+    assert len(asked) == 20
+    assert np.diff(asked).min() >= 0.5
+    assert len(passed) == 1000
 
 
 class Other:

@@ -20,7 +20,7 @@ from percepnet.framing import LATENCY
 from server.controls import Controls
 from server.engine import Engine
 from server.frames import BACKLOG_PACKETS, CUT
-from server.track import FASTEST, EnhancedTrack
+from server.track import FASTEST, KEPT_ARRIVALS, EnhancedTrack
 
 PACKET = 960
 
@@ -259,6 +259,23 @@ async def test_timestamps_that_jump_cost_no_more_than_the_pace_allows(
     assert steady.skipped == pytest.approx(500 - 2 * FASTEST, abs=1)
     track.stop()
     steady.stop()
+
+
+async def test_times_of_arrival_are_not_kept_without_end(
+    engine: Engine, speech: NDArray[np.int16], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of packets that nobody fetches."""
+    now = time.monotonic()
+    monkeypatch.setattr("server.track.clock", SimpleNamespace(monotonic=lambda: now))
+    track = EnhancedTrack(Source([]), engine)
+    for n in range(200):
+        now += 0.02
+        (frame,) = frames(speech[:PACKET], first=n * PACKET)
+        track._push(frame)
+    assert track.skipped == 0
+    assert list(track._arrivals) == [n * PACKET for n in range(200 - KEPT_ARRIVALS, 200)]
+    assert KEPT_ARRIVALS < 100
+    track.stop()
 
 
 async def test_stopping_wakes_the_reader_and_gives_the_place_back(engine: Engine) -> None:
