@@ -1,10 +1,15 @@
 """One voice to many, without a network."""
 
 import asyncio
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from aiortc import MediaStreamTrack
+from aiortc.mediastreams import MediaStreamError
+from av import AudioFrame
+from calling import until
 
 from server import broadcast
 from server.broadcast import ListenerTrack
@@ -27,6 +32,41 @@ async def test_the_time_between_two_publishers_is_on_the_timeline_of_their_liste
         publisher.stop()
         await voice.unpublish()
     assert times[1] - times[0] == pytest.approx(9 * 48_000, abs=960)
+
+
+class Utterance(MediaStreamTrack):
+    """Gives so many packets at once, then ends."""
+
+    kind = "audio"
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._times = iter(range(0, count * 960, 960))
+
+    async def recv(self) -> AudioFrame:
+        try:
+            time = next(self._times)
+        except StopIteration:
+            raise MediaStreamError from None
+        frame = AudioFrame.from_ndarray(np.zeros((1, 960), np.int16), format="s16", layout="mono")
+        frame.sample_rate, frame.time_base, frame.pts = 48_000, Fraction(1, 48_000), time
+        return frame
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.005, 0.02])
+async def test_no_time_comes_twice_where_publishers_follow_without_a_pause(
+    pause: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(broadcast, "time", SimpleNamespace(monotonic=lambda: now))
+    voice = broadcast.Broadcast(opus.OpusOptions())
+    ear = voice.listen()
+    for _ in range(3):
+        voice.publish(Utterance(4))
+        await until(lambda: not voice.live, "its end")
+        now += pause
+    times = [packet.pts for packet in ear._packets]
+    assert np.diff(times).tolist() == [960] * 11
 
 
 async def test_who_begins_to_listen_hears_what_is_said_now_and_all_that_follows() -> None:
