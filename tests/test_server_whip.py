@@ -34,15 +34,17 @@ async def test_listeners_hear_the_publisher_enhanced_and_encoded_once(
     monkeypatch.setattr(broadcast, "OpusEncoder", Counted)
     before = holdings()
     async with serving() as server:
-        async with (
-            publishing(server.http, "desk", speech),
-            listening(server.http, "desk") as (one, session),
-            listening(server.http, "desk") as (other, _),
-        ):
-            heard = await one.has(300)
-            await other.has(100)
-            report = await (await server.http.get(session.resource)).json()
-            stats = await (await server.http.get("/stats")).json()
+        async with publishing(server.http, "desk", speech):
+            async with (
+                listening(server.http, "desk") as (one, session),
+                listening(server.http, "desk") as (other, _),
+            ):
+                heard = await one.has(300)
+                await other.has(100)
+                report = await (await server.http.get(session.resource)).json()
+                stats = await (await server.http.get("/stats")).json()
+            voice = server.calls.rooms._rooms["desk"].voice
+            await until(lambda: not voice.listeners, "nobody is served any more")
         assert (report["role"], report["room"], report["state"]) == ("listener", "desk", "connected")
         assert (stats["workers"][0]["calls"], stats["workers"][0]["listeners"]) == (1, 2)
         await until(lambda: not len(server.calls), "the end of all calls")
@@ -74,7 +76,8 @@ async def test_a_second_publisher_is_refused_and_a_later_one_goes_on_where_the_f
             steps = np.diff([pts for pts, _ in ear.frames])
             assert (steps > 0).all()
             assert (steps % 960 == 0).all()
-            assert np.median(steps) == 960  # but for the pause between them, where it was joined, and losses
+            # But for the pause between them, where it was joined, and a few losses on a busy machine.
+            assert np.mean(steps == 960) > 0.9
         assert not len(server.calls.rooms)
 
 
