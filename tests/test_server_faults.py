@@ -194,6 +194,8 @@ def test_a_thread_that_dies_is_replaced_and_nobody_misses_a_packet(
         # Enhanced by both threads, dry between them.
         assert np.abs(heard[: 20 * PACKET] - alone(pcm)[: 20 * PACKET]).max() < 1e-6
         assert np.abs(heard - delayed(pcm))[40 * PACKET :].max() > 0.02
+        dry = slice(20 * PACKET + SEAM, (20 + ear.port.figures.passed + WARM_UP_PACKETS) * PACKET)
+        assert np.array_equal(heard[dry], delayed(pcm)[dry])
         assert ear.port.figures.dropped == 0
 
 

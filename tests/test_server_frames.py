@@ -140,7 +140,7 @@ def test_a_packet_cut_out_leaves_no_step(clean: NDArray[np.float32]) -> None:
     assert np.array_equal(packets[10][CUT:], clean[48_000 + 13 * PACKET :][CUT:PACKET])
 
 
-@pytest.mark.parametrize("jump", [-(1 << 32), 1 << 32, -5000])
+@pytest.mark.parametrize("jump", [-(1 << 32), 1 << 32, -5000, 61 * 48_000])
 def test_a_sender_that_starts_a_new_timeline_is_appended_to_the_old(jump: int) -> None:
     reader = FrameReader()
     packets = []
@@ -173,6 +173,23 @@ def test_other_rates_come_back_in_their_rate_with_a_packet_for_a_frame(rate: int
     shifts = range(0, rate // 100)
     errors = [np.abs(middle - sent[rate // 2 - s : rate // 2 - s + len(middle)]).max() for s in shifts]
     assert min(errors) < 0.02 * 8000 + 2 * np.pi * 440 / rate * 8000 / 2  # half a sample's slope beside 2 %
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+def test_a_resampler_that_begins_late_leaves_no_hole_in_what_follows(rate: int) -> None:
+    """What its filter keeps back is missing once, before the first sample: never between two."""
+    samples = rate // 50
+    level = np.full(samples, 16_000, np.int16)
+    reader, packets = FrameReader(), []
+    for n in range(10):
+        packets += reader.push(frame(level, n * samples, rate))
+    writer = FrameWriter(like=frame(level, 0, rate))
+    steady = [Packet(n * PACKET, np.full(PACKET, 16_000 / 32768, np.float32)) for n in range(10)]
+    written = np.concatenate([writer.frame(packet).to_ndarray()[0] for packet in steady])
+    for heard, begin in ((joined(packets) * 32768, PACKET), (written, samples)):
+        first = int(np.argmax(heard > 8_000))
+        assert first < begin
+        assert heard[first:].min() > 8_000
 
 
 @pytest.mark.parametrize(("rate", "length"), [(44_100, 1024), (22_050, 1024), (96_000, 1025), (11_025, 333)])

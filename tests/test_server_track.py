@@ -13,6 +13,7 @@ from aiortc.mediastreams import MediaStreamError
 from av import AudioFrame
 from calling import TIMEOUT, until
 from numpy.typing import NDArray
+from test_server_engine import Gate
 
 from percepnet import Enhancer
 from percepnet.concealment import Concealer
@@ -221,6 +222,41 @@ async def test_a_slow_reader_misses_the_oldest_and_gets_no_delay(
     assert first.pts == 0
     assert [frame.pts for frame in heard] == [n * PACKET for n in range(40 - BACKLOG_PACKETS, 40)]
     assert track.skipped == 40 - 1 - BACKLOG_PACKETS
+
+
+async def test_what_a_slow_reader_misses_leaves_no_step(engine: Engine) -> None:
+    rising = np.linspace(0, 1, (BACKLOG_PACKETS + 3) * PACKET, dtype=np.float32).reshape(-1, PACKET)
+    track = EnhancedTrack(Source([]), engine)
+    for n, samples in enumerate(rising):
+        track._enhanced(n * PACKET, samples)
+    oldest = track._ready[0]
+    assert oldest.time == 3 * PACKET
+    assert oldest.samples[0] == rising[0, 0]  # as what was fetched before would have gone on
+    fall = rising[3, 0] - rising[0, 0]  # in three ramps over each other: at most thrice as steep as one
+    assert np.abs(np.diff(oldest.samples)).max() < 3 * fall / CUT
+    assert np.array_equal(oldest.samples[CUT:], rising[3, CUT:])
+    track.stop()
+
+
+async def test_a_track_ends_with_its_source_though_a_full_queue_has_dropped_packets(
+    speech: NDArray[np.int16],
+) -> None:
+    gate = Gate(1)
+    engine = Engine(gate, streams=1, queue_packets=7, clock=lambda: 0.0)
+    engine.start()
+    try:
+        track = EnhancedTrack(Source(frames(speech[: 20 * PACKET])), engine)
+        gate.open.clear()
+        reader = asyncio.create_task(drained(track))
+        figures = track.port.figures
+        await until(lambda: figures.packets_in == 20, "all wait or are dropped")
+        gate.open.set()
+        heard = await reader
+    finally:
+        gate.open.set()
+        engine.stop()
+    assert figures.dropped >= 20 - 7 - 1  # one is at work, if the engine was quick
+    assert len(heard) == 20 - figures.dropped
 
 
 async def test_a_burst_after_a_stall_of_half_a_second_passes_whole(speech: NDArray[np.int16]) -> None:
