@@ -19,7 +19,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Final
@@ -244,7 +244,7 @@ class Engine:
             for port in resuming:
                 self._fallback.resume(port.slot)
             if batch:
-                self._step(batch, np.array(dry))  # half the time of stack()
+                self._step(batch, np.array(dry), resuming)  # np.array: half the time of stack()
             self._balance([due for *_, due in batch])
         except Exception:  # the calls of this batch get dry audio, all calls go on
             logger.exception("the engine failed on a batch of %d", len(batch))
@@ -275,7 +275,9 @@ class Engine:
             self._wake.wait(until - now)
         self._enough = 1
 
-    def _step(self, batch: list[tuple[Port, int, Float, float, float]], dry: Float) -> None:
+    def _step(
+        self, batch: list[tuple[Port, int, Float, float, float]], dry: Float, resuming: Collection[Port]
+    ) -> None:
         began = self._clock()
         x = np.array([samples for _, _, samples, *_ in batch])  # [calls, 960]
         y = self._fallback.process([port.slot for port, *_ in batch], x, dry)
@@ -295,7 +297,7 @@ class Engine:
                 port.at_work = None
                 port.past = False
                 failed = self._fallback.failed(port.slot)
-                if failed and not port.failed:  # straight from enhanced audio
+                if (failed and not port.failed) or port in resuming:  # perhaps straight from enhanced audio
                     samples = continued(samples, port.dry.before, port.last_sample)
                 port.failed = failed
                 figures = port.figures

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from test_server_overload import GAIN, RATED, Simulation, dry
 
+from percepnet.framing import SEAM
 from server.frames import PACKET
 from server.overload import LATE, LONGEST_QUIET, QUIET, TRIAL, WINDOW, Overload
 
@@ -90,5 +91,33 @@ def test_the_next_thread_after_one_that_died_begins_all_calls_as_new_and_sheds_n
         wanted = np.abs(dry(said, len(heard)))
         share = np.abs(np.concatenate(heard)) / np.maximum(wanted, 1e-9)
         told = wanted > 1e-3  # elsewhere rounding is all there is
-        since = np.arange(len(wanted)) >= start * PACKET
+        since = np.arange(len(wanted)) >= start * PACKET + SEAM  # which leads over to it
         assert share[told & since].min() > GAIN - 1e-3
+
+
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_a_call_goes_dry_without_a_step_as_the_thread_dies(waiting: int) -> None:
+    """Whether a packet of it waited or not; enhanced, its constant is a quarter."""
+    simulation = Simulation(0)
+    engine, port = simulation.engine, simulation.call()
+    engine._new_thread = lambda: SimpleNamespace(start=lambda: None, is_alive=lambda: True)  # type: ignore[assignment, method-assign, return-value]
+
+    def say(packets: int) -> None:
+        for _ in range(packets):
+            port.submit(0, np.full(PACKET, 0.5, np.float32))
+
+    for _ in range(10):
+        say(1)
+        assert engine.work()
+    say(waiting)
+    with engine._wake:
+        engine._stand_still()
+    for _ in range(10):
+        say(1)
+        assert engine.work()
+    (heard,) = map(np.concatenate, simulation.heard)
+    assert len(heard) == (20 + waiting) * PACKET
+    settled = heard[5 * PACKET :]
+    assert settled.max() == pytest.approx(0.5)
+    assert settled[[0, -1]] == pytest.approx(0.5 * GAIN)
+    assert np.abs(np.diff(settled)).max() < 0.01
