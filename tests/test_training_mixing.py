@@ -71,7 +71,7 @@ def drawn() -> list[Drawn]:
         patch.setattr(mixing, "_gain_steps", lambda length, rng: np.ones(length))
         patch.setattr(mixing, "_low_pass", noted_low_pass)
         patch.setattr(mixing, "_muted", noted_muted)
-        for _ in range(70):
+        for _ in range(40):
             cutoffs.clear()
             gains.clear()
             found.append(Drawn(source.draw(), list(cutoffs), list(gains)))
@@ -83,7 +83,7 @@ def test_speech_is_some_7_db_above_the_noise_in_most_mixtures(drawn: list[Drawn]
     for clean, noise in ((m.clean, m.uncoded - m.clean) for m, _, _ in drawn):
         if clean.any() and noise.any():
             ratios.append(20 * np.log10(active_level(clean) / np.sqrt(np.mean(np.square(noise)))))
-    assert len(ratios) > 50
+    assert len(ratios) > 25
     assert 4 < np.median(ratios) < 12
 
 
@@ -113,7 +113,7 @@ def test_what_is_wanted_is_as_narrow_and_as_muted_as_the_mixture(drawn: list[Dra
             narrow += 1
             inside = density(mixture.clean, 200, 0.9 * cutoffs[0])
             assert density(mixture.clean, 1.15 * cutoffs[0], SAMPLE_RATE / 2) < 1e-6 * inside
-    assert muted > 5
+    assert muted > 3
     assert narrow > 0
 
 
