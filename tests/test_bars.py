@@ -70,6 +70,43 @@ def test_a_noise_that_begins_is_measured_where_it_begins(clean: Float, noisy: Fl
         assert abs(found["begun_pesq"]) < 0.02  # of a level, PESQ takes no notice
 
 
+def test_what_is_lost_is_above_0_and_so_is_what_is_brought(
+    clean: Float, noisy: Float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a level in dB in place of each score."""
+    monkeypatch.setattr(bars, "scores", lambda _, x, rate, names: dict.fromkeys(names, bars._level(x)))
+    speech, noise = clean[: 3 * SAMPLE_RATE], (noisy - clean)[: 3 * SAMPLE_RATE]
+
+    def wearied(samples: Float) -> Float:
+        return quieter(4 if len(samples) > len(speech) else 0)(samples)
+
+    def deaf(samples: Float) -> Float:
+        return quieter(5 if bars._level(samples) < -35 else 0)(samples)
+
+    found = {
+        **bars.clean_speech(quieter(1), speech),
+        **bars.comb_gain(quieter(0), quieter(2), speech, noise),
+        **bars.eight_bits(quieter(3), quieter(0), speech, noise),
+        **bars.noise_that_begins(wearied, speech, noise),
+        **bars.quiet_speech(deaf, speech, noise),
+    }
+    wanted = {
+        "clean_sig": 1,
+        "comb_pesq": 2,
+        "int8_pesq": 3,
+        "int8_ovrl": 3,
+        "begun_pesq": 4,
+        "quiet_pesq": 5,
+        "quiet_level": 5,
+    }
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted, abs=0.01)
+
+
+def test_what_the_comb_filter_leaves_of_a_machine_is_its_cost() -> None:
+    found = bars.machine(quieter(10), quieter(12), np.random.default_rng(0))
+    assert found == pytest.approx({"machine_attenuation": 10, "comb_machine": 2}, abs=0.01)
+
+
 def test_a_lost_upper_half_of_a_telephone_band_is_found() -> None:
     noise = np.random.default_rng(0).standard_normal(2 * SAMPLE_RATE).astype(np.float32) * 0.1
 

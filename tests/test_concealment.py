@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from percepnet.concealment import FADED, SEAM, Concealer
+from percepnet.concealment import SEAM, Concealer
 
 PACKET = 960  # samples, 20 ms at 48 kHz
 EDGE = 48  # samples, 1 ms on either side of an edge
@@ -75,7 +75,31 @@ def test_a_long_hole_ends_in_noise_at_the_floor() -> None:
         concealer.heard(part)
     hole = concealer.conceal(48_000)
     assert level_db(hole[:PACKET]) == pytest.approx(level_db(voice[:PACKET]), abs=2)
-    assert level_db(hole[round(FADED * 48_000) :]) == pytest.approx(-60, abs=2)
+    assert level_db(hole[2400:2880]) > -40  # at 50 to 60 ms the voice has not gone yet
+    assert level_db(hole[3840:]) == pytest.approx(-60, abs=2)  # at 80 ms it has
+
+
+def test_the_floor_is_that_of_the_last_seconds() -> None:
+    noise = np.random.default_rng(4).standard_normal(6 * 48_000).astype(np.float32)
+    noise[:48_000] *= 1e-4  # a second at −80 dB, then five at −40
+    noise[48_000:] *= 1e-2
+    concealer = Concealer(48_000)
+    for part in np.split(noise, 300):
+        concealer.heard(part)
+    assert level_db(concealer.conceal(48_000)[24_000:]) == pytest.approx(-40, abs=2)
+
+
+def test_a_voice_goes_on_in_the_second_of_two_holes_with_10_ms_between() -> None:
+    voice = np.zeros(48_000, np.float32)
+    for harmonic in range(1, 6):
+        voice += np.sin(2 * np.pi * 80 * harmonic * np.arange(48_000) / 48_000) / harmonic
+    concealer = Concealer(48_000)
+    for part in np.split(voice[:28_800], 30):
+        concealer.heard(part)
+    concealer.conceal(PACKET)
+    concealer.heard(voice[28_800 + PACKET :][:480])
+    hole = voice[28_800 + PACKET + 480 :][:PACKET]
+    assert np.corrcoef(concealer.conceal(PACKET), hole)[0, 1] > 0.9
 
 
 def test_a_pause_begins_with_a_short_fade(noisy: Float) -> None:
@@ -111,7 +135,7 @@ def test_reset_is_as_new(noisy: Float) -> None:
     part = noisy[: 20 * PACKET]
     new = Concealer(48_000)
     assert np.array_equal(concealer.heard(part), new.heard(part))
-    assert np.array_equal(concealer.conceal(PACKET), new.conceal(PACKET))
+    assert np.array_equal(concealer.conceal(10 * PACKET), new.conceal(10 * PACKET))  # down to the floor
 
 
 @pytest.mark.parametrize("length", [1, 100, 120, 240, 960, 5760])

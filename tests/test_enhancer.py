@@ -125,6 +125,22 @@ def test_input_level_hardly_matters(noisy: Float, gain_db: float) -> None:
     assert abs(level(other) - level(usual)) < 0.5
 
 
+def test_the_postfilter_is_told_amplitudes(voices: Float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice the input is twice of them, not four times."""
+    told = []
+
+    def note(gain: Float, amplitude: Float) -> Float:
+        told.append(amplitude)
+        return gain
+
+    monkeypatch.setattr("percepnet.enhancer.envelope_postfilter", note)
+    for scale in (1, 2):
+        Enhancer(streams=4).process(voices[:, : 20 * HOP] * np.float32(scale))
+    single, double = told
+    assert single.max() > 0
+    np.testing.assert_allclose(double, 2 * single, rtol=1e-4, atol=1e-6)
+
+
 def test_attenuation_limit_is_kept(noisy: Float) -> None:
     """At a limit of 12 dB the output holds a quarter of the input, and three quarters of the unlimited output."""
     voice = noisy[None, : 200 * HOP]

@@ -1,12 +1,14 @@
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from percepnet import evaluation
 from percepnet.cli.audio_files import read
-from percepnet.evaluation import METRICS, dnsmos, means, pesq_wb, scores, si_sdr
+from percepnet.evaluation import DNSMOS_WINDOW, METRICS, dnsmos, means, pesq_wb, scores, si_sdr
 from percepnet.resampling import resample
 
 RECORDINGS = Path(__file__).parent / "recordings"
@@ -67,6 +69,20 @@ def test_every_score_falls_with_the_noise(clean: Samples, noise: Samples) -> Non
         assert values[0] - values[2] > 0.2, metric
 
 
+def test_the_scores_of_a_known_recording_are_what_they_were(clean: Samples) -> None:
+    """None may change, nor take the place of another, unnoticed: reports compare them over the years."""
+    known = {
+        "pesq_wb": 1.115,
+        "stoi": 0.763,
+        "estoi": 0.513,
+        "si_sdr": 5.300,
+        "dnsmos_sig": 2.719,
+        "dnsmos_bak": 1.546,
+        "dnsmos_ovrl": 1.584,
+    }
+    assert scores(clean, recording("noisy.flac"), 48_000) == pytest.approx(known, abs=0.01)
+
+
 def test_ratings_stay_on_their_scale_for_any_length(clean: Samples) -> None:
     narrow = resample(clean[None], 48_000, 16_000)[0]
     for samples in (1, 1_000, 144_160, len(narrow)):
@@ -82,6 +98,33 @@ def test_long_recordings_are_scored_in_pieces(clean: Samples, noise: Samples) ->
     hiss = np.resize(resample(noise[None], 48_000, 16_000)[0], len(speech)) * np.float32(0.05)
     assert pesq_wb(speech, speech) == pytest.approx(4.644, abs=1e-3)
     assert 1 < pesq_wb(speech, speech + hiss) < 4.6
+
+
+def test_a_long_recording_scores_the_mean_of_its_pieces(
+    clean: Samples, noise: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "PESQ_SECONDS", 3)
+    pair = np.stack([clean, clean + noise])[:, : 6 * 48_000]
+    reference, signal = resample(pair, 48_000, 16_000)
+    signal[: len(signal) // 2] = reference[: len(signal) // 2]
+    pieces = [pesq_wb(*piece) for piece in np.split(np.stack([reference, signal]), 2, axis=1)]
+    assert pieces[0] > pieces[1] + 1
+    assert pesq_wb(reference, signal) == pytest.approx(sum(pieces) / 2, abs=1e-6)
+
+
+def test_ratings_are_means_over_all_of_a_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that answers with the first sample of its window, and 15 s in which each second has its own."""
+
+    def answers(_: None, inputs: dict[str, Samples]) -> list[list[list[float]]]:
+        (window,) = inputs["input_1"]
+        assert len(window) == DNSMOS_WINDOW
+        return [[[float(window[0])] * 3]]
+
+    monkeypatch.setattr(evaluation, "_dnsmos_session", lambda: SimpleNamespace(run=answers))
+    seconds = np.repeat(np.arange(15, dtype=np.float32) / 15, 16_000)
+    for name, rating in dnsmos(seconds).items():
+        wanted = [np.polyval(evaluation.DNSMOS_FITS[name], second / 15) for second in range(6)]
+        assert rating == pytest.approx(np.mean(wanted), abs=1e-6)
 
 
 def test_what_cannot_be_scored_is_nan(clean: Samples) -> None:

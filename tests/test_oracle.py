@@ -53,6 +53,19 @@ def test_targets_are_gains_and_strengths(noisy: Float, clean: Float) -> None:
     assert pause.mean() < 0.05 < 0.3 < speech.mean()
 
 
+def test_the_hiss_of_a_clean_recording_is_no_speech() -> None:
+    """Half a second of hiss, then the same 60 dB louder."""
+    samples = np.random.default_rng(0).standard_normal((1, HISTORY + SAMPLE_RATE)).astype(np.float32)
+    samples *= np.where(np.arange(samples.shape[1]) < HISTORY + SAMPLE_RATE // 2, 1e-4, 0.1)
+    samples = samples.astype(np.float32)
+    heard = analyse(samples, AnalysisState.new(1))
+    hiss, loud = slice(5, 45), slice(55, None)
+    background = heard.energy[:, hiss].max(axis=1, keepdims=True)
+    assert not targets(samples, heard, background).gain[:, hiss].any()
+    assert targets(samples, heard, background).gain[:, loud].min() > 0.99
+    assert targets(samples, heard).gain[:, hiss].min() > 0.99
+
+
 @pytest.mark.parametrize(("clean_shape", "noise_shape"), [((100,), (99,)), ((1, 100), (1, 100))])
 def test_unequal_lengths_are_named(clean_shape: tuple[int, ...], noise_shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="equal length"):

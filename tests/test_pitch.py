@@ -42,6 +42,12 @@ def test_steady_voice_is_found_to_a_sample_and_a_half(hz: float) -> None:
     assert correlation.min() > 0.8
 
 
+@pytest.mark.parametrize("lag", [25.5, 40.5, 60.5, 80.5])
+def test_a_period_between_two_lags_is_not_taken_for_the_whole_lag_of_twice_of_it(lag: float) -> None:
+    period, _ = tracked(voice(SAMPLE_RATE / (pitch.DECIMATION * lag)))
+    assert np.abs(period - pitch.DECIMATION * lag).max() <= 1.5
+
+
 @pytest.mark.parametrize("hz", [90, 160, 300])
 def test_voice_in_white_noise_at_5_db_is_found_nearly_always(hz: float) -> None:
     clean = voice(hz)

@@ -131,6 +131,16 @@ def test_numbers_that_were_missing_once_mean_nothing_after_a_wrap() -> None:
     assert (buffer.counts.lost, buffer.counts.reordered, buffer.counts.late) == (3, 0, 0)
 
 
+def test_numbers_that_are_missing_in_a_sequence_mean_nothing_in_the_next() -> None:
+    buffer: AudioJitterBuffer[int] = AudioJitterBuffer(HoleWait())
+    buffer.add(0, 0, 0.0)
+    buffer.add(1000, 1000, 1.0)  # 900 to 999 may still come
+    assert buffer.expire(2.0) == [1000]
+    assert buffer.add(899, 899, 3.0) == []  # so far behind that it begins anew
+    assert buffer.add(900, 900, 3.02) == [899, 900]
+    assert (buffer.counts.reordered, buffer.counts.late) == (0, 0)
+
+
 def network(seed: int) -> Iterator[tuple[float, int]]:
     """Loss, duplication, a stall and jitter of up to 200 ms from a wrap on; packets of 2.5 to 120 ms."""
     chance = random.Random(seed)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from opus_packets import PACKET, packets
 
 from server.media import libopus
-from server.media.libopus import LibopusDecoder, OpusError
+from server.media.libopus import UNIT, LibopusDecoder, OpusError
 from server.media.opus import OpusDecoder, OpusEncoder, OpusOptions
 
 
@@ -103,6 +103,21 @@ def test_a_hole_of_any_length_is_filled(
     filled, recovered = decoder.fill(samples, sent[31], 77)
     assert (filled.pts, filled.samples) == (77, samples)
     assert recovered == (PACKET if fec and samples >= PACKET else 0)
+
+
+def test_what_is_recovered_ends_where_the_next_packet_begins(clean: NDArray[np.float32]) -> None:
+    """A hole that is no whole number of units long is the end of a longer one."""
+    sent = packets(clean[48_000:96_000], bitrate=24_000, fec=True)
+    filled = []
+    for samples in (1000, 9 * UNIT):
+        decoder = LibopusDecoder(libopus.library())
+        for payload in sent[:30]:
+            decoder.decode(JitterFrame(payload, 0))
+        frame, recovered = decoder.fill(samples, sent[31], 0)
+        assert recovered == PACKET
+        filled.append(frame.to_ndarray()[0])
+    assert filled[0].any()
+    assert np.array_equal(filled[0], filled[1][-1000:])
 
 
 def test_any_bytes_are_decoded_or_refused(decoder: LibopusDecoder) -> None:

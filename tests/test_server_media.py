@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from fractions import Fraction
+from types import SimpleNamespace
 
 import aiortc.rtcrtpreceiver
 import aiortc.rtcrtpsender
@@ -198,6 +199,21 @@ async def test_another_source_is_followed_at_once_and_the_counts_go_on(fresh: RT
     assert arrivals.decoded() == [0, 960, 2880, 3840]  # a packet's length to fade over
     assert arrivals.reception.counts.received == 4
     assert arrivals.reception.counts.lost == 0
+
+
+async def test_timestamps_of_another_source_are_neither_a_hole_nor_jitter(
+    fresh: RTCRtpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where they are ahead by so little that they could go on."""
+    clock = 100.0
+    monkeypatch.setattr(receiver, "time", SimpleNamespace(monotonic=lambda: clock))
+    arrivals = Arrivals(fresh)
+    for n in range(4):
+        arrivals.come(10 + n, 5000 + n * 960 + (n >= 2) * 9600, ssrc=1 + (n >= 2))
+        clock += 0.02
+    assert arrivals.decoded() == [0, 960, 2880, 3840]  # a packet's length to fade over
+    network = arrivals.reception.network()
+    assert (network["jitter_ms"], network["concealed_ms"], network["missing_ms"]) == (0, 0, 0)
 
 
 async def test_a_packet_of_the_source_before_that_was_overtaken_is_late(fresh: RTCRtpReceiver) -> None:

@@ -1,6 +1,7 @@
 """What mixtures are made of: codecs, hiss, noise that begins, rooms."""
 
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -9,10 +10,111 @@ from numpy.testing import assert_allclose
 from percepnet.bands import BANDS
 from percepnet.features import FEATURES
 from percepnet.framing import HOP, SAMPLE_RATE, Float
-from percepnet.training import shards
+from percepnet.mixture import active_level
+from percepnet.training import mixing, shards
 from percepnet.training.codec import RATES, through_opus
-from percepnet.training.mixing import Mixture, _changed
+from percepnet.training.corpus import Recording
+from percepnet.training.mixing import Mixer, Mixture, _changed
 from percepnet.training.rooms import EARLY, room_response
+
+LENGTH = 5 * SAMPLE_RATE  # samples of each mixture: more than the longest pause
+BANDWIDTH = 14_000  # Hz, of the speech in them
+
+
+class Drawn(NamedTuple):
+    """A mixture, and what was done to it."""
+
+    mixture: Mixture
+    cutoffs: list[float]  # Hz, of what made it narrow
+    muted: list[Float]  # gains
+
+
+def mixer(bandwidth: float) -> Mixer:
+    """Of one recording of speech and one of noise, both hiss, up to ``bandwidth`` Hz in the speech."""
+    hiss = np.random.default_rng(0).standard_normal((2, 4 * SAMPLE_RATE)).astype(np.float32)
+    speech = Recording("speech.wav", "speech", "train", bandwidth, length=hiss.shape[1])
+    noise = Recording("noise.wav", "noise", "train", SAMPLE_RATE / 2, length=hiss.shape[1])
+    spectrum = np.fft.rfft(hiss[0])
+    spectrum[np.fft.rfftfreq(hiss.shape[1], 1 / SAMPLE_RATE) > bandwidth] = 0
+    sound = {"speech": np.fft.irfft(spectrum, hiss.shape[1]).astype(np.float32), "noise": hiss[1]}
+
+    def crop(recording: Recording, length: int, rng: np.random.Generator) -> Float:
+        return np.resize(sound[recording.kind], length)
+
+    return Mixer(SimpleNamespace(speech=[speech], noise=[noise], crop=crop), LENGTH, seed=0)  # type: ignore[arg-type]
+
+
+def density(samples: Float, low: float, high: float) -> float:
+    """Mean power of a bin from ``low`` to ``high`` Hz."""
+    hz = np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE)
+    return float(np.square(np.abs(np.fft.rfft(samples)))[(hz >= low) & (hz < high)].mean())
+
+
+@pytest.fixture(scope="module")
+def drawn() -> list[Drawn]:
+    """Mixtures without rooms and codecs, which take long, and gain that moves, which spreads spectra."""
+    cutoffs: list[float] = []
+    gains: list[Float] = []
+    low_pass, muted, source, found = mixing._low_pass, mixing._muted, mixer(BANDWIDTH), []
+
+    def noted_low_pass(samples: Float, cutoff: float) -> Float:
+        cutoffs.append(cutoff)
+        return low_pass(samples, cutoff)
+
+    def noted_muted(length: int, rng: np.random.Generator) -> Float:
+        gains.append(muted(length, rng))
+        return gains[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mixing, "room_response", lambda rng: np.ones(1, np.float32))
+        patch.setattr(mixing, "through_opus", lambda samples, rate: samples)
+        patch.setattr(mixing, "_gain_steps", lambda length, rng: np.ones(length))
+        patch.setattr(mixing, "_low_pass", noted_low_pass)
+        patch.setattr(mixing, "_muted", noted_muted)
+        for _ in range(40):
+            cutoffs.clear()
+            gains.clear()
+            found.append(Drawn(source.draw(), list(cutoffs), list(gains)))
+    return found
+
+
+def test_speech_is_some_7_db_above_the_noise_in_most_mixtures(drawn: list[Drawn]) -> None:
+    ratios = []
+    for clean, noise in ((m.clean, m.uncoded - m.clean) for m, _, _ in drawn):
+        if clean.any() and noise.any():
+            ratios.append(20 * np.log10(active_level(clean) / np.sqrt(np.mean(np.square(noise)))))
+    assert len(ratios) > 25
+    assert 4 < np.median(ratios) < 12
+
+
+def test_speech_ends_at_its_bandwidth_at_whatever_speed(drawn: list[Drawn]) -> None:
+    found = set()
+    for mixture, cutoffs, muted in drawn:
+        edge = mixture.bandwidth
+        if not mixture.clean.any():
+            assert edge == SAMPLE_RATE / 2  # silence is evidence of every band
+        elif not cutoffs and not muted:
+            found.add(round(edge))
+            # what begins or pauses at once has some of every frequency, and the equaliser raises or lowers by 6 dB
+            below = density(mixture.clean, 0.7 * edge, 0.95 * edge)
+            assert below > 20 * density(mixture.clean, 1.1 * edge, SAMPLE_RATE / 2)
+    assert min(found) < BANDWIDTH < max(found)
+
+
+def test_what_is_wanted_is_as_narrow_and_as_muted_as_the_mixture(drawn: list[Drawn]) -> None:
+    narrow = muted = 0
+    for mixture, cutoffs, gains in drawn:
+        if not mixture.clean.any():
+            continue
+        if gains:
+            muted += 1
+            assert not mixture.clean[gains[0] == 0].any()
+        elif cutoffs and cutoffs[0] < 0.8 * mixture.bandwidth:
+            narrow += 1
+            inside = density(mixture.clean, 200, 0.9 * cutoffs[0])
+            assert density(mixture.clean, 1.15 * cutoffs[0], SAMPLE_RATE / 2) < 1e-6 * inside
+    assert muted > 3
+    assert narrow > 0
 
 
 @pytest.mark.parametrize("rate", RATES)
