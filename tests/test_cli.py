@@ -355,11 +355,16 @@ def test_missing_extras_are_named(tmp_path: Path) -> None:
         "import sys\nsys.modules['pesq'] = sys.modules['torch'] = sys.modules['matplotlib'] = None\n"
         "from percepnet.cli import main\nsys.exit(main(sys.argv[1:]))"
     )
-    for command, extra in (("evaluate", "eval"), ("oracle", "eval"), ("train", "train")):
-        call = [sys.executable, "-c", program, command, "x", "y", "z"]
+    for command, arguments, extra in (
+        ("evaluate", "xyz", "eval"),
+        ("oracle", "xyz", "eval"),
+        ("weather", "", "eval"),  # before the first call
+        ("train", "xyz", "train"),
+    ):
+        call = [sys.executable, "-c", program, command, *arguments]
         done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 1
-        assert re.fullmatch(rf"percepnet: .*pip install 'percepnet\[{extra}\]'\n", done.stderr), done.stderr
+        assert re.fullmatch(rf"percepnet: .*pip install '\.\[{extra}\]' in .*\n", done.stderr), done.stderr
 
 
 def test_the_module_runs_as_a_program() -> None:
