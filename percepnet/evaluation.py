@@ -12,16 +12,14 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from percepnet.extras import needs
 from percepnet.framing import Float
 from percepnet.resampling import checked_rate, resample
 
-try:
+with needs("eval", "scores need"):
     import speechmos  # for the DNSMOS network in it; its code would need librosa, for a fourth score
     from pesq import PesqError, pesq
     from pystoi import stoi
-except ModuleNotFoundError as missing:
-    message = f"scores need the package {missing.name}: pip install '.[eval]' in percepnet's folder"
-    raise ModuleNotFoundError(message, name=missing.name) from missing
 
 SCORE_RATE: Final = 16_000  # Hz, of PESQ-WB, STOI and DNSMOS
 SI_SDR_LIMIT: Final = 100.0  # dB; equal signals would be infinite, and every mean with them

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from percepnet.extras import needs
 from percepnet.framing import SAMPLE_RATE, Float
 from percepnet.resampling import resample
 
@@ -37,11 +38,6 @@ def word_errors(wanted: Sequence[str], heard: Sequence[str]) -> int:
 
 @lru_cache(maxsize=1)
 def _decoder() -> Any:
-    try:
+    with needs("eval", "the recogniser needs"):
         from pocketsphinx import Decoder
-    except ModuleNotFoundError as missing:
-        message = (
-            f"the recogniser needs the package {missing.name}: pip install '.[eval]' in percepnet's folder"
-        )
-        raise ModuleNotFoundError(message, name=missing.name) from missing
     return Decoder(samprate=_RATE, loglevel="FATAL")

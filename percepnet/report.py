@@ -16,13 +16,11 @@ from typing import Final
 import numpy as np
 
 from percepnet import framing
+from percepnet.extras import needs
 from percepnet.framing import BIN_HZ, HOP, Float
 
-try:
+with needs("eval", "the report needs"):
     from matplotlib.image import imsave
-except ModuleNotFoundError as missing:
-    message = f"the report needs the package {missing.name}: pip install '.[eval]' in percepnet's folder"
-    raise ModuleNotFoundError(message, name=missing.name) from missing
 
 HIGHEST: Final = 20_000  # Hz, top of the pictures
 RANGE: Final = 80.0  # dB from the brightest colour to black

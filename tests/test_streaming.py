@@ -134,6 +134,19 @@ def test_16_bit_samples_are_the_same_voice(noisy: NDArray[np.float32]) -> None:
     assert loud.dtype == np.int16
 
 
+def fails_in(monkeypatch: pytest.MonkeyPatch, voice: StreamingEnhancer, fails: set[int]) -> Iterator[int]:
+    """Let these calls of its enhancer raise, the first is 1; returns what has the number of the next."""
+    process, calls = voice._enhancer.process, count(1)
+
+    def sometimes(x: Float) -> Float:
+        if next(calls) in fails:
+            raise RuntimeError("a test")
+        return process(x)
+
+    monkeypatch.setattr(voice._enhancer, "process", sometimes)
+    return calls
+
+
 def test_a_fault_is_dry_audio_as_late_and_enhancement_comes_back(
     noisy: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -141,14 +154,7 @@ def test_a_fault_is_dry_audio_as_late_and_enhancement_comes_back(
     packets = np.split(x, 9 * 50)
     voice, well = StreamingEnhancer(48_000), StreamingEnhancer(48_000)
     wanted = well.process(x)
-    process, broken = voice._enhancer.process, iter([False] * 50 + [True])
-
-    def sometimes(x: Float) -> Float:
-        if next(broken, False):
-            raise RuntimeError("a test")
-        return process(x)
-
-    monkeypatch.setattr(voice._enhancer, "process", sometimes)
+    fails_in(monkeypatch, voice, {51})
     out = np.concatenate([voice.process(packet) for packet in packets])
     late = voice.latency_samples
     fault, back = 48_000 + HOP + SEAM, 48_000 + (RETRY_HOPS + 20) * HOP
@@ -171,17 +177,10 @@ def test_nothing_is_missing_when_a_voice_comes_back(
     """Of a new state the first 30 ms are silence: these are not what comes after the dry audio."""
     x = noisy[48_000 : 48_000 + (RETRY_HOPS + 100) * HOP]
     voice = StreamingEnhancer(48_000, attenuation_limit_db=0)  # dry, but through the enhancer
-    process, broken = voice._enhancer.process, iter([False] * 20 + [True])
-
-    def sometimes(x: Float) -> Float:
-        if next(broken, False):
-            raise RuntimeError("a test")
-        return process(x)
-
-    monkeypatch.setattr(voice._enhancer, "process", sometimes)
+    calls = fails_in(monkeypatch, voice, {21})
     out = np.concatenate([voice.process(packet) for packet in np.split(x, len(x) // (2 * HOP))])
     late = voice.latency_samples
-    assert not list(broken)
+    assert next(calls) > 21
     assert not voice._dry_hops
     np.testing.assert_allclose(out[late:], x[:-late], atol=1e-5)
 
@@ -200,14 +199,9 @@ def test_a_fault_does_not_click(
     """In 7.2 s, that is: too few for a second return."""
     # At its peak where hops begin: there it would step.
     tone = 0.5 * np.cos(2 * np.pi * 100 / 48_000 * np.arange(720 * HOP, dtype=np.float32))
-    voice, calls = StreamingEnhancer(48_000), count(1)
-
-    def process(x: Float) -> Float:
-        if next(calls) in fails:
-            raise RuntimeError("a test")
-        return 0 * x  # far from dry
-
-    monkeypatch.setattr(voice._enhancer, "process", process)
+    voice = StreamingEnhancer(48_000)
+    monkeypatch.setattr(voice._enhancer, "process", lambda x: 0 * x)  # far from dry
+    calls = fails_in(monkeypatch, voice, fails)
     heard = np.concatenate([voice.process(packet) for packet in np.split(tone, 720 // hops)])
     assert next(calls) > max(fails)
     assert np.abs(heard).max() > 0.4

@@ -15,6 +15,8 @@ from importlib.metadata import version
 from types import MappingProxyType, ModuleType
 from typing import Final
 
+from percepnet.extras import how_to_install
+
 FAILURE: Final = 1  # exit status; argparse itself leaves with 2 on wrong usage
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
 
@@ -163,9 +165,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and "pip install" not in str(error):
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra:
-            return (
-                f"this command needs the package {error.name}: pip install '.[{extra}]' in percepnet's folder"
-            )
+            return f"this command needs the package {error.name}: {how_to_install(extra)}"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
+from percepnet.extras import needs
 from percepnet.framing import SAMPLE_RATE
-from percepnet.integrations import needs
 from percepnet.streaming import StreamingEnhancer
 
-with needs("livekit", "LiveKit"):
+with needs("livekit", "this plug-in needs", "LiveKit"):
     from livekit.rtc import AudioFrame, FrameProcessor
 
 

@@ -22,11 +22,11 @@ from typing import Any, Final
 import numpy as np
 
 from percepnet.enhancer import check_controls
-from percepnet.integrations import needs
+from percepnet.extras import needs
 from percepnet.network import Network
 from percepnet.streaming import StreamingEnhancer
 
-with needs("pipecat", "Pipecat"):
+with needs("pipecat", "this plug-in needs", "Pipecat"):
     from pipecat.audio.filters.base_audio_filter import BaseAudioFilter
     from pipecat.frames.frames import FilterControlFrame, FilterEnableFrame, FilterUpdateSettingsFrame
 

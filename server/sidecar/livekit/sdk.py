@@ -1,8 +1,8 @@
 """LiveKit's SDK, or the word of what brings it."""
 
-from percepnet.integrations import needs
+from percepnet.extras import needs
 
-with needs("livekit", "LiveKit's SDK", "this sidecar"):
+with needs("livekit", "this sidecar needs", "LiveKit's SDK"):
     import livekit.rtc as rtc
 
 __all__ = ["rtc"]

@@ -1,0 +1,22 @@
+"""Commands without the packages that they need."""
+
+import re
+import subprocess
+import sys
+
+
+def test_missing_extras_are_named() -> None:
+    program = (
+        "import sys\nsys.modules['pesq'] = sys.modules['torch'] = sys.modules['matplotlib'] = None\n"
+        "from percepnet.cli import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    for command, arguments, extra in (
+        ("evaluate", "xyz", "eval"),
+        ("oracle", "xyz", "eval"),
+        ("weather", "", "eval"),  # before the first call
+        ("train", "xyz", "train"),
+    ):
+        call = [sys.executable, "-c", program, command, *arguments]
+        done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 1
+        assert re.fullmatch(rf"percepnet: .*pip install '\.\[{extra}\]' in .*\n", done.stderr), done.stderr
