@@ -1,46 +1,60 @@
 """From samples to what the network is told and what it acts on: spectra, pitch, comb filter, coherence, features."""
 
-from dataclasses import dataclass, fields
 from typing import Final, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from percepnet import bands, coherence, comb, framing, pitch
-from percepnet.features import features, new_reference
+from percepnet import bands, coherence, comb, framing, native, pitch
+from percepnet.features import features
 from percepnet.framing import HOP, LOOKAHEAD, WINDOW, Complex, Float
 from percepnet.pitch import PitchState
 
 HISTORY: Final = comb.HISTORY + WINDOW + LOOKAHEAD * HOP - HOP  # samples kept of the past: 5280, 11 hops
 
+_SPECTRA: Final = 2 * LOOKAHEAD * framing.BINS  # numbers of a stream's state before its energies,
+_REFERENCE: Final = _SPECTRA + LOOKAHEAD * bands.BANDS  # and before its reference
 
-@dataclass(slots=True)
+
 class AnalysisState:
-    """What the analysis keeps of each stream, except the samples themselves."""
+    """What the analysis keeps of each stream, except the samples themselves: views of ``whole``."""
 
-    pitch: PitchState
-    spectra: Complex  # [streams, LOOKAHEAD, BINS] of the frames not yet decided
-    energy: Float  # [streams, LOOKAHEAD, BANDS] of the same
-    reference: Float  # [streams] level, see features()
+    def __init__(self, whole: Float) -> None:
+        self.whole = whole  # [streams, …], in the order of ``State`` in chain.c
 
     @classmethod
     def new(cls, streams: int) -> Self:
-        undecided = np.zeros((streams, LOOKAHEAD, framing.BINS), np.complex64)
-        energy = np.zeros((streams, LOOKAHEAD, bands.BANDS), np.float32)
-        return cls(PitchState.new(streams), undecided, energy, new_reference(streams))
+        state = cls(np.zeros((streams, _REFERENCE + 1 + PitchState.SIZE), np.float32))
+        state.reference[:] = np.nan
+        return state
+
+    @property
+    def spectra(self) -> Complex:
+        """``[streams, LOOKAHEAD, BINS]`` of the frames not yet decided"""
+        whole = self.whole[:, :_SPECTRA].view(np.complex64)
+        return whole.reshape(len(whole), LOOKAHEAD, framing.BINS)
+
+    @property
+    def energy(self) -> Float:
+        """``[streams, LOOKAHEAD, BANDS]`` of the same"""
+        return self.whole[:, _SPECTRA:_REFERENCE].reshape(len(self.whole), LOOKAHEAD, bands.BANDS)
+
+    @property
+    def reference(self) -> Float:
+        """``[streams]`` level, see ``features``"""
+        return self.whole[:, _REFERENCE]
+
+    @property
+    def pitch(self) -> PitchState:
+        return PitchState.of(self.whole[:, _REFERENCE + 1 :])
 
     def rows(self, rows: NDArray[np.int64]) -> "AnalysisState":
         """A copy of some streams."""
-        part = PitchState(*(getattr(self.pitch, f.name)[rows] for f in fields(PitchState)))
-        return AnalysisState(part, self.spectra[rows], self.energy[rows], self.reference[rows])
+        return AnalysisState(self.whole[rows])
 
     def put(self, rows: NDArray[np.int64], part: "AnalysisState") -> None:
         """Write back what ``rows`` gave."""
-        for f in fields(PitchState):
-            getattr(self.pitch, f.name)[rows] = getattr(part.pitch, f.name)
-        self.spectra[rows] = part.spectra
-        self.energy[rows] = part.energy
-        self.reference[rows] = part.reference
+        self.whole[rows] = part.whole
 
 
 class Analysis(NamedTuple):
@@ -60,6 +74,8 @@ def analyse(samples: Float, state: AnalysisState) -> Analysis:
     """Analyse the hops at the end of ``samples [streams, HISTORY + hops · HOP]``; ``state`` is updated in place."""
     hops = (samples.shape[1] - HISTORY) // HOP
     newest = framing.spectrum(framing.frames(samples, hops))
+    if native.library is not None:
+        return _compiled(samples, newest, state)
     power = bands.power(newest)
     newest_energy = bands.sums(power)
     period, correlation = pitch.track(newest, power, state.pitch)
@@ -76,4 +92,17 @@ def analyse(samples: Float, state: AnalysisState) -> Analysis:
     measured = coherence.measured(cross, energy, comb_energy)
     unbiased = coherence.unbiased(measured, period)
     inputs = features(newest_energy, unbiased, period, correlation, state.reference)
+    return Analysis(spectra, combed, energy, comb_energy, measured, unbiased, period, inputs)
+
+
+def _compiled(samples: Float, newest: Complex, state: AnalysisState) -> Analysis:
+    """The rest of ``analyse`` by ``chain.c``, between whose parts are the transforms."""
+    flattened, newest_energy = native.flatten(newest)
+    excitation = pitch.excitation(flattened)
+    period, peak, frames = native.track(excitation, np.ascontiguousarray(samples), state.whole)
+    combed = framing.transform(frames)
+    spectra, energy, comb_energy, measured, inputs = native.measure(
+        newest, newest_energy, combed, period, peak, state.whole
+    )
+    unbiased = inputs[..., bands.BANDS : 2 * bands.BANDS]
     return Analysis(spectra, combed, energy, comb_energy, measured, unbiased, period, inputs)

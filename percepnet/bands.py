@@ -27,8 +27,8 @@ def _shares() -> Float:
     return share
 
 
-_UPPER = _shares()
-_UPPER_OF_BANDS = _UPPER[: KNOTS[-1] + 1]
+UPPER = _shares()
+_UPPER_OF_BANDS = UPPER[: KNOTS[-1] + 1]
 _BAND_BELOW = np.searchsorted(KNOTS, np.arange(BINS), side="right") - 1  # [BINS]
 _STARTS = np.array(KNOTS)
 _WHOLE = np.array([2, *[1] * (BANDS - 2), 2], np.float32)
@@ -81,7 +81,7 @@ def interpolate(values: Float) -> Float:
     np.subtract(values[..., 1:], values[..., :-1], out=rise[..., :-1])
     rise[..., -1] = 0
     bins: Float = rise.take(_BAND_BELOW, -1)
-    bins *= _UPPER
+    bins *= UPPER
     bins += values.take(_BAND_BELOW, -1)
     return bins
 

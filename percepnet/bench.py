@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from percepnet import native
 from percepnet.enhancer import Enhancer
 from percepnet.framing import HOP, SAMPLE_RATE, Float
 from percepnet.network import Network
@@ -47,6 +48,7 @@ def machine() -> dict[str, str | int]:
         "python": platform.python_version(),
         "numpy": version("numpy"),
         "onnxruntime": version("onnxruntime"),
+        "signal_processing": "compiled" if native.library else "numpy",
         "percepnet": version("percepnet"),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

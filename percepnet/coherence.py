@@ -18,7 +18,7 @@ def _coefficients() -> Float:
     return np.stack([noise, 1 - noise, w0 * w0, 2 * w0 * (1 - w0), twice_a, 2 * twice_a])
 
 
-_QUADRATIC = _coefficients()
+QUADRATIC = _coefficients()
 
 
 def measured(cross: Float, energy_signal: Float, energy_comb: Float) -> Float:
@@ -32,7 +32,7 @@ def unbiased(measure: Float, period: NDArray[np.int64]) -> Float:
 
     Solves (1−w₀)²u² + [2w₀(1−w₀) − m²(1−σ²)]u + w₀² − m²σ² = 0 for u = q², the larger root; 0 where m ≤ w₀/σ.
     """
-    noise, other, square, cross, twice_a, four_a = _QUADRATIC.take(period, 1)[..., None]
+    noise, other, square, cross, twice_a, four_a = QUADRATIC.take(period, 1)[..., None]
     m2 = np.square(measure)
     b = cross - m2 * other
     m2 *= noise

@@ -17,7 +17,6 @@ from percepnet import bands, framing
 from percepnet.analysis import HISTORY, Analysis, AnalysisState, analyse
 from percepnet.framing import ANALYSIS, HOP, LATENCY, LOOKAHEAD, WINDOW, Float
 from percepnet.network import Network
-from percepnet.postfilter import envelope_postfilter
 from percepnet.resynthesis import enhance_spectra
 
 MAX_ATTENUATION_LIMIT_DB: Final = 100.0
@@ -191,10 +190,8 @@ class Enhancer:
             self._wake(rows[ill], framing.frames(samples[ill], LOOKAHEAD))
             self._wet[rows[ill]] = 0
             self.faults[rows[ill]] += 1
-        post = self._ramp(self._post, self._postfilter[rows], rows, hops)[..., None]
-        if post.any():
-            gain += post * (envelope_postfilter(gain, np.sqrt(frames.energy)) - gain)
-        enhanced = enhance_spectra(frames, gain, strength)
+        post = self._ramp(self._post, self._postfilter[rows], rows, hops)
+        enhanced = enhance_spectra(frames, gain, strength, post)
         partly = wet.min(axis=1) < 1
         if partly.any():
             dry = frames.spectra[partly]

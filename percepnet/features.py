@@ -11,24 +11,19 @@ from percepnet.pitch import MAX_PERIOD, MIN_PERIOD
 
 FEATURES: Final = 2 * BANDS + 2
 
-_FLOOR: Final = np.float32(1e-9)  # energy per bin of a frame at about −110 dBFS
-_ATTACK: Final = np.float32(0.1)  # per hop: the reference follows a louder signal within 100 ms,
-_RELEASE: Final = np.float32(0.003)  # and a quieter one within 3 s
-_BEHIND: Final = np.float32(
+FLOOR: Final = np.float32(1e-9)  # energy per bin of a frame at about −110 dBFS
+ATTACK: Final = np.float32(0.1)  # per hop: the reference follows a louder signal within 100 ms,
+RELEASE: Final = np.float32(0.003)  # and a quieter one within 3 s
+BEHIND: Final = np.float32(
     1.5
 )  # 15 dB, the most that it is behind; else the first word of a call fills all bands
 SPEECH_BANDS: Final = slice(2, 28)  # 200 Hz … 11 kHz carry the level reference: no hum, no DC
 
 _COUNT: Final = np.float32(SPEECH_BANDS.stop - SPEECH_BANDS.start)
 # −1.5 … 1.5 octaves at each period that is allowed
-_OCTAVE: Final = np.log2(np.maximum(np.arange(MAX_PERIOD + 1), 1) / np.sqrt(MIN_PERIOD * MAX_PERIOD)).astype(
+OCTAVE: Final = np.log2(np.maximum(np.arange(MAX_PERIOD + 1), 1) / np.sqrt(MIN_PERIOD * MAX_PERIOD)).astype(
     np.float32
 )
-
-
-def new_reference(streams: int) -> Float:
-    """Level references ``[streams]`` of streams that have not begun."""
-    return np.full(streams, np.nan, np.float32)
 
 
 def features(
@@ -37,24 +32,24 @@ def features(
     """Network input ``[streams, hops, FEATURES]``.
 
     energy: ‖Y_b‖² ``[streams, hops, BANDS]`` of the newest frames; coherence: q_b of the frames the pitch is for, same
-    shape; period, correlation: ``[streams, hops]``; reference: running level ``[streams]`` in units of 10 dB, updated
-    in place. Levels are relative to it, so the gain of a microphone does not matter.
+    shape; period, correlation: ``[streams, hops]``; reference: running level ``[streams]`` in units of 10 dB, NaN
+    at first, updated in place. Levels are relative to it, so the gain of a microphone does not matter.
     """
     streams, hops, _ = energy.shape
     out = np.empty((streams, hops, FEATURES), np.float32)
     levels = out[..., :BANDS]
-    np.log10(energy / WIDTHS + _FLOOR, out=levels)
-    loudness = np.log10(np.add.reduce(energy[..., SPEECH_BANDS], -1) / _COUNT + _FLOOR)
+    np.log10(energy / WIDTHS + FLOOR, out=levels)
+    loudness = np.log10(np.add.reduce(energy[..., SPEECH_BANDS], -1) / _COUNT + FLOOR)
     np.copyto(reference, loudness[:, 0], where=np.isnan(reference))
     for hop in range(hops):
         change = loudness[:, hop] - reference
-        step = np.maximum(_ATTACK * change, _RELEASE * change)  # the attack where it rises
-        reference += np.maximum(step, change - _BEHIND)
+        step = np.maximum(ATTACK * change, RELEASE * change)  # the attack where it rises
+        reference += np.maximum(step, change - BEHIND)
         loudness[:, hop] = reference
     levels -= loudness[..., None]
     np.minimum(np.maximum(levels, -6, out=levels), 3, out=levels)
     levels *= np.float32(0.5)
     out[..., BANDS : 2 * BANDS] = coherence
-    out[..., -2] = _OCTAVE[period]
+    out[..., -2] = OCTAVE[period]
     out[..., -1] = correlation
     return out

@@ -12,7 +12,6 @@ from percepnet import bands, framing
 from percepnet.analysis import HISTORY, Analysis, AnalysisState, analyse
 from percepnet.enhancer import Enhancer
 from percepnet.framing import HOP, LATENCY, Complex, Float
-from percepnet.postfilter import envelope_postfilter
 from percepnet.resynthesis import enhance_spectra
 from percepnet.targets import Targets, targets
 
@@ -33,8 +32,7 @@ def _ideal_comb(frames: Analysis, ideal: Targets) -> Complex:
 
 
 def _ideal_postfilter(frames: Analysis, ideal: Targets) -> Complex:
-    gain = envelope_postfilter(ideal.gain, np.sqrt(frames.energy))
-    return enhance_spectra(frames, gain, ideal.strength)
+    return enhance_spectra(frames, ideal.gain, ideal.strength, np.ones_like(ideal.gain[..., 0]))
 
 
 IDEAL: dict[str, Callable[[Analysis, Targets], Complex]] = {

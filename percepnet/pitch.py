@@ -7,7 +7,7 @@ would raise the bands where noise hides the voice: in mixtures at 0–10 dB an e
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,32 +19,33 @@ MAX_PERIOD: Final = 768  # 62.5 Hz
 
 DECIMATION: Final = 4  # to 12 kHz
 _HOP: Final = HOP // DECIMATION
-_BINS: Final = _HOP + 1  # bins of 50 Hz up to 6 kHz
+BINS12: Final = _HOP + 1  # bins of 50 Hz up to 6 kHz
 _MIN_LAG: Final = MIN_PERIOD // DECIMATION
 _MAX_LAG: Final = MAX_PERIOD // DECIMATION
 _LAGS: Final = _MAX_LAG - _MIN_LAG + 1  # 169
 _SEGMENT: Final = 240  # samples of 12 kHz that are correlated: 20 ms
+_KEPT: Final = _SEGMENT + _MAX_LAG - _HOP  # of the excitation, for the next hop
 
 _STEP: Final = 4  # lags that a path may move in one hop at the quadratic cost
-_STEP_COST: Final = 0.02
-_JUMP_COST: Final = 6.0
-_ENERGY_RATE: Final = 0.01  # per hop, of the running mean energy
-_FLATTENING: Final = np.float32(0.3)  # 0: the signal as it is, 1: a flat spectrum
+STEP_COST: Final = 0.02
+JUMP_COST: Final = 6.0
+ENERGY_RATE: Final = 0.01  # per hop, of the running mean energy
+FLATTENING: Final = np.float32(0.3)  # 0: the signal as it is, 1: a flat spectrum
 
-_WINDOW12: Final[Float] = vorbis_window(2 * _HOP)
+WINDOW12: Final[Float] = vorbis_window(2 * _HOP)
 
 
 def _smooth(power: Float) -> Float:
-    """``power [streams, hops, _BINS]`` averaged over ± 500 Hz: so wide that no single harmonic is flattened away."""
-    padded = np.zeros((*power.shape[:2], _BINS + 2 * _REACH), np.float32)
+    """``power [streams, hops, BINS12]`` averaged over ± 500 Hz: so wide that no single harmonic is flattened away."""
+    padded = np.zeros((*power.shape[:2], BINS12 + 2 * _REACH), np.float32)
     padded[..., _REACH:-_REACH] = power
-    spans = windows(padded, _BINS, len(_TRIANGLE), step=1)
-    return np.einsum("shbk,k->shb", spans, _TRIANGLE) / _COVERED
+    spans = windows(padded, BINS12, len(TRIANGLE), step=1)
+    return np.einsum("shbk,k->shb", spans, TRIANGLE) / COVERED
 
 
 def _emphasis() -> Float:
     """Weight of each bin in the excitation: nothing up to 100 Hz (rumble), falling from 2 kHz to nothing at 6 kHz."""
-    hz = np.arange(_BINS) * 50.0
+    hz = np.arange(BINS12) * 50.0
     fall = 0.5 + 0.5 * np.cos(np.pi * np.clip((hz - 2000) / 4000, 0, 1))
     return (fall * (hz > 100) / DECIMATION).astype(np.float32)
 
@@ -56,10 +57,10 @@ def _fractions() -> Float:
 
 
 _REACH = 9  # bins on each side that the triangle of ± 500 Hz covers
-_TRIANGLE = (1 - np.abs(np.arange(-_REACH, _REACH + 1)) / (_REACH + 1)).astype(np.float32)
-_COVERED = np.convolve(np.ones(_BINS), _TRIANGLE, "same").astype(np.float32)  # less at the edges
-_EMPHASIS, _FRACTIONS = _emphasis(), _fractions()
-_STEP_COSTS = (_STEP_COST * np.arange(-_STEP, _STEP + 1) ** 2).astype(np.float32)[:, None, None]
+TRIANGLE = (1 - np.abs(np.arange(-_REACH, _REACH + 1)) / (_REACH + 1)).astype(np.float32)
+COVERED = np.convolve(np.ones(BINS12), TRIANGLE, "same").astype(np.float32)  # less at the edges
+EMPHASIS, FRACTIONS = _emphasis(), _fractions()
+_STEP_COSTS = (STEP_COST * np.arange(-_STEP, _STEP + 1) ** 2).astype(np.float32)[:, None, None]
 _HALVED = slice(2 * _MIN_LAG - _MIN_LAG, None)  # indices of the lags whose half is a lag, too
 _HALF_LAG = np.arange(2 * _MIN_LAG, _MAX_LAG + 1) // 2 - _MIN_LAG  # of each of them: the index of T/2
 _NEAR = np.clip(np.arange(_LAGS)[:, None] + np.arange(-4, 5), 0, _LAGS - 1)  # [lags, 9]
@@ -75,12 +76,23 @@ class PitchState:
     score: Float  # [streams, lags] of the best path that ends in each lag
     energy: Float  # [streams] running mean
 
-    @classmethod
-    def new(cls, streams: int) -> "PitchState":
-        def zeros(*shape: int) -> Float:
-            return np.zeros((streams, *shape), np.float32)
+    SIZE: ClassVar = _HOP + _KEPT + 2 * _LAGS + 1
 
-        return cls(zeros(_HOP), zeros(_SEGMENT + _MAX_LAG - _HOP), zeros(_LAGS), zeros(_LAGS), zeros())
+    @classmethod
+    def of(cls, whole: Float) -> Self:
+        """Views of ``whole [streams, SIZE]``, in that order."""
+        tail, excitation, correlation, score = np.cumsum([_HOP, _KEPT, _LAGS, _LAGS])
+        return cls(
+            whole[:, :tail],
+            whole[:, tail:excitation],
+            whole[:, excitation:correlation],
+            whole[:, correlation:score],
+            whole[:, score],
+        )
+
+    @classmethod
+    def new(cls, streams: int) -> Self:
+        return cls.of(np.zeros((streams, cls.SIZE), np.float32))
 
 
 def track(spectra: Complex, power: Float, state: PitchState) -> tuple[NDArray[np.int64], Float]:
@@ -90,9 +102,9 @@ def track(spectra: Complex, power: Float, state: PitchState) -> tuple[NDArray[np
     Returns T ``[streams, hops]`` in samples of 48 kHz, and its normalised correlation in [−1, 1].
     """
     streams, hops, _ = spectra.shape
-    excitation = _excite(spectra, power, state)
-    segments = windows(excitation, hops, _SEGMENT + _MAX_LAG, step=_HOP)  # [streams, hops, 432]
-    state.excitation[:] = excitation[:, hops * _HOP :]
+    excited = _excite(spectra, power, state)
+    segments = windows(excited, hops, _SEGMENT + _MAX_LAG, step=_HOP)  # [streams, hops, 432]
+    state.excitation[:] = excited[:, hops * _HOP :]
     squares = np.square(segments)
     correlation = _correlate(segments, squares)
     weight = _energy_weight(np.add.reduce(squares[..., _MAX_LAG:], -1), state)
@@ -103,7 +115,7 @@ def track(spectra: Complex, power: Float, state: PitchState) -> tuple[NDArray[np
     # One hop of look-ahead in the path and one in the excitation's overlap: the hop before is the frame wanted.
     # A sum, not a matrix product: BLAS would add up in an order that depends on how many hops there are.
     nine = correlation[np.arange(streams)[:, None, None], np.arange(hops)[:, None], _NEAR[path]]
-    fine = np.add.reduce(nine[..., None] * _FRACTIONS, 2)  # [streams, hops, 5]
+    fine = np.add.reduce(nine[..., None] * FRACTIONS, 2)  # [streams, hops, 5]
     period = (path + _MIN_LAG) * DECIMATION + fine.argmax(-1) - 2
     period = np.minimum(np.maximum(period, MIN_PERIOD), MAX_PERIOD)
     return period, np.minimum(np.maximum(np.maximum.reduce(fine, -1), -1), 1)
@@ -111,14 +123,20 @@ def track(spectra: Complex, power: Float, state: PitchState) -> tuple[NDArray[np
 
 def _excite(spectra: Complex, power: Float, state: PitchState) -> Float:
     """Flattened signal at 12 kHz, ``[streams, 312 + hops · 120]``, complete up to one hop before the newest."""
-    low = spectra[..., :_BINS]
-    envelope = _smooth(power[..., :_BINS]) + np.float32(1e-9)
+    low = spectra[..., :BINS12]
+    envelope = _smooth(power[..., :BINS12]) + np.float32(1e-9)
     level = np.add.reduce(envelope, -1, keepdims=True) / np.float32(
-        _BINS
+        BINS12
     )  # divided out, so that e does not depend on it
-    scale = _EMPHASIS * (envelope / level) ** (-_FLATTENING / 2) / np.sqrt(level)
-    frame: Float = np.fft.irfft(low * scale, 2 * _HOP, axis=-1) * _WINDOW12  # type: ignore[assignment]
+    scale = EMPHASIS * (envelope / level) ** (-FLATTENING / 2) / np.sqrt(level)
+    frame = excitation(low * scale) * WINDOW12
     return np.concatenate([state.excitation, overlap_add(frame, state.tail)], axis=1)
+
+
+def excitation(flattened: Complex) -> Float:
+    """Frames ``[…, 240]`` of the excitation, not windowed, of ``[…, BINS12]``."""
+    frames: Float = np.fft.irfft(flattened, 2 * _HOP, axis=-1)  # type: ignore[assignment]
+    return frames
 
 
 def _correlate(segments: Float, squares: Float) -> Float:
@@ -155,7 +173,7 @@ def _energy_weight(energy: Float, state: PitchState) -> Float:
     weight = np.empty_like(energy)
     for hop in range(energy.shape[1]):
         now = energy[:, hop]
-        state.energy += _ENERGY_RATE * (now - state.energy)
+        state.energy += ENERGY_RATE * (now - state.energy)
         np.minimum(now / (state.energy + np.float32(1e-6)), 2, out=weight[:, hop])
     return weight
 
@@ -176,11 +194,11 @@ def _viterbi(gain: Float, state: PitchState) -> NDArray[np.int64]:
     for hop in range(hops):
         moves = shifts - _STEP_COSTS
         now = np.maximum.reduce(moves, 0)
-        np.maximum(now, -_JUMP_COST, out=now)
+        np.maximum(now, -JUMP_COST, out=now)
         now += gain[:, hop]
         end = now.argmax(1)
         ways = moves[:, rows, end]  # [9, streams] to the best end
-        stays = np.maximum.reduce(ways, 0) >= -_JUMP_COST
+        stays = np.maximum.reduce(ways, 0) >= -JUMP_COST
         path[:, hop] = np.where(stays, end + (ways.argmax(0) - _STEP), origin)
         np.subtract(now, np.maximum.reduce(now, 1, keepdims=True), out=score[:, _STEP:-_STEP])
         origin = end

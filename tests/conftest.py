@@ -1,5 +1,6 @@
 """The shipped recordings, as arrays, and a certificate."""
 
+import contextlib
 import gc
 import ipaddress
 import os
@@ -15,6 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from numpy.typing import NDArray
+
+from percepnet import native
 
 RECORDINGS = Path(__file__).parent / "recordings"
 PATIENT = Path(__file__).parent / "patient"
@@ -51,6 +54,14 @@ def noisy() -> NDArray[np.float32]:
 def clean() -> NDArray[np.float32]:
     """The speech in ``noisy``, aligned to the sample."""
     return recording("clean")
+
+
+@pytest.fixture(params=["compiled", "numpy"])
+def processing(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Once with the signal processing compiled, which ``tests/run`` sees to, and once without."""
+    assert native.library, "there was no C compiler when the package was installed"
+    with native.switched_off() if request.param == "numpy" else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture

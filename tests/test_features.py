@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from percepnet.bands import BANDS, WIDTHS
-from percepnet.features import FEATURES, features, new_reference
+from percepnet.features import FEATURES, features
 from percepnet.framing import Float
 from percepnet.pitch import MAX_PERIOD, MIN_PERIOD
 
@@ -22,7 +22,7 @@ def told(
     even = np.tile(WIDTHS, (1, HOPS, 1)).astype(np.float32)
     coherence = np.tile(np.linspace(-0.5, 1, BANDS), (1, HOPS, 1)).astype(np.float32)
     periods, correlations = np.full((1, HOPS), period), np.full((1, HOPS), correlation, np.float32)
-    reference = new_reference(1) if reference is None else reference
+    reference = np.full(1, np.nan, np.float32) if reference is None else reference
     return features(even if energy is None else energy, coherence, periods, correlations, reference)[0]
 
 
@@ -47,7 +47,7 @@ def test_the_gain_of_a_microphone_is_not_told() -> None:
 def test_the_reference_follows_what_is_louder_at_once_and_what_is_quieter_within_seconds() -> None:
     energy, levels = np.tile(WIDTHS, (1, HOPS, 1)).astype(np.float32), []
     for change in (10, 0.1, 1e4):
-        reference = new_reference(1)
+        reference = np.full(1, np.nan, np.float32)
         told(energy, reference=reference)
         before = float(reference[0])
         told(energy * np.float32(change), reference=reference)

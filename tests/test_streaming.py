@@ -15,6 +15,8 @@ from percepnet.streaming import RETRY_HOPS, WARM_UP_HOPS
 RATES = [8_000, 16_000, 24_000, 44_100, 48_000]
 SECONDS = 2
 
+pytestmark = pytest.mark.usefixtures("processing")
+
 
 @pytest.fixture(params=RATES)
 def rate(request: pytest.FixtureRequest) -> int:

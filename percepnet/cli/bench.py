@@ -1,9 +1,11 @@
 """``percepnet bench``: processor time per call, on this machine."""
 
 import argparse
+import contextlib
 import json
 from typing import Final
 
+from percepnet import native
 from percepnet.bench import Load, machine, measure, report
 from percepnet.cli.options import path_of, within
 from percepnet.cli.progress import add_quiet, progress_bar
@@ -39,13 +41,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-postfilter", dest="postfilter", action="store_false", help="leave the envelope post-filter out"
     )
+    parser.add_argument(
+        "--numpy", action="store_true", help="as where there was no C compiler to install with"
+    )
     add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Measures every number of streams and prints a table or JSON."""
     loads = []
-    with progress_bar(len(args.streams) * args.repeats, "runs", quiet=args.quiet) as bar:
+    with (
+        native.switched_off() if args.numpy else contextlib.nullcontext(),
+        progress_bar(len(args.streams) * args.repeats, "runs", quiet=args.quiet) as bar,
+    ):
         for streams in args.streams:
             load = measure(
                 streams,
@@ -56,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
                 progress=lambda: bar.update(1),
             )
             loads.append(load)
-    print(json.dumps(report(loads), indent=2) if args.json else table(loads))
+        print(json.dumps(report(loads), indent=2) if args.json else table(loads))
 
 
 def table(loads: list[Load]) -> str:
@@ -65,6 +73,7 @@ def table(loads: list[Load]) -> str:
     lines = [
         "{processor}, {cores} cores, {system}".format(**where),
         "Python {python}, numpy {numpy}, onnxruntime {onnxruntime}; {date}".format(**where),
+        "signal processing: {signal_processing}".format(**where),
         "",
         f"{'streams':>7}  {'% of a core':>11}  {'network':>7}  {'signal':>7}  {'20 ms: p50':>10}  {'p99':>9}",
     ]
