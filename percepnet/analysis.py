@@ -24,7 +24,7 @@ class AnalysisState:
 
     @classmethod
     def new(cls, streams: int) -> Self:
-        state = cls(np.zeros((streams, _REFERENCE + 1 + PitchState.SIZE), np.float32))
+        state = cls(np.zeros((streams, native.STATE), np.float32))
         state.reference[:] = np.nan
         return state
 
@@ -99,7 +99,7 @@ def _compiled(samples: Float, newest: Complex, state: AnalysisState) -> Analysis
     """The rest of ``analyse`` by ``chain.c``, between whose parts are the transforms."""
     flattened, newest_energy = native.flatten(newest)
     excitation = pitch.excitation(flattened)
-    period, peak, frames = native.track(excitation, np.ascontiguousarray(samples), state.whole)
+    period, peak, frames = native.track(excitation, samples, state.whole)
     combed = framing.transform(frames)
     spectra, energy, comb_energy, measured, inputs = native.measure(
         newest, newest_energy, combed, period, peak, state.whole

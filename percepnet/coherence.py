@@ -19,6 +19,9 @@ def _coefficients() -> Float:
 
 
 QUADRATIC = _coefficients()
+_SAME = np.float32(
+    1e-3
+)  # coherences that differ less are the same, or rounding would decide between r = 0 and 1
 
 
 def measured(cross: Float, energy_signal: Float, energy_comb: Float) -> Float:
@@ -68,5 +71,5 @@ def ideal_strength(clean: Float, noisy: Float, measure: Float, period: NDArray[n
         # (√(b² + a·gap) − b)/a = gap/(√(…) + b), which needs no limit at a → 0
         alpha = gap / (root + b)
     alpha = np.where(np.isfinite(alpha) & (alpha >= 0), alpha, np.float32(1e6))
-    strength = np.where(clean <= noisy, 0, np.where(q_comb > clean, alpha / (1 + alpha), 1))
+    strength = np.where(clean <= noisy + _SAME, 0, np.where(q_comb > clean, alpha / (1 + alpha), 1))
     return strength.astype(np.float32)

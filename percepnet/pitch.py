@@ -23,10 +23,10 @@ BINS12: Final = _HOP + 1  # bins of 50 Hz up to 6 kHz
 _MIN_LAG: Final = MIN_PERIOD // DECIMATION
 _MAX_LAG: Final = MAX_PERIOD // DECIMATION
 _LAGS: Final = _MAX_LAG - _MIN_LAG + 1  # 169
-_SEGMENT: Final = 240  # samples of 12 kHz that are correlated: 20 ms
-_KEPT: Final = _SEGMENT + _MAX_LAG - _HOP  # of the excitation, for the next hop
+SEGMENT: Final = 240  # samples of 12 kHz that are correlated: 20 ms
+_KEPT: Final = SEGMENT + _MAX_LAG - _HOP  # of the excitation, for the next hop
 
-_STEP: Final = 4  # lags that a path may move in one hop at the quadratic cost
+STEP: Final = 4  # lags that a path may move in one hop at the quadratic cost
 STEP_COST: Final = 0.02
 JUMP_COST: Final = 6.0
 ENERGY_RATE: Final = 0.01  # per hop, of the running mean energy
@@ -37,8 +37,8 @@ WINDOW12: Final[Float] = vorbis_window(2 * _HOP)
 
 def _smooth(power: Float) -> Float:
     """``power [streams, hops, BINS12]`` averaged over ± 500 Hz: so wide that no single harmonic is flattened away."""
-    padded = np.zeros((*power.shape[:2], BINS12 + 2 * _REACH), np.float32)
-    padded[..., _REACH:-_REACH] = power
+    padded = np.zeros((*power.shape[:2], BINS12 + 2 * REACH), np.float32)
+    padded[..., REACH:-REACH] = power
     spans = windows(padded, BINS12, len(TRIANGLE), step=1)
     return np.einsum("shbk,k->shb", spans, TRIANGLE) / COVERED
 
@@ -56,11 +56,11 @@ def _fractions() -> Float:
     return (np.sinc(distance) * np.cos(np.pi * distance / 10) ** 2).astype(np.float32)
 
 
-_REACH = 9  # bins on each side that the triangle of ± 500 Hz covers
-TRIANGLE = (1 - np.abs(np.arange(-_REACH, _REACH + 1)) / (_REACH + 1)).astype(np.float32)
+REACH = 9  # bins on each side that the triangle of ± 500 Hz covers
+TRIANGLE = (1 - np.abs(np.arange(-REACH, REACH + 1)) / (REACH + 1)).astype(np.float32)
 COVERED = np.convolve(np.ones(BINS12), TRIANGLE, "same").astype(np.float32)  # less at the edges
 EMPHASIS, FRACTIONS = _emphasis(), _fractions()
-_STEP_COSTS = (STEP_COST * np.arange(-_STEP, _STEP + 1) ** 2).astype(np.float32)[:, None, None]
+_STEP_COSTS = (STEP_COST * np.arange(-STEP, STEP + 1) ** 2).astype(np.float32)[:, None, None]
 _HALVED = slice(2 * _MIN_LAG - _MIN_LAG, None)  # indices of the lags whose half is a lag, too
 _HALF_LAG = np.arange(2 * _MIN_LAG, _MAX_LAG + 1) // 2 - _MIN_LAG  # of each of them: the index of T/2
 _NEAR = np.clip(np.arange(_LAGS)[:, None] + np.arange(-4, 5), 0, _LAGS - 1)  # [lags, 9]
@@ -103,7 +103,7 @@ def track(spectra: Complex, power: Float, state: PitchState) -> tuple[NDArray[np
     """
     streams, hops, _ = spectra.shape
     excited = _excite(spectra, power, state)
-    segments = windows(excited, hops, _SEGMENT + _MAX_LAG, step=_HOP)  # [streams, hops, 432]
+    segments = windows(excited, hops, SEGMENT + _MAX_LAG, step=_HOP)  # [streams, hops, 432]
     state.excitation[:] = excited[:, hops * _HOP :]
     squares = np.square(segments)
     correlation = _correlate(segments, squares)
@@ -144,14 +144,14 @@ def _correlate(segments: Float, squares: Float) -> Float:
     streams, hops, size = segments.shape
     both = np.zeros((streams, hops, 2, size), np.float32)
     both[:, :, 0] = segments
-    both[:, :, 1, :_SEGMENT] = segments[..., _MAX_LAG:]
+    both[:, :, 1, :SEGMENT] = segments[..., _MAX_LAG:]
     transform = np.fft.rfft(both, norm="forward")  # see framing.spectrum
     product = np.conj(transform[:, :, 1])
     product *= transform[:, :, 0]
     cross: Float = np.fft.irfft(product, size)[..., _LAGS - 1 :: -1]  # type: ignore[assignment]  # shift 192 − T
     total = np.zeros((streams, hops, size + 1), np.float32)
     np.add.accumulate(squares, axis=-1, out=total[..., 1:])
-    energy = total[..., _SEGMENT:] - total[..., :-_SEGMENT]  # [.., 193] of each shift
+    energy = total[..., SEGMENT:] - total[..., :-SEGMENT]  # [.., 193] of each shift
     both_energies = np.float32(1e-3) + energy[..., -1:] + energy[..., _LAGS - 1 :: -1]
     cross *= 2 * size * size
     cross /= both_energies
@@ -186,10 +186,10 @@ def _viterbi(gain: Float, state: PitchState) -> NDArray[np.int64]:
     streams, hops, _ = gain.shape
     path = np.empty((streams, hops), np.int64)
     rows = np.arange(streams)
-    score = np.empty((streams, _LAGS + 2 * _STEP), np.float32)
-    score[:, :_STEP] = score[:, -_STEP:] = -np.inf
-    score[:, _STEP:-_STEP] = state.score
-    shifts = windows(score, 2 * _STEP + 1, _LAGS, step=1).swapaxes(0, 1)  # [9, streams, lags]
+    score = np.empty((streams, _LAGS + 2 * STEP), np.float32)
+    score[:, :STEP] = score[:, -STEP:] = -np.inf
+    score[:, STEP:-STEP] = state.score
+    shifts = windows(score, 2 * STEP + 1, _LAGS, step=1).swapaxes(0, 1)  # [9, streams, lags]
     origin = state.score.argmax(1)
     for hop in range(hops):
         moves = shifts - _STEP_COSTS
@@ -199,8 +199,8 @@ def _viterbi(gain: Float, state: PitchState) -> NDArray[np.int64]:
         end = now.argmax(1)
         ways = moves[:, rows, end]  # [9, streams] to the best end
         stays = np.maximum.reduce(ways, 0) >= -JUMP_COST
-        path[:, hop] = np.where(stays, end + (ways.argmax(0) - _STEP), origin)
-        np.subtract(now, np.maximum.reduce(now, 1, keepdims=True), out=score[:, _STEP:-_STEP])
+        path[:, hop] = np.where(stays, end + (ways.argmax(0) - STEP), origin)
+        np.subtract(now, np.maximum.reduce(now, 1, keepdims=True), out=score[:, STEP:-STEP])
         origin = end
-    state.score[:] = score[:, _STEP:-_STEP]
+    state.score[:] = score[:, STEP:-STEP]
     return path

@@ -113,7 +113,7 @@ def measured(
         "and a packet's way in and out %.2f ms",
         calls,
         per_batch * 1e3,
-        "compiled" if native.library else "in numpy: no C compiler when it was installed",
+        "compiled" if native.library else "by numpy",
         per_call * 1e3,
         way * 1e3,
     )

@@ -136,7 +136,7 @@ def test_the_postfilter_is_told_amplitudes(voices: Float, monkeypatch: pytest.Mo
         return gain
 
     monkeypatch.setattr("percepnet.resynthesis.envelope_postfilter", note)
-    with native.switched_off():  # what is compiled is compared with this by itself
+    with native.disabled():  # what is compiled is compared with this by itself
         for scale in (1, 2):
             Enhancer(streams=4).process(voices[:, : 20 * HOP] * np.float32(scale))
     single, double = told

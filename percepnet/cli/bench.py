@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     """Measures every number of streams and prints a table or JSON."""
     loads = []
     with (
-        native.switched_off() if args.numpy else contextlib.nullcontext(),
+        native.disabled() if args.numpy else contextlib.nullcontext(),
         progress_bar(len(args.streams) * args.repeats, "runs", quiet=args.quiet) as bar,
     ):
         for streams in args.streams:

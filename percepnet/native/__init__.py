@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from percepnet import bands, coherence, comb, features, framing, pitch, postfilter
-from percepnet.framing import BINS, WINDOW, Complex, Float
+from percepnet.bands import BANDS
+from percepnet.framing import BINS, HOP, LOOKAHEAD, WINDOW, Complex, Float
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,13 @@ _NUMBERS: Final = {
 }
 
 
+STATE: Final = 2 * LOOKAHEAD * BINS + LOOKAHEAD * BANDS + 1 + pitch.PitchState.SIZE
+"""Numbers that the analysis keeps of a stream."""
+_LAYOUT: Final = (
+    *(HOP, BINS, LOOKAHEAD, BANDS, bands.KNOTS[-1], features.FEATURES),
+    *(pitch.DECIMATION, pitch.MIN_PERIOD, pitch.MAX_PERIOD, pitch.SEGMENT, pitch.REACH, pitch.STEP),
+    *(comb.SIDE_TAPS, features.SPEECH_BANDS.start, features.SPEECH_BANDS.stop, STATE),
+)
 _COUNT: Final = ctypes.c_int64
 _ARRAY: Final = ctypes.c_void_p
 
@@ -64,14 +72,17 @@ def _load() -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(str(path))
-        library.percepnet_source.restype = ctypes.c_uint32
-        if library.percepnet_source() != zlib.crc32((_FOLDER / "chain.c").read_bytes()):
+        library.percepnet_source_crc.restype = ctypes.c_uint32
+        if library.percepnet_source_crc() != zlib.crc32((_FOLDER / "chain.c").read_bytes()):
             raise OSError("it was built from another chain.c; installing the package again builds it anew")
-    except OSError as error:
+        layout = (ctypes.c_int32 * len(_LAYOUT)).in_dll(library, "percepnet_layout")
+        if tuple(layout) != _LAYOUT:
+            raise OSError(f"it has other constants than the modules of numpy: {[*layout]}, {[*_LAYOUT]}")
+    except (OSError, AttributeError, ValueError) as error:
         logger.warning("%s is of no use, numpy does its work: %s", path, error)
         return None
     tables = _Tables(*map(_address, _ARRAYS.values()), *_NUMBERS.values())
-    library.percepnet_prepare(ctypes.byref(tables))
+    library.percepnet_set_tables(ctypes.byref(tables))
     _declare(library, "flatten", [_COUNT] + [_ARRAY] * 3)
     _declare(library, "enhance", [_COUNT] + [_ARRAY] * 8)
     _declare(library, "track", [_COUNT] * 2 + [_ARRAY] * 3 + [_COUNT] + [_ARRAY] * 3)
@@ -101,7 +112,7 @@ library: ctypes.CDLL | None = _load()
 
 
 @contextlib.contextmanager
-def switched_off() -> Iterator[None]:
+def disabled() -> Iterator[None]:
     """Numpy does all meanwhile, in this process."""
     global library
     kept, library = library, None
@@ -115,29 +126,28 @@ def flatten(spectra: Complex) -> tuple[Complex, Float]:
     """Of spectra ``[streams, hops, BINS]``: the flattened ones of the excitation, not yet transformed back, at 12 kHz
     ``[streams, hops, 121]``, and band energies ``[streams, hops, BANDS]``."""
     outer = spectra.shape[:2]
+    spectra = _taken(spectra, np.complex64, *outer, BINS)
     flattened = np.empty((*outer, pitch.BINS12), np.complex64)
-    energy = np.empty((*outer, bands.BANDS), np.float32)
+    energy = np.empty((*outer, BANDS), np.float32)
     _library().flatten(outer[0] * outer[1], *_addresses(spectra, flattened, energy))
     return flattened, energy
 
 
 def track(frames: Float, samples: Float, states: Float) -> tuple[NDArray[np.int64], Float, Float]:
-    """Pitch and comb filter; the ``states`` are updated in place.
+    """Pitch and comb filter; ``states [streams, STATE]`` are updated in place.
 
     frames: ``[streams, hops, 240]`` of the excitation; samples as in ``analysis.analyse``. Returns T and its
     correlation ``[streams, hops]``, and comb-filtered frames ``[streams, hops, WINDOW]``, windowed for their transform.
     """
     streams, hops, _ = frames.shape
+    least = comb.HISTORY + WINDOW + (LOOKAHEAD + hops - 1) * HOP
+    frames = _taken(frames, np.float32, streams, hops, 2 * (pitch.BINS12 - 1))
+    samples = _taken(samples, np.float32, streams, max(least, samples.shape[1]))
     period = np.empty((streams, hops), np.int64)
     peak = np.empty((streams, hops), np.float32)
     combed = np.empty((streams, hops, WINDOW), np.float32)
-    _library().track(
-        streams,
-        hops,
-        *_addresses(states, frames, samples),
-        samples.shape[1],
-        *_addresses(period, peak, combed),
-    )
+    given = _addresses(_states(states, streams), frames, samples)
+    _library().track(streams, hops, *given, samples.shape[1], *_addresses(period, peak, combed))
     return period, peak, combed
 
 
@@ -150,12 +160,19 @@ def measure(
     states: Float,
 ) -> tuple[Complex, Float, Float, Float, Float]:
     """Spectra and band energies of ``LOOKAHEAD`` hops before, energies of their comb-filtered twins, what coherence is
-    measured between them, and the features, each ``[streams, hops, …]``."""
-    outer = period.shape
+    measured between them, and the features, each ``[streams, hops, …]``; ``states`` are updated in place."""
+    outer = newest.shape[:2]
+    given = (
+        _states(states, outer[0]),
+        _taken(newest, np.complex64, *outer, BINS),
+        _taken(newest_energy, np.float32, *outer, BANDS),
+        _taken(combed, np.complex64, *outer, BINS),
+        _taken(period, np.int64, *outer),
+        _taken(peak, np.float32, *outer),
+    )
     spectra = np.empty((*outer, BINS), np.complex64)
-    energy, comb_energy, measured = np.empty((3, *outer, bands.BANDS), np.float32)
+    energy, comb_energy, measured = np.empty((3, *outer, BANDS), np.float32)
     inputs = np.empty((*outer, features.FEATURES), np.float32)
-    given = (states, newest, newest_energy, combed, period, peak)
     _library().measure(*outer, *_addresses(*given, spectra, energy, comb_energy, measured, inputs))
     return spectra, energy, comb_energy, measured, inputs
 
@@ -170,11 +187,29 @@ def enhance(
     post: Float,
 ) -> Complex:
     """``enhance_spectra`` of gains that go through the share ``post [streams, hops]`` of the post-filter before."""
-    enhanced = np.empty_like(spectra)
-    decided = (np.ascontiguousarray(values, np.float32) for values in (gain, strength, post))
-    given = (spectra, combed, energy, comb_energy, *decided)
-    _library().enhance(post.size, *_addresses(*given, enhanced))
+    outer = spectra.shape[:2]
+    given = (
+        *(_taken(values, np.complex64, *outer, BINS) for values in (spectra, combed)),
+        *(_taken(values, np.float32, *outer, BANDS) for values in (energy, comb_energy, gain, strength)),
+        _taken(post, np.float32, *outer),
+    )
+    enhanced = np.empty((*outer, BINS), np.complex64)
+    _library().enhance(outer[0] * outer[1], *_addresses(*given, enhanced))
     return enhanced
+
+
+def _taken(array: NDArray[Any], dtype: type[np.generic], *shape: int) -> NDArray[Any]:
+    """``array`` as C can read it; ValueError if it cannot be broadcast to that shape."""
+    if array.shape != shape:
+        array = np.broadcast_to(array, shape)
+    return np.ascontiguousarray(array, dtype)
+
+
+def _states(states: Float, streams: int) -> Float:
+    """The same, which C may write to."""
+    if states.shape != (streams, STATE) or states.dtype != np.float32:
+        raise ValueError(f"states are {states.dtype} {states.shape}; allowed: float32 {(streams, STATE)}")
+    return states
 
 
 def _library() -> ctypes.CDLL:

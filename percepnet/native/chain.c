@@ -1,8 +1,8 @@
 /* The signal processing between the transforms, for each stream and hop, as the modules of numpy beside it have it:
    bands.py, pitch.py, comb.py, coherence.py, features.py, resynthesis.py and postfilter.py say what and why, and hand
-   their tables over. Numpy takes 3 µs for each of its 250 operations, however few the calls are: this takes a tenth.
+   their tables over. Numpy takes 3 µs for each of its 250 operations, however few the calls are.
 
-   What a stream gets never depends on the others in a batch, nor on how many hops come at once. Plain C11 without
+   What a stream gets never depends on the others in a batch, nor on how many hops come at once. GNU C11 without
    Python's headers; called through ctypes, so without the interpreter's lock. */
 
 #include <math.h>
@@ -18,16 +18,16 @@ enum {
     SPEECH_START = 2, SPEECH_STOP = 28, TILE = 32,
 };
 
-/* Everything below is compiled for AVX2, too, and the better one taken where the program runs. */
+/* Functions compiled for AVX2, too; the better one is taken where the program runs. */
 #ifndef __has_attribute
 #define __has_attribute(name) 0
 #endif
 #if defined(__x86_64__) && defined(__GLIBC__) && __has_attribute(target_clones)
-#define EACH_CPU __attribute__((target_clones("avx2", "default")))
+#define MULTIVERSIONED __attribute__((target_clones("avx2", "default")))
 #else
-#define EACH_CPU
+#define MULTIVERSIONED
 #endif
-#define PART static inline __attribute__((always_inline))
+#define INLINE static inline __attribute__((always_inline))
 
 typedef struct {
     const int32_t *knots;                              /* [BANDS] */
@@ -49,38 +49,44 @@ typedef struct {
 
 static Tables table;
 
-void percepnet_prepare(const Tables *tables) { table = *tables; }
+void percepnet_set_tables(const Tables *tables) { table = *tables; }
 
-uint32_t percepnet_source(void) { return SOURCE; } /* checksum of this file: the build defines it */
+uint32_t percepnet_source_crc(void) { return SOURCE; } /* of this file: the build defines it */
 
-PART float least(float a, float b) { return a < b ? a : b; }
-PART float most(float a, float b) { return a > b ? a : b; }
+/* What the modules of numpy must have as this file has it. */
+const int32_t percepnet_layout[] = {
+    HOP, BINS, LOOKAHEAD, BANDS, LAST_KNOT, FEATURES, DECIMATION, MIN_PERIOD, MAX_PERIOD, SEGMENT, REACH, STEP,
+    SIDE_TAPS, SPEECH_START, SPEECH_STOP, sizeof(State) / sizeof(float),
+};
 
-PART float sum(const float *x, int n) {
+INLINE float minf(float a, float b) { return a < b ? a : b; }
+INLINE float maxf(float a, float b) { return a > b ? a : b; }
+
+INLINE float sum(const float *x, int n) {
     float total = 0;
 #pragma omp simd reduction(+ : total)
     for (int i = 0; i < n; i++) total += x[i];
     return total;
 }
 
-PART float sum_of_squares(const float *x, int n) {
+INLINE float sum_of_squares(const float *x, int n) {
     float total = 0;
 #pragma omp simd reduction(+ : total)
     for (int i = 0; i < n; i++) total += x[i] * x[i];
     return total;
 }
 
-PART int argmax(const float *x, int n) {
+INLINE int argmax(const float *x, int n) {
     float best = x[0];
 #pragma omp simd reduction(max : best)
-    for (int i = 1; i < n; i++) best = most(best, x[i]);
+    for (int i = 1; i < n; i++) best = maxf(best, x[i]);
     int at = 0;
     while (at < n - 1 && x[at] != best) at++;
     return at;
 }
 
 /* bands.sums: triangle-weighted sums of `values [LAST_KNOT + 1]`. */
-PART void band_sums(const float *values, float *sums) {
+INLINE void band_sums(const float *values, float *sums) {
     float above = 0;
     for (int band = 0; band < BANDS - 1; band++) {
         const int low = table.knots[band], high = table.knots[band + 1];
@@ -98,7 +104,7 @@ PART void band_sums(const float *values, float *sums) {
 }
 
 /* bands.interpolate: band values to all bins. */
-PART void interpolate(const float *values, float *bins) {
+INLINE void interpolate(const float *values, float *bins) {
     for (int band = 0; band < BANDS - 1; band++) {
         const float value = values[band], rise = values[band + 1] - value;
         for (int bin = table.knots[band]; bin < table.knots[band + 1]; bin++) bins[bin] = value + rise * table.upper[bin];
@@ -106,21 +112,21 @@ PART void interpolate(const float *values, float *bins) {
     for (int bin = LAST_KNOT; bin < BINS; bin++) bins[bin] = values[BANDS - 1];
 }
 
-PART void power(const float *spectrum, float *squares, int bins) {
+INLINE void power(const float *spectrum, float *squares, int bins) {
     for (int bin = 0; bin < bins; bin++)
         squares[bin] = spectrum[2 * bin] * spectrum[2 * bin] + spectrum[2 * bin + 1] * spectrum[2 * bin + 1];
 }
 
 /* bands.energy, and the first half of pitch._excite: spectra [frames, BINS] to what of them is transformed back for
    the excitation [frames, BINS12], and band energies [frames, BANDS]. */
-EACH_CPU void percepnet_flatten(int64_t frames, const float *spectra, float *flattened, float *energy) {
+MULTIVERSIONED void percepnet_flatten(int64_t frames, const float *spectra, float *flattened, float *energy) {
     for (int64_t frame = 0; frame < frames; frame++) {
         const float *spectrum = spectra + frame * 2 * BINS;
         float squares[REACH + LAST_KNOT + 1] = {0}; /* nothing below 0 Hz */
         power(spectrum, squares + REACH, LAST_KNOT + 1);
         band_sums(squares + REACH, energy + frame * BANDS);
 
-        memset(squares + REACH + BINS12, 0, REACH * sizeof(float)); /* nor from 6 kHz on */
+        memset(squares + REACH + BINS12, 0, REACH * sizeof(float)); /* nor above 6 kHz */
         float envelope[BINS12] = {0};
         for (int tap = 0; tap <= 2 * REACH; tap++)
             for (int bin = 0; bin < BINS12; bin++) envelope[bin] += table.triangle[tap] * squares[bin + tap];
@@ -136,7 +142,7 @@ EACH_CPU void percepnet_flatten(int64_t frames, const float *spectra, float *fla
 }
 
 /* pitch._correlate: of a segment [SPAN] for all lags. */
-PART void correlate(const float *segment, float *correlation) {
+INLINE void correlate(const float *segment, float *correlation) {
     float cross[LAGS + TILE]; /* by shift: MAX_LAG − lag */
     for (int start = 0; start < LAGS; start += TILE) {
         float tile[TILE] = {0};
@@ -156,34 +162,34 @@ PART void correlate(const float *segment, float *correlation) {
 }
 
 /* pitch._discounted, times a weight. */
-PART void discount(const float *correlation, float weight, float *gain) {
+INLINE void discount(const float *correlation, float weight, float *gain) {
     float near[LAGS - 2];
-    for (int i = 0; i < LAGS - 2; i++) near[i] = most(most(correlation[i], correlation[i + 1]), correlation[i + 2]);
+    for (int i = 0; i < LAGS - 2; i++) near[i] = maxf(maxf(correlation[i], correlation[i + 1]), correlation[i + 2]);
     for (int i = 0; i < LAGS; i++) gain[i] = correlation[i] * weight;
     for (int i = MIN_LAG; i < LAGS; i++)
         if (correlation[i] < 1.1f * near[(i + MIN_LAG) / 2 - MIN_LAG]) gain[i] = 0.8f * correlation[i] * weight;
 }
 
 /* pitch._viterbi, one hop: extends the paths of score [STEP + LAGS + STEP]; the lag of the best one hop before. */
-PART int extend(float *score, const float *gain, int *origin) {
+INLINE int extend(float *score, const float *gain, int *origin) {
     float now[LAGS];
     for (int lag = 0; lag < LAGS; lag++) now[lag] = -table.jump_cost;
     for (int move = 0; move <= 2 * STEP; move++) {
         const float cost = table.step_cost * ((move - STEP) * (move - STEP));
-        for (int lag = 0; lag < LAGS; lag++) now[lag] = most(now[lag], score[lag + move] - cost);
+        for (int lag = 0; lag < LAGS; lag++) now[lag] = maxf(now[lag], score[lag + move] - cost);
     }
     for (int lag = 0; lag < LAGS; lag++) now[lag] += gain[lag];
     const int end = argmax(now, LAGS);
-    float way = -INFINITY;
+    float best_path = -INFINITY;
     int before = 0;
     for (int move = 0; move <= 2 * STEP; move++) {
         const float cost = table.step_cost * ((move - STEP) * (move - STEP));
-        if (score[end + move] - cost > way) {
-            way = score[end + move] - cost;
+        if (score[end + move] - cost > best_path) {
+            best_path = score[end + move] - cost;
             before = end + move - STEP;
         }
     }
-    if (way < -table.jump_cost) before = *origin;
+    if (best_path < -table.jump_cost) before = *origin;
     *origin = end;
     const float best = now[end];
     for (int lag = 0; lag < LAGS; lag++) score[STEP + lag] = now[lag] - best;
@@ -191,7 +197,7 @@ PART int extend(float *score, const float *gain, int *origin) {
 }
 
 /* The end of pitch.track: refines a lag by the correlation around it. */
-PART int64_t refine(const float *correlation, int lag, float *peak) {
+INLINE int64_t refine(const float *correlation, int lag, float *peak) {
     float fine[FINE] = {0};
     for (int i = 0; i <= 2 * NEAR; i++) {
         const int near = lag + i - NEAR;
@@ -199,13 +205,13 @@ PART int64_t refine(const float *correlation, int lag, float *peak) {
         for (int k = 0; k < FINE; k++) fine[k] += value * table.fractions[i * FINE + k];
     }
     const int best = argmax(fine, FINE);
-    *peak = least(most(fine[best], -1), 1);
+    *peak = minf(maxf(fine[best], -1), 1);
     const int period = (lag + MIN_LAG) * DECIMATION + best - DECIMATION / 2;
     return period < MIN_PERIOD ? MIN_PERIOD : period > MAX_PERIOD ? MAX_PERIOD : period;
 }
 
 /* comb.comb: the frame that begins at `first` of samples, windowed for its transform; no tap begins beyond `last`. */
-PART void comb(const float *samples, int64_t first, int64_t last, int64_t period, float *frame) {
+INLINE void comb(const float *samples, int64_t first, int64_t last, int64_t period, float *frame) {
     const float *weights = table.weights + period * TAPS;
     memset(frame, 0, WINDOW * sizeof(float));
     for (int tap = 0; tap < TAPS; tap++) {
@@ -219,7 +225,7 @@ PART void comb(const float *samples, int64_t first, int64_t last, int64_t period
 
 /* The rest of pitch.track, and comb.comb: frames of the excitation [n, hops, 2 · HOP12], not windowed, and samples
    [n, size], to periods and correlations [n, hops] and comb-filtered, windowed frames. */
-EACH_CPU void percepnet_track(int64_t n, int64_t hops, State *states, const float *frames,
+MULTIVERSIONED void percepnet_track(int64_t n, int64_t hops, State *states, const float *frames,
                               const float *samples, int64_t size, int64_t *period, float *peak, float *combed) {
     for (int64_t i = 0; i < n; i++) {
         State *state = states + i;
@@ -241,7 +247,7 @@ EACH_CPU void percepnet_track(int64_t n, int64_t hops, State *states, const floa
             correlate(segment, correlation);
             const float now = sum_of_squares(segment + MAX_LAG, SEGMENT);
             state->energy += table.energy_rate * (now - state->energy);
-            discount(correlation, least(now / (state->energy + 1e-6f), 2), gain);
+            discount(correlation, minf(now / (state->energy + 1e-6f), 2), gain);
             const int lag = extend(score, gain, &origin);
             period[at] = refine(state->correlation, lag, peak + at);
             memcpy(state->correlation, correlation, sizeof correlation);
@@ -252,19 +258,19 @@ EACH_CPU void percepnet_track(int64_t n, int64_t hops, State *states, const floa
 }
 
 /* coherence.unbiased */
-PART float unbiased(float measured, int64_t period) {
+INLINE float unbiased(float measured, int64_t period) {
     const float *q = table.quadratic + period;
     const float noise = q[0], other = q[PERIODS], square = q[2 * PERIODS], cross = q[3 * PERIODS];
     const float twice_a = q[4 * PERIODS], four_a = q[5 * PERIODS], m2 = measured * measured;
     if (!(m2 * noise > square)) return 0;
     const float b = cross - m2 * other;
-    const float root = (sqrtf(most(b * b - four_a * (square - m2 * noise), 0)) - b) / twice_a;
-    return sqrtf(least(most(root, 0), 1));
+    const float root = (sqrtf(maxf(b * b - four_a * (square - m2 * noise), 0)) - b) / twice_a;
+    return sqrtf(minf(maxf(root, 0), 1));
 }
 
 /* The rest of analysis.analyse, features.features included. Takes the spectra and band energies of the newest frames
    [n, hops, …]; gives those of LOOKAHEAD hops before, and what is measured of them. */
-EACH_CPU void percepnet_measure(int64_t n, int64_t hops, State *states, const float *newest,
+MULTIVERSIONED void percepnet_measure(int64_t n, int64_t hops, State *states, const float *newest,
                                 const float *newest_energy, const float *combed, const int64_t *period,
                                 const float *peak, float *spectra, float *energy, float *comb_energy, float *measured,
                                 float *features) {
@@ -294,12 +300,12 @@ EACH_CPU void percepnet_measure(int64_t n, int64_t hops, State *states, const fl
                                           + table.floor);
             if (isnan(state->reference)) state->reference = loudness;
             const float change = loudness - state->reference;
-            state->reference += most(most(table.attack * change, table.release * change), change - table.behind);
+            state->reference += maxf(maxf(table.attack * change, table.release * change), change - table.behind);
             for (int band = 0; band < BANDS; band++) {
                 const float level = log10f(now[band] / table.widths[band] + table.floor) - state->reference;
-                inputs[band] = 0.5f * least(most(level, -6), 3);
+                inputs[band] = 0.5f * minf(maxf(level, -6), 3);
                 const float ratio = cross[band] / sqrtf(bands[band] * comb_energy[at * BANDS + band] + 1e-18f);
-                measured[at * BANDS + band] = least(most(ratio, 0), 1);
+                measured[at * BANDS + band] = minf(maxf(ratio, 0), 1);
                 inputs[BANDS + band] = unbiased(measured[at * BANDS + band], period[at]);
             }
             inputs[2 * BANDS] = table.octave[period[at]];
@@ -309,20 +315,20 @@ EACH_CPU void percepnet_measure(int64_t n, int64_t hops, State *states, const fl
 }
 
 /* postfilter.envelope_postfilter, its share of the gain being `post` */
-PART void deepen(float *gain, const float *energy, float post) {
+INLINE void postfilter(float *gain, const float *energy, float post) {
     float warped[BANDS], before = 0, after = 0;
     for (int band = 0; band < BANDS; band++) {
         warped[band] = gain[band] * sinf((float)(3.14159265358979323846 / 2) * gain[band]);
         before += gain[band] * gain[band] * energy[band];
         after += warped[band] * warped[band] * energy[band];
     }
-    const float ratio = least(most(before / most(after, 1e-20f), 1), 1e6f);
+    const float ratio = minf(maxf(before / maxf(after, 1e-20f), 1), 1e6f);
     const float back = sqrtf((1 + table.beta) * ratio / (1 + table.beta * ratio * ratio));
     for (int band = 0; band < BANDS; band++) gain[band] += post * (warped[band] * back - gain[band]);
 }
 
 /* postfilter.envelope_postfilter by the shares post [frames], then resynthesis.enhance_spectra: enhanced [frames, BINS] */
-EACH_CPU void percepnet_enhance(int64_t frames, const float *spectra, const float *combed, const float *energy,
+MULTIVERSIONED void percepnet_enhance(int64_t frames, const float *spectra, const float *combed, const float *energy,
                                 const float *comb_energy, const float *gains, const float *strengths, const float *post,
                                 float *enhanced) {
     const float tiny = 1e-12f;
@@ -332,10 +338,10 @@ EACH_CPU void percepnet_enhance(int64_t frames, const float *spectra, const floa
         float *z = enhanced + frame * 2 * BINS;
         float gain[BANDS], rest[BANDS], share[BANDS], scale[BANDS], a[BINS], b[BINS];
         memcpy(gain, gains + frame * BANDS, sizeof gain);
-        if (post[frame] > 0) deepen(gain, own, post[frame]);
+        if (post[frame] > 0) postfilter(gain, own, post[frame]);
         for (int band = 0; band < BANDS; band++) {
             rest[band] = 1 - strength[band];
-            share[band] = strength[band] * least(sqrtf(own[band] / most(comb_energy[frame * BANDS + band], tiny)), 30);
+            share[band] = strength[band] * minf(sqrtf(own[band] / maxf(comb_energy[frame * BANDS + band], tiny)), 30);
         }
         interpolate(rest, a);
         interpolate(share, b);
@@ -346,7 +352,7 @@ EACH_CPU void percepnet_enhance(int64_t frames, const float *spectra, const floa
         power(z, a, LAST_KNOT + 1);
         band_sums(a, scale);
         for (int band = 0; band < BANDS; band++) {
-            const float mixed = own[band] > tiny ? least(sqrtf(own[band] / most(scale[band], tiny)), 30) : 1;
+            const float mixed = own[band] > tiny ? minf(sqrtf(own[band] / maxf(scale[band], tiny)), 30) : 1;
             scale[band] = mixed * gain[band];
         }
         interpolate(scale, a);
