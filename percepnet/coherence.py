@@ -19,9 +19,8 @@ def _coefficients() -> Float:
 
 
 QUADRATIC = _coefficients()
-_SAME = np.float32(
-    1e-3
-)  # coherences that differ less are the same, or rounding would decide between r = 0 and 1
+# Coherences that differ less are the same, or rounding would decide between r = 0 and 1.
+_SAME = np.float32(1e-3)
 
 
 def measured(cross: Float, energy_signal: Float, energy_comb: Float) -> Float:
