@@ -57,6 +57,7 @@ _LAYOUT: Final = (
 )
 _COUNT: Final = ctypes.c_int64
 _ARRAY: Final = ctypes.c_void_p
+_Bytes: Final = ctypes.c_char * 0
 
 
 class _Tables(ctypes.Structure):
@@ -97,14 +98,16 @@ def _declare(library: ctypes.CDLL, name: str, arguments: list[Any]) -> None:
 
 
 def _address(array: NDArray[Any]) -> int:
-    if not array.flags.c_contiguous:
-        raise ValueError(f"an array of strides {array.strides} is not contiguous")
     address: int = array.__array_interface__["data"][0]
     return address
 
 
-def _addresses(*arrays: NDArray[Any]) -> list[int]:
-    return [_address(array) for array in arrays]
+def _pointers(*arrays: NDArray[Any]) -> list[Any]:
+    """What ctypes takes for the addresses of contiguous arrays."""
+    try:
+        return [_Bytes.from_buffer(array) for array in arrays]  # type: ignore[arg-type]
+    except TypeError:  # one cannot be written to; asked for like this, an address takes five times as long
+        return [_address(array) for array in arrays]
 
 
 library: ctypes.CDLL | None = _load()
@@ -129,7 +132,7 @@ def flatten(spectra: Complex) -> tuple[Complex, Float]:
     spectra = _taken(spectra, np.complex64, *outer, BINS)
     flattened = np.empty((*outer, pitch.BINS12), np.complex64)
     energy = np.empty((*outer, BANDS), np.float32)
-    _library().flatten(outer[0] * outer[1], *_addresses(spectra, flattened, energy))
+    _library().flatten(outer[0] * outer[1], *_pointers(spectra, flattened, energy))
     return flattened, energy
 
 
@@ -146,8 +149,8 @@ def track(frames: Float, samples: Float, states: Float) -> tuple[NDArray[np.int6
     period = np.empty((streams, hops), np.int64)
     peak = np.empty((streams, hops), np.float32)
     combed = np.empty((streams, hops, WINDOW), np.float32)
-    given = _addresses(_states(states, streams), frames, samples)
-    _library().track(streams, hops, *given, samples.shape[1], *_addresses(period, peak, combed))
+    given = _pointers(_states(states, streams), frames, samples)
+    _library().track(streams, hops, *given, samples.shape[1], *_pointers(period, peak, combed))
     return period, peak, combed
 
 
@@ -171,9 +174,10 @@ def measure(
         _taken(peak, np.float32, *outer),
     )
     spectra = np.empty((*outer, BINS), np.complex64)
-    energy, comb_energy, measured = np.empty((3, *outer, BANDS), np.float32)
+    energy = np.empty((*outer, BANDS), np.float32)
+    comb_energy, measured = np.empty_like(energy), np.empty_like(energy)
     inputs = np.empty((*outer, features.FEATURES), np.float32)
-    _library().measure(*outer, *_addresses(*given, spectra, energy, comb_energy, measured, inputs))
+    _library().measure(*outer, *_pointers(*given, spectra, energy, comb_energy, measured, inputs))
     return spectra, energy, comb_energy, measured, inputs
 
 
@@ -194,7 +198,7 @@ def enhance(
         _taken(post, np.float32, *outer),
     )
     enhanced = np.empty((*outer, BINS), np.complex64)
-    _library().enhance(outer[0] * outer[1], *_addresses(*given, enhanced))
+    _library().enhance(outer[0] * outer[1], *_pointers(*given, enhanced))
     return enhanced
 
 
