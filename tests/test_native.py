@@ -132,8 +132,11 @@ def test_other_types_and_shapes_are_converted_or_refused(voices: Float) -> None:
     np.testing.assert_array_equal(enhance_spectra(frames, gain, 0 * gain), expected)
     with pytest.raises(ValueError, match="broadcast"):
         enhance_spectra(frames, np.ones_like(frames.energy)[:, :-1], 0 * gain)
-    with pytest.raises(ValueError, match="states are float32"):
-        analyse(voices, AnalysisState.new(1))
+    state = AnalysisState.new(len(voices))
+    state.whole = np.asfortranarray(state.whole)
+    for wrong in (AnalysisState.new(1), state):
+        with pytest.raises(ValueError, match="states are float32"):
+            analyse(voices, wrong)
 
 
 def test_the_ideal_strength_of_a_voice_without_noise_is_0() -> None:

@@ -211,8 +211,10 @@ def _taken(array: NDArray[Any], dtype: type[np.generic], *shape: int) -> NDArray
 
 def _states(states: Float, streams: int) -> Float:
     """The same, which C may write to."""
-    if states.shape != (streams, STATE) or states.dtype != np.float32:
-        raise ValueError(f"states are {states.dtype} {states.shape}; allowed: float32 {(streams, STATE)}")
+    if states.shape != (streams, STATE) or states.dtype != np.float32 or not states.flags.carray:
+        raise ValueError(
+            f"states are {states.dtype} {states.shape}; allowed: float32 {(streams, STATE)} of one piece"
+        )
     return states
 
 
