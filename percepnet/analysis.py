@@ -12,9 +12,6 @@ from percepnet.pitch import PitchState
 
 HISTORY: Final = comb.HISTORY + WINDOW + LOOKAHEAD * HOP - HOP  # samples kept of the past: 5280, 11 hops
 
-_SPECTRA: Final = 2 * LOOKAHEAD * framing.BINS  # numbers of a stream's state before its energies,
-_REFERENCE: Final = _SPECTRA + LOOKAHEAD * bands.BANDS  # and before its reference
-
 
 class AnalysisState:
     """What the analysis keeps of each stream, except the samples themselves: views of ``whole``."""
@@ -31,22 +28,24 @@ class AnalysisState:
     @property
     def spectra(self) -> Complex:
         """``[streams, LOOKAHEAD, BINS]`` of the frames not yet decided"""
-        whole = self.whole[:, :_SPECTRA].view(np.complex64)
+        whole = self.whole[:, : native.SPECTRA].view(np.complex64)
         return whole.reshape(len(whole), LOOKAHEAD, framing.BINS)
 
     @property
     def energy(self) -> Float:
         """``[streams, LOOKAHEAD, BANDS]`` of the same"""
-        return self.whole[:, _SPECTRA:_REFERENCE].reshape(len(self.whole), LOOKAHEAD, bands.BANDS)
+        return self.whole[:, native.SPECTRA : native.REFERENCE].reshape(
+            len(self.whole), LOOKAHEAD, bands.BANDS
+        )
 
     @property
     def reference(self) -> Float:
         """``[streams]`` level, see ``features``"""
-        return self.whole[:, _REFERENCE]
+        return self.whole[:, native.REFERENCE]
 
     @property
     def pitch(self) -> PitchState:
-        return PitchState.of(self.whole[:, _REFERENCE + 1 :])
+        return PitchState.of(self.whole[:, native.REFERENCE + 1 :])
 
     def rows(self, rows: NDArray[np.int64]) -> "AnalysisState":
         """A copy of some streams."""

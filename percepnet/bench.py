@@ -48,7 +48,7 @@ def machine() -> dict[str, str | int]:
         "python": platform.python_version(),
         "numpy": version("numpy"),
         "onnxruntime": version("onnxruntime"),
-        "signal_processing": "compiled" if native.library else "numpy",
+        "signal_processing": native.implementation(),
         "percepnet": version("percepnet"),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -77,11 +77,12 @@ class PitchState:
     energy: Float  # [streams] running mean
 
     SIZE: ClassVar = _HOP + _KEPT + 2 * _LAGS + 1
+    _ENDS: ClassVar = (_HOP, _HOP + _KEPT, _HOP + _KEPT + _LAGS, SIZE - 1)
 
     @classmethod
     def of(cls, whole: Float) -> Self:
         """Views of ``whole [streams, SIZE]``, in that order."""
-        tail, excitation, correlation, score = np.cumsum([_HOP, _KEPT, _LAGS, _LAGS])
+        tail, excitation, correlation, score = cls._ENDS
         return cls(
             whole[:, :tail],
             whole[:, tail:excitation],

@@ -109,11 +109,11 @@ def measured(
     way = media()
     calls = rated_calls(per_batch, per_call, way, share)
     logger.info(
-        "rated at %d calls: a batch costs %.2f ms (signal processing %s), each call in it %.2f ms, "
+        "rated at %d calls: a batch costs %.2f ms (signal processing: %s), each call in it %.2f ms, "
         "and a packet's way in and out %.2f ms",
         calls,
         per_batch * 1e3,
-        "compiled" if native.library else "by numpy",
+        native.implementation(),
         per_call * 1e3,
         way * 1e3,
     )

@@ -47,9 +47,10 @@ _NUMBERS: Final = {
     "beta": float(postfilter.BETA),
 }
 
-
-STATE: Final = 2 * LOOKAHEAD * BINS + LOOKAHEAD * BANDS + 1 + pitch.PitchState.SIZE
-"""Numbers that the analysis keeps of a stream."""
+# Of the numbers that the analysis keeps of a stream: those before its energies, before its reference, and all.
+SPECTRA: Final = 2 * LOOKAHEAD * BINS
+REFERENCE: Final = SPECTRA + LOOKAHEAD * BANDS
+STATE: Final = REFERENCE + 1 + pitch.PitchState.SIZE
 _LAYOUT: Final = (
     *(HOP, BINS, LOOKAHEAD, BANDS, bands.KNOTS[-1], features.FEATURES),
     *(pitch.DECIMATION, pitch.MIN_PERIOD, pitch.MAX_PERIOD, pitch.SEGMENT, pitch.REACH, pitch.STEP),
@@ -112,6 +113,11 @@ def _pointers(*arrays: NDArray[Any]) -> list[Any]:
 
 library: ctypes.CDLL | None = _load()
 """None: numpy does all."""
+
+
+def implementation() -> str:
+    """What does the signal processing now, for people."""
+    return "compiled" if library else "numpy"
 
 
 @contextlib.contextmanager

@@ -143,7 +143,7 @@ MULTIVERSIONED void percepnet_flatten(int64_t frames, const float *spectra, floa
 
 /* pitch._correlate: of a segment [SPAN] for all lags. */
 INLINE void correlate(const float *segment, float *correlation) {
-    float cross[LAGS + TILE]; /* by shift: MAX_LAG − lag */
+    float cross[LAGS]; /* by shift: MAX_LAG − lag */
     for (int start = 0; start < LAGS; start += TILE) {
         float tile[TILE] = {0};
         const int from = start + TILE > LAGS ? LAGS - TILE : start; /* the last one overlaps */
