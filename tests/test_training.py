@@ -328,6 +328,7 @@ def test_toy_trains_resumes_and_exports_a_model_that_runs(
     assert out.shape == (2, 960)
 
     own = ["--init", str(tmp_path / "toy.npz"), "--teacher", str(tmp_path / "toy.float.onnx"), "--steps", "1"]
+    own += ["--loudness", "0.8"]
     assert main(["train", *folders, "--preset", "toy", "--run", str(tmp_path / "own"), *own]) == 0
     taught = json.loads((tmp_path / "own" / "log.jsonl").read_text())
     assert taught["train"] < 1e-6 < 1e-2 < resumed["train"]  # it has nothing to learn from itself

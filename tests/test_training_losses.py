@@ -5,7 +5,7 @@ import torch
 
 from percepnet.bands import BANDS
 from percepnet.framing import LOOKAHEAD
-from percepnet.training.losses import Loss, band_loss, loudness_loss, total_loss
+from percepnet.training.losses import Loss, band_loss, distortion_loss, loudness_loss, total_loss
 
 HOPS = 4 + LOOKAHEAD
 
@@ -18,16 +18,31 @@ def full(value: float) -> torch.Tensor:
 SILENT = torch.zeros(1, HOPS, 1)  # nobody speaks
 
 
-@pytest.mark.parametrize("loudness", [0.0, 0.3])
-def test_the_loss_is_the_sum_of_gains_strengths_and_loudness(loudness: float) -> None:
-    kind = Loss(loudness=loudness, added=1)
+SPOKEN = 1 - SILENT
+
+
+@pytest.mark.parametrize(("loudness", "distortion"), [(0.0, 0.0), (0.3, 0.0), (0.3, 5.0)])
+def test_the_loss_is_the_sum_of_its_parts(loudness: float, distortion: float) -> None:
+    kind = Loss(loudness=loudness, added=1, distortion=distortion)
     gain, strength, levels = full(0.4), full(0.2), full(0)
-    ideal = full(0.8), full(0.9), full(1), SILENT
+    gain[..., ::2] = 0.1
+    ideal = full(0.8), full(0.9), full(1), SPOKEN
     gains, strengths = band_loss(gain, strength, *ideal, kind)
     loud = loudness_loss(gain, ideal[0], levels, ideal[2], kind.added)
-    assert min(gains, strengths, loud) > 0.01
+    distorted = distortion_loss(gain, ideal[0], levels, *ideal[2:])
+    assert min(gains, strengths, loud, distorted) > 0.01
     total = total_loss(gain, strength, ideal, levels, kind)
-    assert float(total) == pytest.approx(float((1 - loudness) * gains + strengths + loudness * loud))
+    expected = (1 - loudness) * gains + strengths + loudness * loud + distortion * distorted
+    assert float(total) == pytest.approx(float(expected))
+
+
+def test_who_answers_as_its_teacher_has_nothing_to_learn() -> None:
+    """Though both go through the post-filter, and an ideal answer does not."""
+    gain, strength, levels = full(0.4), full(0.2), full(0)
+    gain[..., ::2] = 0.1
+    kind, answers = Loss(distortion=1), (gain, strength, full(1), SPOKEN)
+    assert total_loss(gain, strength, answers, levels, kind, taught=True) < 1e-4
+    assert total_loss(gain, strength, answers, levels, kind) > 0.01
 
 
 def test_an_error_of_a_gain_weighs_its_square_and_ten_times_its_fourth_power() -> None:
@@ -68,3 +83,64 @@ def test_a_gain_is_for_the_level_that_was_told_before_it(loud: int) -> None:
         assert too_loud > 0.01 if share else too_loud < 1e-4
         # the mean over one hop of four
         assert loss(full(0.5), full(1), only) == pytest.approx(4 * share, abs=4e-3 * everything)
+
+
+class TestDistortion:
+    """Of a voice in every other band, behind noise as loud in all: ideal gains 0 and 1."""
+
+    @staticmethod
+    def loss(gain: torch.Tensor, ideal: torch.Tensor, **changed: torch.Tensor) -> float:
+        told = {"levels": full(0), "weight": full(1), "speaking": SPOKEN} | changed
+        return float(distortion_loss(gain, ideal, **told))
+
+    @pytest.fixture
+    def ideal(self) -> torch.Tensor:
+        gain = full(1)
+        gain[..., ::2] = 0
+        return gain
+
+    def test_none_where_all_is_as_it_should_be(self, ideal: torch.Tensor) -> None:
+        assert self.loss(ideal, ideal) < 1e-4
+        assert self.loss(full(1), full(1)) < 1e-4
+
+    def test_noise_between_the_bands_of_the_voice(self, ideal: torch.Tensor) -> None:
+        """36 dB lower it is heard still, and less than when it is loud."""
+        found = [self.loss(ideal.clamp(min=floor), ideal) for floor in (0.1, 0.3, 0.6, 1.0)]
+        assert found == sorted(found)
+        assert found[0] > 0.01
+
+    def test_bands_that_are_missing(self, ideal: torch.Tensor) -> None:
+        missing = ideal.clone()
+        missing[..., 9::4] = 0
+        assert self.loss(missing, ideal) > 0.05
+
+    def test_a_frame_that_is_lower_in_all_bands_is_none(self, ideal: torch.Tensor) -> None:
+        """By up to 7 dB, half of it by the post-filter; 20 dB are."""
+        assert self.loss(0.7 * ideal, ideal) < 1e-4
+        assert self.loss(0.1 * ideal, ideal) > 0.01
+
+    def test_the_level_of_the_voice_does_not_matter(self, ideal: torch.Tensor) -> None:
+        gain = ideal.clamp(min=0.2)
+        assert self.loss(gain, ideal, levels=full(-1)) == pytest.approx(self.loss(gain, ideal), rel=1e-4)
+
+    def test_bands_without_weight_and_sequences_without_speech_are_left_out(
+        self, ideal: torch.Tensor
+    ) -> None:
+        rows = (torch.cat([x, x]) for x in (full(1), ideal, full(0), full(1)))
+        gain, wanted, levels, weight = rows
+        everybody = self.loss(full(1), ideal)
+        some = torch.cat([SPOKEN, SILENT])
+        assert self.loss(gain, wanted, levels=levels, weight=weight, speaking=some) == pytest.approx(
+            everybody
+        )
+        assert self.loss(full(1), ideal, speaking=SILENT) == 0
+        assert self.loss(full(1), ideal, weight=full(0)) < 1e-4
+
+    def test_its_gradient_is_finite_everywhere(self, ideal: torch.Tensor) -> None:
+        for start in (ideal, full(0), full(1)):
+            gain = start.clone().requires_grad_()
+            for speaking in (SPOKEN, SILENT):
+                (slope,) = torch.autograd.grad(
+                    distortion_loss(gain, ideal, full(0), full(1), speaking), [gain], allow_unused=True
+                )
+                assert slope is None or torch.isfinite(slope).all()

@@ -17,6 +17,7 @@ LOSS: Final = {  # option → field of Loss, its highest value, and what it is
     "--over-weight": ("over", 100, "what gains that are too low in such a hop weigh more"),
     "--loudness": ("loudness", 1, "share of the error of loudness, in place of that of gains"),
     "--added-weight": ("added", 100, "what bands that are too loud weigh more in it"),
+    "--distortion": ("distortion", 100, "what the distortion of speech weighs beside these"),
 }
 _TOY: Final = {
     "topology": "toy",

@@ -26,7 +26,7 @@ from percepnet.training import gru, listening, shards
 from percepnet.training.arguments import LOSS, add_arguments, settle
 from percepnet.training.batches import Batches, split
 from percepnet.training.corpus import Corpus
-from percepnet.training.losses import Loss, band_loss, loudness_loss, total_loss
+from percepnet.training.losses import Loss, band_loss, distortion_loss, loudness_loss, total_loss
 from percepnet.training.model import State
 from percepnet.training.subband import SubbandTopology
 from percepnet.training.teacher import Teacher
@@ -254,7 +254,8 @@ class _Training:
         state = [part * kept.view(-1, *[1] * (part.dim() - 1)) for part in state]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16):
             gain, strength, state = self.model(features, state)
-        loss = total_loss(gain.float(), strength.float(), ideal, features[..., :BANDS], self.loss)
+        levels, taught = features[..., :BANDS], teacher is not None
+        loss = total_loss(gain.float(), strength.float(), ideal, levels, self.loss, taught=taught)
         gradients = torch.autograd.grad(loss, list(self.model.parameters()))
         return float(loss.detach()), gradients, [part.detach() for part in state]
 
@@ -268,7 +269,7 @@ class _Training:
         """Losses of the averaged weights on the validation mixtures."""
         model = network(self.model.topology).to(self.device)
         model.load_state_dict(self.average)
-        sums = np.zeros(3)
+        sums = np.zeros(4)
         paths = shards.paths(self.args.cache / "valid")
         for path in paths:
             features, ideal = split(torch.from_numpy(np.load(path)).to(self.device))
@@ -276,9 +277,11 @@ class _Training:
                 gain, strength, _ = model(features)
             gain = gain.float()
             losses = band_loss(gain, strength.float(), *ideal, self.loss)
-            loud = loudness_loss(gain, ideal[0], features[..., :BANDS], ideal[2], self.loss.added)
-            sums += [float(part) for part in (*losses, loud)]
-        names = ("valid_gain", "valid_strength", "valid_loudness")
+            levels = features[..., :BANDS]
+            loud = loudness_loss(gain, ideal[0], levels, ideal[2], self.loss.added)
+            distorted = distortion_loss(gain, ideal[0], levels, *ideal[2:])
+            sums += [float(part) for part in (*losses, loud, distorted)]
+        names = ("valid_gain", "valid_strength", "valid_loudness", "valid_distortion")
         return dict(zip(names, (sums / len(paths)).tolist(), strict=True))
 
     def _save(self, report: dict[str, float]) -> None:
