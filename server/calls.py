@@ -5,6 +5,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from .call import Call, TooManyCalls
 from .config import Config
@@ -13,6 +14,9 @@ from .logs import about
 from .offer import Offer, OfferError
 from .rooms import Alone, Rooms, Seat
 from .totals import Totals
+
+LISTENERS: Final = 16  # that cost the event loop as much as a voice costs in all
+RESERVE: Final = 1.25  # of the rated load, for listeners: voices that nobody may hear would be no use
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +59,11 @@ class Calls:
         """Calls that have no voice of their own, and so no share of the engine."""
         every = (*self._opening, *self._calls.values())
         return sum(call.seat.direction == "recvonly" for call in every)
+
+    @property
+    def load(self) -> float:
+        """What all of them cost, in calls with a voice."""
+        return self.voices + self.listeners / LISTENERS
 
     def get(self, id: str) -> Call:
         """The call of that id; raises ``KeyError``."""
@@ -139,8 +148,14 @@ class Calls:
         if offer.direction == "recvonly":
             if self.listeners >= self._config.max_listeners:
                 raise TooManyCalls(f"this process takes {self._config.max_listeners} listeners at a time")
-        elif self.voices >= self.rated:
-            raise TooManyCalls(f"this process takes {self.rated} calls at a time")
+            if self.load >= RESERVE * self.rated:
+                raise TooManyCalls(
+                    f"this process is full: {self.voices} calls and {self.listeners} listeners"
+                )
+        elif self.load >= self.rated:
+            raise TooManyCalls(
+                f"this process takes {self.rated} calls at a time, {LISTENERS} listeners for one"
+            )
         if self._engine.overloaded:
             raise TooManyCalls(f"this process is late with the {len(self)} calls it has")
 

@@ -83,7 +83,7 @@ class Config:
     max_listeners: int = _option(
         256,
         number(0, 4096, whole=True),
-        "listeners of one worker, who hear what others publish (WHEP)",
+        "listeners of one worker, who hear what others publish (WHEP); sixteen of them count as a call",
     )
     forward: str | None = _option(
         None,

@@ -101,12 +101,14 @@ def _warn_of_proxy(request: web.Request) -> None:
 
 
 async def body(request: web.Request) -> bytes:
-    """What came with a request; 408 for one that sends it drop by drop, 400 for one that cannot be unpacked."""
+    """What came with a request; 408 for one that sends it drop by drop, 400 for one broken off or packed wrong."""
     try:
         async with asyncio.timeout(BODY_TIME):
             return await request.read()
     except web.RequestPayloadError:
         raise problem(web.HTTPBadRequest, "the body is not what its Content-Encoding says") from None
+    except ConnectionError:
+        raise problem(web.HTTPBadRequest, "the connection ended before the body did") from None
     except TimeoutError:
         raise problem(web.HTTPRequestTimeout, f"the body has not come within {BODY_TIME:g} s") from None
 

@@ -9,6 +9,8 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.sdp import SessionDescription
 from yarl import URL
 
+from .media import guard
+
 SDP = "application/sdp"
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,8 @@ class WhipSession:
         """
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         await connection.setLocalDescription(await connection.createOffer())
+        for dtls in {transceiver.sender.transport for transceiver in connection.getTransceivers()}:
+            guard.install(dtls)
         sdp = connection.localDescription.sdp
         async with http.post(url, data=sdp, headers={"Content-Type": SDP, **headers}) as answer:
             text = await answer.text()

@@ -54,6 +54,7 @@ export class Spectrogram {
   clear() {
     this.#time = null;
     this.#x = 0;
+    this.#mark = false;
     this.#context.fillStyle = `rgb(${STOPS[0].slice(1)})`;
     this.#context.fillRect(0, 0, this.#canvas.width, this.#canvas.height);
   }

@@ -72,20 +72,35 @@ class TestEnhance:
         assert len(re.findall(r"^percepnet: .*bad\.wav", errors, re.MULTILINE)) == 1
         assert "2 of 3 files" in errors
 
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
     def test_a_signal_to_end_leaves_nothing_behind(
-        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, number: signal.Signals, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def ended(path: Path, *args: object) -> None:
             path.touch()
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
 
-        before = signal.getsignal(signal.SIGTERM)
+        before = {each: signal.signal(each, signal.SIG_DFL) for each in (signal.SIGTERM, signal.SIGHUP)}
         monkeypatch.setattr(audio_files, "_encode", ended)
         try:
-            assert percepnet("enhance", folder / "noisy/one.flac", tmp_path / "out.wav") == 143
+            assert percepnet("enhance", folder / "noisy/one.flac", tmp_path / "out.wav") == 128 + number
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for each, handler in before.items():
+                signal.signal(each, handler)
         assert not any(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(("bits", "peak"), [(16, 1.0), (32, 2.0)])
+    def test_what_is_clipped_is_told(
+        self, bits: int, peak: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Recorders that write floats go above full scale, and so does ``enhance``."""
+        loud = 2 * np.sin(np.arange(48_000) * 2 * np.pi * 200 / 48_000, dtype=np.float32)[None]
+        write(tmp_path / "in.wav", loud, 48_000, bits=32)
+        command = ["enhance", tmp_path / "in.wav", tmp_path / "out.wav", "--attenuation-limit-db", "0"]
+        assert percepnet(*command, "--bits", bits) == 0
+        told = "full scale were clipped; .wav and --bits 32 keep them" in capsys.readouterr().err
+        assert told == (bits == 16)
+        assert np.abs(read(tmp_path / "out.wav")[0]).max() == pytest.approx(peak, abs=0.01)
 
     def test_quiet_says_nothing(
         self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

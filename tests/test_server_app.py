@@ -232,6 +232,25 @@ async def test_a_body_that_is_not_packed_as_it_says_is_refused(server: Server) -
         assert "Content-Encoding" in (await answer.json())["error"]
 
 
+async def test_a_body_that_breaks_off_is_no_fault_of_the_server(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A phone that loses its network, while answers of 5xx wake somebody up."""
+    head = b"POST /offer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 999\r\n\r\n"
+    loop, url = asyncio.get_running_loop(), URL(server.url)
+    with socket.socket() as client:
+        client.setblocking(False)
+        await loop.sock_connect(client, (url.host, url.port))
+        await loop.sock_sendall(client, head + b'{"sdp":')
+    answered = {"400": 0}
+    async with asyncio.timeout(TIMEOUT):
+        while not sum(answered.values()):
+            async with server.http.get("/stats") as stats:
+                answered = (await stats.json())["answers"]
+    assert (answered["400"], answered.get("500")) == (1, None)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_a_body_that_comes_drop_by_drop_is_not_waited_for(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import socket
 from collections.abc import AsyncIterator, Callable
 
 import aiohttp
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from calling import Server, serving, until
+from aiortc.sdp import SessionDescription
+from calling import TIMEOUT, Server, serving, until
 from numpy.typing import NDArray
 from whip_peers import listening, publishing
 
@@ -53,6 +55,25 @@ async def test_an_answer_that_leaves_out_what_has_a_default_takes_what_is_offere
         await until(lambda: len(far.calls.rooms) == 1, "the push")
         async with listening(far.http, "desk") as (ear, _):
             await ear.has(20)
+
+
+async def test_no_datagram_of_a_stranger_ends_a_push(speech: Pcm) -> None:
+    async with (
+        serving() as far,
+        serving(forward=f"{far.url}/whip/{{room}}") as server,
+        publishing(server.http, "desk", speech),
+    ):
+        await until(lambda: len(far.calls.rooms) == 1, "the push")
+        async with listening(far.http, "desk") as (ear, _), asyncio.timeout(TIMEOUT):
+            await ear.has(20)
+            (call,) = (call for call in far.calls if call.report()["role"] == "publisher")
+            offered = SessionDescription.parse(call._connection.remoteDescription.sdp)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+                for place in offered.media[0].ice_candidates:
+                    if ":" not in place.ip:
+                        stranger.sendto(b"", (place.ip, place.port))
+            await ear.has(len(ear.frames) + 50)
+        assert call in list(far.calls)  # and no other in its place
 
 
 async def test_an_answer_that_takes_no_audio_is_told(speech: Pcm, caplog: pytest.LogCaptureFixture) -> None:

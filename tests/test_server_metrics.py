@@ -123,6 +123,19 @@ async def test_watching_needs_a_token(path: str) -> None:
             assert 'percepnet_offers_total{code="401"' in await answer.text()
 
 
+def test_who_watches_the_server_does_not_learn_the_names_of_rooms() -> None:
+    """With them they could listen, or take the seat of somebody who is expected."""
+
+    class Told:
+        def report(self) -> dict[str, object]:
+            return {"role": "partner", "room": self.room, "state": "connected", "age_s": 1}
+
+    for name, said in (("x7Kq-secret-of-two", "x7Kq…"), ("desk", "desk"), (None, None)):
+        told = Told()
+        told.room = name  # type: ignore[attr-defined]
+        assert line(told)["room"] == said  # type: ignore[arg-type]
+
+
 async def test_publishers_and_listeners_have_lines_with_their_room() -> None:
     async with (
         serving() as server,

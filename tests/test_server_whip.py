@@ -9,7 +9,7 @@ from calling import given_back, holdings, level_db, packets, serving, unlikeness
 from numpy.typing import NDArray
 from whip_peers import listening, publishing
 
-from server import broadcast, whipclient
+from server import broadcast, calls, whipclient
 from server.call import MOST_CANDIDATES
 from server.loadtest.caller import Caller, RecordedTrack
 from server.loadtest.hearing import lag
@@ -57,6 +57,23 @@ async def test_listeners_hear_the_publisher_enhanced_and_encoded_once(
     assert unlikeness_db(sent, heard[24_000:]) < unlikeness_db(sent, raw) - 1
     del session, _  # they hold connections
     await given_back(before)
+
+
+async def test_listeners_count_as_a_part_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop has work with them; and a room that can be published in can be listened to."""
+    monkeypatch.setattr(calls, "LISTENERS", 2)
+    silence = np.zeros(960, np.int16)
+    async with serving(rated_calls=2) as server, contextlib.AsyncExitStack() as open_calls:
+        await open_calls.enter_async_context(publishing(server.http, "desk", silence))
+        for _ in range(2):
+            await open_calls.enter_async_context(listening(server.http, "desk"))
+        with pytest.raises(EndpointError, match=r"503.*takes 2 calls at a time, 2 listeners for one"):
+            async with publishing(server.http, "office", silence):
+                pass
+        await open_calls.enter_async_context(listening(server.http, "desk"))
+        with pytest.raises(EndpointError, match=r"503.*is full: 1 calls and 3 listeners"):
+            async with listening(server.http, "desk"):
+                pass
 
 
 async def test_a_second_publisher_is_refused_and_a_later_one_goes_on_where_the_first_ended(

@@ -437,3 +437,16 @@ async def test_what_goes_wrong_with_a_poll_is_told_without_the_secrets_in_its_ur
         with pytest.raises(ConnectionError, match="502: Bad Gateway") as error:
             await polls.receive(7, {"apisecret": "hunter2"})
         assert "hunter2" not in str(error.value)
+
+
+async def test_a_socket_that_is_refused_is_told_without_the_secrets_in_its_url() -> None:
+    async def refused(request: web.Request) -> web.Response:
+        return web.Response(status=401)
+
+    app = web.Application()  # as of a gateway
+    app.router.add_get("/janus", refused)
+    async with TestServer(app) as server, aiohttp.ClientSession() as http:
+        url = server.make_url("/janus").with_scheme("ws").with_query(apikey="hunter2")
+        with pytest.raises(ConnectionError, match="401") as error:
+            await connected(http, str(url))
+        assert "hunter2" not in str(error.value)

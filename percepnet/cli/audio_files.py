@@ -27,37 +27,10 @@ LARGE: Final = (1 << 32) - (1 << 20)  # bytes of audio; with a header and tags t
 GAP: Final = 0.05  # s between what has been decoded and the next frame, from which on silence fills it
 LONGEST_GAP: Final = 600.0  # s; beyond this the file's clock has jumped
 AUDIO_SUFFIXES: Final = (  # what a walk through a directory takes for audio
-    *(
-        ".aac",
-        ".ac3",
-        ".aif",
-        ".aiff",
-        ".amr",
-        ".ape",
-        ".au",
-        ".avi",
-        ".caf",
-        ".flac",
-        ".m4a",
-        ".m4b",
-        ".mka",
-    ),
-    *(
-        ".mkv",
-        ".mov",
-        ".mp2",
-        ".mp3",
-        ".mp4",
-        ".oga",
-        ".ogg",
-        ".opus",
-        ".spx",
-        ".w64",
-        ".wav",
-        ".webm",
-        ".wma",
-    ),
-)
+    ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".au", ".avi", ".caf", ".flac", ".flv", ".m4a",
+    ".m4b", ".m4v", ".mka", ".mkv", ".mov", ".mp2", ".mp3", ".mp4", ".mpg", ".oga", ".ogg", ".opus", ".spx", ".tta",
+    ".w64", ".wav", ".webm", ".wma", ".wv",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -287,6 +260,13 @@ def check_shape(path: Path, shape: tuple[int, ...], bits: int) -> FileFormat:
 def _is_large(shape: tuple[int, ...], bits: int) -> bool:
     """Whether samples fill more than a 32-bit length can tell."""
     return math.prod(shape) * bits // 8 > LARGE
+
+
+def beyond(path: Path, samples: Float, bits: int) -> int:
+    """How many of ``samples`` are above the full scale of the format of ``path``."""
+    return (
+        int((np.abs(samples) > 1).sum()) if bits < 32 and bits in FORMATS[path.suffix.lower()].codecs else 0
+    )
 
 
 def check_writable(path: Path, bits: int) -> FileFormat:

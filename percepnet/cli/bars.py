@@ -51,7 +51,10 @@ class Task:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``percepnet bars``."""
     parser.add_argument(
-        "data", type=path_of, metavar="DATA", help="folder with manifest.csv, or speech/ and noise/"
+        "data",
+        type=path_of,
+        metavar="DATA",
+        help="folder with manifest.csv, or speech/ and noise/, of which a twentieth is then held out",
     )
     parser.add_argument(
         "--count", type=within(int, 1, 10_000), default=20, help="clips of speech (default: 20)"

@@ -9,18 +9,22 @@ from pathlib import Path
 from typing import Final
 
 from percepnet.cli import FAILURE, describe
-from percepnet.cli.audio_files import FORMATS, audio_files, check_shape, check_writable, load, write
+from percepnet.cli.audio_files import FORMATS, audio_files, beyond, check_shape, check_writable, load, write
 from percepnet.cli.options import add_enhancer_options, path_of
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.recording import enhance
 
-TERMINATED: Final = 128 + signal.SIGTERM  # exit status, as shells have it
+ENDED: Final = 128  # and the signal's number: exit status, as shells have it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``percepnet enhance``."""
     parser.add_argument(
-        "input", type=path_of, metavar="IN", help="any file that FFmpeg reads, or a directory of them"
+        "input",
+        type=path_of,
+        metavar="IN",
+        help="any file that FFmpeg reads, or a directory of them; each is held in memory whole, with 6 GB for an hour "
+        "of stereo at 48 kHz",
     )
     parser.add_argument(
         "output",
@@ -38,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         choices=(16, 24, 32),
         default=16,
-        help="of wav, flac, aiff; 32 is float (default: 16)",
+        help="of wav, flac, aiff; 32 is float and has no full scale (default: 16)",
     )
     add_enhancer_options(parser)
     add_quiet(parser)
@@ -47,7 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Enhances every file; goes on after a bad one and then returns 1."""
     # in order, so that nothing half written stays
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number and signal.getsignal(number) is signal.SIG_DFL:  # and not ignored, as by nohup
+            signal.signal(number, lambda number, _: sys.exit(ENDED + number))
     jobs = _jobs(args.input, args.output, args.format)
     for _, target in jobs:
         check_writable(target, args.bits)
@@ -72,6 +79,9 @@ def run(args: argparse.Namespace) -> int:
                     progress=progress,
                 )
                 write(target, enhanced, rate, layout=layout, bits=args.bits, tags=tags)
+                if clipped := beyond(target, enhanced, args.bits):
+                    told = f"{target}: {clipped} samples above full scale were clipped; .wav and --bits 32 keep them"
+                    bar.write(f"percepnet: {told}", file=sys.stderr)
                 seconds += samples.shape[1] / rate
             except (OSError, ValueError, MemoryError) as error:
                 failures += 1

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -66,7 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="only speech of so many Hz (default: any)",
     )
-    parser.add_argument("--split", choices=["train", "valid"], default="valid", help="default: valid")
+    parser.add_argument(
+        "--split",
+        choices=["train", "valid"],
+        default="valid",
+        help="which recordings; without a manifest.csv a twentieth is valid, and the rest train (default: valid)",
+    )
     parser.add_argument("--seed", type=within(int, 0, 2**32), default=0, help="of the choices (default: 0)")
     add_quiet(parser)
 
@@ -85,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             f"{args.data} holds {len(speech)} recordings of speech and {len(noise)} of noise for this"
         )
+    if not args.quiet:
+        print(f"from {len(speech)} recordings of speech and {len(noise)} of noise", file=sys.stderr)
     length = round(args.seconds * SAMPLE_RATE)
     with progress_bar(args.count, "mixtures", quiet=args.quiet) as bar:
         for number in range(args.count):

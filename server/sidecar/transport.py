@@ -92,5 +92,6 @@ async def connected(http: aiohttp.ClientSession, url: str) -> Transport:
     """A way to the Janus at ``url``; it ends with ``http``."""
     if urlsplit(url).scheme in ("http", "https"):
         return LongPolls(http, url)
-    socket = await http.ws_connect(url, protocols=[SUBPROTOCOL], max_msg_size=LARGEST_MESSAGE)
+    with _without_url():
+        socket = await http.ws_connect(url, protocols=[SUBPROTOCOL], max_msg_size=LARGEST_MESSAGE)
     return WebSocket(socket)

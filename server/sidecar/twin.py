@@ -4,12 +4,12 @@ import asyncio
 import logging
 from typing import Final
 
-from aiortc import MediaStreamTrack, RTCConfiguration, RTCIceServer, RTCPeerConnection
+from aiortc import MediaStreamTrack, RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCSessionDescription
 
 from percepnet.framing import SAMPLE_RATE
 from server.controls import Controls
 from server.engine import Engine
-from server.media import closing, receiver, sender
+from server.media import closing, guard, receiver, sender
 from server.media.opus import OpusOptions
 from server.track import EnhancedTrack
 from server.values import IceServer
@@ -39,6 +39,13 @@ class Peer:
         servers = [RTCIceServer(s.url, s.username, s.credential) for s in ice_servers]
         self.connection = RTCPeerConnection(RTCConfiguration(iceServers=servers))
         self.connection.on("connectionstatechange", self._on_state)
+
+    async def describe(self, description: RTCSessionDescription) -> None:
+        """Set what Janus will be told, and stand before the sockets that it opens."""
+        # Gathering ends by itself after 5 s; cancelled, it would lose its sockets.
+        await finished(self.connection.setLocalDescription(description))
+        (transceiver,) = self.connection.getTransceivers()
+        guard.install(transceiver.sender.transport)
 
     async def connected(self) -> None:
         """Wait until it is; raises :class:`TwinFailed`."""
@@ -107,8 +114,7 @@ class Twin:
         if self._track is None:
             raise TwinFailed("the subscription brings no audio")
         await self._publish(self._track)
-        # Gathering ends by itself after 5 s; cancelled, it would lose its sockets.
-        await finished(subscription.setLocalDescription(await subscription.createAnswer()))
+        await self._subscription.describe(await subscription.createAnswer())
         await self._room.start(self._subscription.handle, subscription.localDescription)
         await self._subscription.connected()
 
@@ -154,7 +160,7 @@ class Twin:
         transceiver = connection.addTransceiver(track, direction="sendonly")
         sender.install(transceiver.sender, OpusOptions())
         handle = self._publication.handle = await self._room.attach(self._publication.hear)
-        await finished(connection.setLocalDescription(await connection.createOffer()))
+        await self._publication.describe(await connection.createOffer())
         assert transceiver.mid is not None  # there is one with the description
         self.id, answer = await self._room.publish(
             handle,
