@@ -263,10 +263,9 @@ def _is_large(shape: tuple[int, ...], bits: int) -> bool:
 
 
 def beyond(path: Path, samples: Float, bits: int) -> int:
-    """How many of ``samples`` are above the full scale of the format of ``path``."""
-    return (
-        int((np.abs(samples) > 1).sum()) if bits < 32 and bits in FORMATS[path.suffix.lower()].codecs else 0
-    )
+    """How many of ``samples`` are above the full scale of what ``path`` will hold, which floats and codecs have not."""
+    whole = bits < 32 and bits in FORMATS[path.suffix.lower()].codecs
+    return int(np.count_nonzero(np.abs(samples) > 1)) if whole else 0
 
 
 def check_writable(path: Path, bits: int) -> FileFormat:

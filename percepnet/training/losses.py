@@ -60,7 +60,7 @@ def total_loss(
     """
     gain_loss, strength_loss = band_loss(gain, strength, *ideal, kind)
     loss = (1 - kind.loudness) * gain_loss + strength_loss
-    wanted = postfiltered(ideal[0], levels) if taught else ideal[0]
+    wanted = _postfiltered(ideal[0], levels) if taught else ideal[0]
     if kind.loudness:
         loss = loss + kind.loudness * loudness_loss(gain, wanted, levels, ideal[2], kind.added)
     if kind.distortion:
@@ -115,9 +115,9 @@ def distortion_loss(
     ``[B, T, 34]``, but ``speaking [B, T, 1]``.
 
     Unlike ``loudness_loss`` it follows single mixtures' PESQ: the level of each frame is taken out, for what
-    is heard is a wrong timbre; errors count far below the loudest band, and a frame counts by the root of its
-    squares, so that hard mixtures do not outweigh the others. 40 times it is about what a MOS loses. Source: the
-    symmetric disturbance of ITU-T P.862, as a loss Martin-Doñas et al. 2018 (PMSQE).
+    is heard is a wrong timbre; errors count far below the loudest band; and a sequence counts by the root of its
+    mean square, so that hard mixtures do not outweigh the others. PESQ's raw score loses about 40 times as much.
+    Source: the symmetric disturbance of ITU-T P.862, as a loss Martin-Doñas et al. 2018 (PMSQE).
     """
     energy = _energy(levels)
     gain, ideal_gain, weight, speaking = (x[:, LOOKAHEAD:] for x in (gain, ideal_gain, weight, speaking))
@@ -134,7 +134,7 @@ def distortion_loss(
     return ((frames.mean(1) + 1e-9).sqrt() * spoken).sum() / spoken.sum().clamp(min=1)
 
 
-def postfiltered(gain: Tensor, levels: Tensor) -> Tensor:
+def _postfiltered(gain: Tensor, levels: Tensor) -> Tensor:
     """What the post-filter makes of gains ``[B, T, 34]`` of a network; the first, of unknown levels, stay."""
     energy = _energy(levels)
     return torch.cat([gain[:, :LOOKAHEAD], _postfilter(gain[:, LOOKAHEAD:], energy)], 1)
