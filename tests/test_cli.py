@@ -371,6 +371,16 @@ def test_the_module_runs_as_a_program() -> None:
     assert re.fullmatch(r"percepnet \d+\.\d+\.\d+\n", done.stdout)
 
 
+def test_a_file_that_hides_the_server_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``python -m`` looks in the working folder first."""
+    monkeypatch.delenv("PYTHONPATH")  # of the tests, where ours has been imported before that
+    (tmp_path / "server.py").touch()
+    call = [sys.executable, "-m", "percepnet", "serve", "--help"]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"percepnet: {tmp_path / 'server.py'} hides our package of that name")
+
+
 def test_faults_of_the_program_are_not_hidden(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def broken(*_: object, **__: object) -> None:
         raise KeyError("a fault")

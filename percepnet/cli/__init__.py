@@ -162,6 +162,10 @@ def describe(error: BaseException) -> str:
     """``error`` in one line, for people."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("server."):
+        return (
+            f"{sys.modules['server'].__file__} hides our package of that name; call percepnet from elsewhere"
+        )
     if isinstance(error, ModuleNotFoundError) and "pip install" not in str(error):
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra:
