@@ -4,31 +4,21 @@ import math
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commanding import percepnet
 
 from percepnet import enhance
-from percepnet.cli import COMMANDS, audio_files, describe, main
+from percepnet.cli import audio_files
 from percepnet.cli.audio_files import read, write
 from percepnet.cli.evaluate import Task, score
-from percepnet.cli.options import within
 from percepnet.cli.processes import each
 from percepnet.mixture import active_level
 
 RECORDINGS = Path(__file__).parent / "recordings"
-
-
-def percepnet(*arguments: str | Path) -> int:
-    """The exit status, also where argparse leaves."""
-    try:
-        return main([str(argument) for argument in arguments])
-    except SystemExit as left:
-        return int(left.code or 0)
 
 
 @pytest.fixture(scope="module")
@@ -339,75 +329,3 @@ class TestBench:
     def test_wrong_counts(self, streams: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert percepnet("bench", "--streams", streams) == 2
         assert "whole numbers from 1 to 1024" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert percepnet(command, "--help") == 0
-    said = capsys.readouterr().out
-    assert f"percepnet {command}" in said.split("examples:")[1]
-
-
-@pytest.mark.parametrize("command", ["enhance", "bench", "evaluate"])
-def test_commands_load_only_what_they_need(command: str) -> None:
-    """Neither PyTorch nor a web server, nor the packages of an extra in a command that works without."""
-    unwanted = {"torch", "aiohttp", "aiortc"} | (
-        set() if command == "evaluate" else {"scipy", "matplotlib", "pesq"}
-    )
-    program = (
-        "import sys\nfrom percepnet.cli import main\n"
-        f"try: main(['{command}', '--help'])\nexcept SystemExit: pass\n"
-        f"sys.exit(', '.join({unwanted} & set(sys.modules)) or 0)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_the_module_runs_as_a_program() -> None:
-    call = [sys.executable, "-m", "percepnet", "--version"]
-    done = subprocess.run(call, capture_output=True, text=True, check=True, timeout=60)
-    assert re.fullmatch(r"percepnet \d+\.\d+\.\d+\n", done.stdout)
-
-
-def test_a_file_that_hides_the_server_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``python -m`` looks in the working folder first."""
-    monkeypatch.delenv("PYTHONPATH")  # of the tests, where ours has been imported before that
-    (tmp_path / "server.py").touch()
-    call = [sys.executable, "-m", "percepnet", "serve", "--help"]
-    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"percepnet: {tmp_path / 'server.py'} hides our package of that name")
-
-
-def test_faults_of_the_program_are_not_hidden(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise KeyError("a fault")
-
-    monkeypatch.setattr("percepnet.cli.enhance.load", broken)
-    with pytest.raises(KeyError):
-        percepnet("enhance", tmp_path / "a.wav", tmp_path / "b.wav")
-
-
-def test_interruption_leaves_as_shells_expect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("percepnet.cli.enhance.load", interrupted)
-    assert percepnet("enhance", tmp_path / "a.wav", tmp_path / "b.wav") == 130
-
-
-def test_descriptions_fit_one_line() -> None:
-    assert describe(FileNotFoundError(2, "No such file", "a.wav")) == "a.wav: No such file"
-    assert describe(ValueError("one\n  two")) == "one two"
-    assert describe(RuntimeError()) == "RuntimeError"
-
-
-def test_numbers_are_checked() -> None:
-    assert within(int, 1, 3)("2") == 2
-    for text in ("0", "4", "x", "1.5", "nan"):
-        with pytest.raises(Exception, match=f"{text} is not allowed; allowed are whole numbers from 1 to 3"):
-            within(int, 1, 3)(text)
-    with pytest.raises(Exception, match="nan is not allowed"):
-        within(float, 0, 1)("nan")

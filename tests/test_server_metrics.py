@@ -91,6 +91,16 @@ async def test_each_call_has_a_line_without_its_whole_id() -> None:
         assert line["loss"] == 0
 
 
+def line_of(**report: object) -> dict[str, object]:
+    """The line of a call that reports this."""
+
+    class Reported:
+        def report(self) -> dict[str, Any]:
+            return {**dict.fromkeys(("role", "room", "state", "age_s")), **report}
+
+    return line(Reported())  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("packets", "loss"),
     [
@@ -103,12 +113,8 @@ async def test_each_call_has_a_line_without_its_whole_id() -> None:
     ],
 )
 def test_the_loss_in_a_line_is_of_packets_that_were_sent(packets: dict[str, int], loss: float | None) -> None:
-    class Reported:
-        def report(self) -> dict[str, Any]:
-            counts = {**dict.fromkeys(("late", "duplicate", "stray"), 0), **packets}
-            return {**dict.fromkeys(("role", "room", "state", "age_s")), "packets": counts}
-
-    assert line(Reported())["loss"] == loss  # type: ignore[arg-type]
+    counts = {**dict.fromkeys(("late", "duplicate", "stray"), 0), **packets}
+    assert line_of(packets=counts)["loss"] == loss
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/calls"])
@@ -126,14 +132,8 @@ async def test_watching_needs_a_token(path: str) -> None:
 def test_who_watches_the_server_does_not_learn_the_names_of_rooms() -> None:
     """With them they could listen, or take the seat of somebody who is expected."""
 
-    class Told:
-        def report(self) -> dict[str, object]:
-            return {"role": "partner", "room": self.room, "state": "connected", "age_s": 1}
-
     for name, said in (("x7Kq-secret-of-two", "x7Kq…"), ("desk", "desk"), (None, None)):
-        told = Told()
-        told.room = name  # type: ignore[attr-defined]
-        assert line(told)["room"] == said  # type: ignore[arg-type]
+        assert line_of(role="partner", room=name)["room"] == said
 
 
 async def test_publishers_and_listeners_have_lines_with_their_room() -> None:

@@ -12,8 +12,6 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 from calling import PACKET, START, TIMEOUT, at_work, given_back, holdings, unlikeness_db, until
 from janus_people import Listener, Pcm, Speaker, Watcher, in_session, watching
 from janus_server import ROOM, JanusServer, installed
@@ -32,7 +30,7 @@ from server.sidecar.options import SidecarOptions
 from server.sidecar.process import running_engine
 from server.sidecar.room import Room
 from server.sidecar.sidecar import Sidecar
-from server.sidecar.transport import Message, connected
+from server.sidecar.transport import Message
 from server.sidecar.videoroom import PLUGIN, Publisher, VideoRoom
 
 pytestmark = pytest.mark.skipif(not installed(), reason="needs Debian's janus")
@@ -424,29 +422,3 @@ async def test_who_leaves_before_the_answer_to_joining_is_read_gets_no_twin() ->
             await until(lambda: bool(made), "a twin is made of who has stayed")
             assert room.report()["publishers"] == 1
             assert {publisher.id for publisher in made} == {43}
-
-
-async def test_what_goes_wrong_with_a_poll_is_told_without_the_secrets_in_its_url() -> None:
-    async def gone(request: web.Request) -> web.Response:
-        return web.Response(status=502)
-
-    app = web.Application()  # as of a proxy before a Janus that is gone
-    app.router.add_get("/janus/7", gone)
-    async with TestServer(app) as server, aiohttp.ClientSession() as http:
-        polls = await connected(http, str(server.make_url("/janus")))
-        with pytest.raises(ConnectionError, match="502: Bad Gateway") as error:
-            await polls.receive(7, {"apisecret": "hunter2"})
-        assert "hunter2" not in str(error.value)
-
-
-async def test_a_socket_that_is_refused_is_told_without_the_secrets_in_its_url() -> None:
-    async def refused(request: web.Request) -> web.Response:
-        return web.Response(status=401)
-
-    app = web.Application()  # as of a gateway
-    app.router.add_get("/janus", refused)
-    async with TestServer(app) as server, aiohttp.ClientSession() as http:
-        url = server.make_url("/janus").with_scheme("ws").with_query(apikey="hunter2")
-        with pytest.raises(ConnectionError, match="401") as error:
-            await connected(http, str(url))
-        assert "hunter2" not in str(error.value)
