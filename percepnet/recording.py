@@ -1,15 +1,16 @@
 """Whole recordings at any sample rate, through the same ``Enhancer`` that a call runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from percepnet.enhancer import LOUDEST, Enhancer
+from percepnet.enhancer import Enhancer, bounded
 from percepnet.framing import HOP, SAMPLE_RATE, Float
-from percepnet.resampling import checked_rate, resample
+from percepnet.resampling import Resampler, checked_rate
 
 BLOCK: Final = 100 * HOP  # samples enhanced at a time, 1 s
 MOST_CHANNELS: Final = 64  # as FFmpeg has it; more are samples, in an array that is turned the other way
@@ -60,37 +61,69 @@ def enhance(
     rate = checked_rate(sample_rate)
 
     channels = np.atleast_2d(x)
-    # Before the conversion: one NaN would spread over the length of the resampler's filter.
-    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, too
-        samples = channels.astype(np.float32)
-    samples[~np.isfinite(samples)] = 0
-    np.clip(samples, -LOUDEST, LOUDEST, out=samples)
     enhancer = Enhancer(
-        streams=max(1, len(samples)),
+        streams=max(1, len(channels)),
         model=model,
         postfilter=postfilter,
         attenuation_limit_db=attenuation_limit_db,
     )
-    if samples.size:
-        samples = resample(samples, rate, SAMPLE_RATE)  # each step forgets the one before: hours are large
-        samples = _run(enhancer, samples, progress)
-        samples = resample(samples, SAMPLE_RATE, rate)[:, : x.shape[-1]]
-    return samples.reshape(x.shape).astype(x.dtype, copy=False)
-
-
-def _run(enhancer: Enhancer, samples: Float, progress: Callable[[float], None] | None) -> Float:
-    """``samples [streams, n]`` at 48 kHz, enhanced in blocks and moved back by the latency."""
-    streams, length = samples.shape
-    latency = enhancer.latency_samples
-    out = np.empty((streams, length), np.float32)
-    for start in range(0, length + latency, BLOCK):
-        block = samples[:, start : start + BLOCK]
-        wanted = min(BLOCK, length + latency - start)  # the last block is filled up to whole hops
-        padding = -(-wanted // HOP) * HOP - block.shape[1]
-        enhanced = enhancer.process(np.pad(block, ((0, 0), (0, padding))))
-        first = start - latency  # where this block's output belongs
-        keep = enhanced[:, max(0, -first) : length - first]
-        out[:, max(0, first) : max(0, first) + keep.shape[1]] = keep
+    out, filled = np.empty_like(channels), 0
+    starts = range(0, x.shape[-1] if x.size else 0, BLOCK)
+    blocks = (channels[:, start : start + BLOCK] for start in starts)
+    for part in enhance_blocks(blocks, rate, enhancer) if x.size else ():
+        out[:, filled : filled + part.shape[1]] = part
+        filled += part.shape[1]
         if progress:
-            progress(min(1.0, (start + BLOCK) / (length + latency)))
-    return out
+            progress(filled / x.shape[-1])
+    return out.reshape(x.shape)
+
+
+def enhance_blocks(
+    blocks: Iterable[NDArray[Floating]], sample_rate: int, enhancer: Enhancer
+) -> Iterator[Float]:
+    """What :func:`enhance` makes of a recording, of which never more than some seconds are in memory.
+
+    ``blocks`` are the recording, ``[enhancer.streams, n]`` with any n; what comes out are blocks of other lengths that
+    have as many samples in all, aligned in time with the input. ``enhancer`` has heard nothing yet.
+    """
+    up = Resampler(enhancer.streams, sample_rate, SAMPLE_RATE)
+    down = Resampler(enhancer.streams, SAMPLE_RATE, sample_rate)
+    taken = given = 0
+
+    def wide() -> Iterator[Float]:
+        nonlocal taken
+        for block in blocks:
+            taken += block.shape[1]
+            yield up.push(_sound(block))
+        yield up.finish()
+
+    for part in _aligned(wide(), enhancer):
+        known = down.push(part)
+        given += known.shape[1]
+        yield known
+    yield down.finish()[:, : taken - given]
+
+
+def _sound(block: NDArray[Floating]) -> Float:
+    """As the enhancer hears it. Before the conversion: one NaN would spread over the length of its filter."""
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, too
+        return bounded(block.astype(np.float32))
+
+
+def _aligned(blocks: Iterable[Float], enhancer: Enhancer) -> Iterator[Float]:
+    """``blocks`` at 48 kHz, enhanced and moved back by the latency."""
+    waiting = np.zeros((enhancer.streams, 0), np.float32)
+    length, position = 0, -enhancer.latency_samples  # of the input so far; of what is computed next
+    for block in chain(blocks, [None]):
+        if block is None:  # the end: what is left, up to whole hops
+            block = np.zeros((enhancer.streams, enhancer.latency_samples + -length % HOP), np.float32)
+            ready = waiting.shape[1] + block.shape[1]
+        else:
+            length += block.shape[1]
+            ready = (waiting.shape[1] + block.shape[1]) // BLOCK * BLOCK
+        waiting = np.concatenate([waiting, block], axis=1)
+        for start in range(0, ready, BLOCK):
+            enhanced = enhancer.process(waiting[:, start : min(start + BLOCK, ready)])
+            yield enhanced[:, max(0, -position) : max(0, length - position)]
+            position += enhanced.shape[1]
+        waiting = waiting[:, ready:]

@@ -9,7 +9,6 @@ import contextlib
 import math
 from collections.abc import Mapping
 from fractions import Fraction
-from itertools import chain
 from operator import index
 from typing import Final
 
@@ -48,15 +47,12 @@ def resample(samples: Float, source_rate: int, target_rate: int) -> Float:
     Sample 0 stays at time 0: the filter's delay is compensated. Equal rates return ``samples`` itself.
     Rates: 8 000…192 000 Hz.
     """
-    source_rate, target_rate = checked_rate(source_rate), checked_rate(target_rate)
-    if source_rate == target_rate:
+    resampler = Resampler(len(samples), source_rate, target_rate)
+    if checked_rate(source_rate) == target_rate:
         return samples
-    length = -(-samples.shape[-1] * target_rate // source_rate)
-    out = np.zeros((len(samples), length), np.float32)
-    if length:
-        for channel, converted in zip(samples, out, strict=True):
-            _convert(np.ascontiguousarray(channel, np.float32), source_rate, target_rate, converted)
-    return out
+    starts = range(0, samples.shape[-1], BLOCK)
+    parts = [resampler.push(samples[:, start : start + BLOCK]) for start in starts]
+    return np.concatenate([*parts, resampler.finish()], axis=1)
 
 
 class Filters:
@@ -119,6 +115,38 @@ class Converter:
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
+class Resampler:
+    """Recordings ``[channels, n]`` as they come, in time with the input: sample 0 stays at time 0."""
+
+    def __init__(self, channels: int, source_rate: int, target_rate: int) -> None:
+        self._source, self._target = checked_rate(source_rate), checked_rate(target_rate)
+        self._converters = [Converter(source_rate, target_rate) for _ in range(channels)]
+        self._pushed = self._given = 0  # samples
+
+    def push(self, samples: Float) -> Float:
+        """The next samples; returns those of the result that are known now and were not before."""
+        if self._source == self._target:
+            return samples
+        self._pushed += samples.shape[1]
+        found = self._convert(samples.astype(np.float32, copy=False))
+        self._given += found.shape[1]
+        return found
+
+    def finish(self) -> Float:
+        """The rest; of n samples there are ⌈n · target / source⌉ in all."""
+        left = -(-self._pushed * self._target // self._source) - self._given
+        if not left:
+            return np.zeros((len(self._converters), 0), np.float32)
+        # silence, or the end would not be known
+        taps = TAPS * max(1, self._source // self._target + 1)
+        rest = self._convert(np.zeros((len(self._converters), 2 * taps), np.float32))[:, :left]
+        return np.pad(rest, ((0, 0), (0, left - rest.shape[1])))  # zeros where the filter leaves it short
+
+    def _convert(self, samples: Float) -> Float:
+        rows = [converter.push(row) for converter, row in zip(self._converters, samples, strict=True)]
+        return np.stack(rows) if rows else samples[:, :0]
+
+
 class StreamingResampler:
     """A :class:`Converter` that is late by a constant ``delay`` and has answers from the first sample on.
 
@@ -137,16 +165,3 @@ class StreamingResampler:
     def push(self, samples: Float) -> Float:
         """The next samples ``[n]``; returns what is known now."""
         return self._converter.push(samples)
-
-
-def _convert(samples: Float, source_rate: int, target_rate: int, out: Float) -> None:
-    """Fills ``out [m]`` with ``samples [n]`` at the other rate; what the filter leaves short stays zero."""
-    converter = Converter(source_rate, target_rate)
-    taps = TAPS * max(1, source_rate // target_rate + 1)
-    blocks = (samples[start : start + BLOCK] for start in range(0, len(samples), BLOCK))
-    silence = np.zeros(2 * taps, np.float32)  # or the end would not be known
-    filled = 0
-    for block in chain(blocks, [silence]):
-        part = converter.push(block)[: len(out) - filled]
-        out[filled : filled + len(part)] = part
-        filled += len(part)

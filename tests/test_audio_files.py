@@ -8,8 +8,9 @@ import pytest
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
-from percepnet.cli import audio_files as files
-from percepnet.cli.audio_files import FORMATS, audio_files, load, read, write
+from percepnet.cli import audio_writing
+from percepnet.cli.audio_files import audio_files, load, read
+from percepnet.cli.audio_writing import FORMATS, write, writing
 
 Samples = NDArray[np.float32]
 LOSSLESS = [
@@ -181,13 +182,30 @@ def test_what_is_written_anew_keeps_its_place_and_who_may_read_it(tmp_path: Path
 
 
 def test_wav_files_beyond_4_gb_say_how_long_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "LARGE", 1000)
+    monkeypatch.setattr(audio_writing, "LARGE", 1000)
     x = np.linspace(-0.5, 0.5, 960, dtype=np.float32).reshape(1, -1)
     write(tmp_path / "x.wav", x, 48_000)
     assert (tmp_path / "x.wav").read_bytes()[:4] == b"RF64"  # EBU Tech 3306
     assert_allclose(read(tmp_path / "x.wav")[0], x, atol=2**-15)
     with pytest.raises(ValueError, match=r"x\.aiff: \.aiff holds less than 4 GB"):
         write(tmp_path / "x.aiff", x, 48_000)
+
+
+def test_files_that_become_large_say_so_or_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the length is not known when they are begun."""
+    block = np.zeros((1, 480), np.float32)
+    with writing(tmp_path / "small.wav", 1, 48_000) as add:
+        add(block)
+    assert (tmp_path / "small.wav").read_bytes()[:4] == b"RIFF"
+    monkeypatch.setattr(audio_writing, "LARGE", 1000)
+    with (
+        pytest.raises(ValueError, match="less than 4 GB"),
+        writing(tmp_path / "x.aiff", 1, 48_000) as add,
+    ):
+        add(np.concatenate([block, block], axis=1))
+    assert [path.name for path in tmp_path.iterdir()] == ["small.wav"]
 
 
 def film(path: Path, spoken: Samples, times: list[int]) -> None:

@@ -1,11 +1,13 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from percepnet import enhance
+from percepnet import Enhancer, enhance
 from percepnet.cli.audio_files import read
+from percepnet.recording import enhance_blocks
 from percepnet.resampling import resample
 
 RECORDINGS = Path(__file__).parent / "recordings"
@@ -126,3 +128,29 @@ def test_wrong_rates_are_named(rate: int) -> None:
 def test_an_array_that_is_turned_the_other_way_is_refused() -> None:
     with pytest.raises(ValueError, match=r"x has shape \(4800, 2\); .* at most 64 channels"):
         enhance(np.zeros((4800, 2), np.float32), 48_000)
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100, 48_000])
+@pytest.mark.parametrize("longest", [700, 100_000])
+def test_how_a_recording_is_cut_into_blocks_changes_nothing(noisy: Samples, rate: int, longest: int) -> None:
+    x = np.stack([noisy[: 3 * rate + 11], noisy[-3 * rate - 11 :]])
+    cuts = np.sort(np.random.default_rng(0).integers(0, x.shape[1], 2 * x.shape[1] // longest))
+    parts = list(enhance_blocks(np.split(x, cuts, axis=1), rate, Enhancer(streams=2)))
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), enhance(x, rate), atol=1e-6)
+
+
+def test_a_long_recording_is_never_in_memory_whole() -> None:
+    taken = 0
+
+    def endless() -> Iterator[Samples]:
+        nonlocal taken
+        while True:
+            taken += 5_000
+            yield np.zeros((1, 5_000), np.float32)
+
+    given = 0
+    for part in enhance_blocks(endless(), 44_100, Enhancer()):
+        given += part.shape[1]
+        assert taken - given < 3 * 44_100
+        if given > 60 * 44_100:
+            break

@@ -5,14 +5,17 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from percepnet.cli import FAILURE, describe
-from percepnet.cli.audio_files import FORMATS, audio_files, beyond, check_shape, check_writable, load, write
+from percepnet.cli.audio_files import audio_files, reading
+from percepnet.cli.audio_writing import FORMATS, beyond, check_writable, writing
 from percepnet.cli.options import add_enhancer_options, path_of
 from percepnet.cli.progress import add_quiet, progress_bar
-from percepnet.recording import enhance
+from percepnet.enhancer import Enhancer
+from percepnet.recording import enhance_blocks
 
 ENDED: Final = 128  # and the signal's number: exit status, as shells have it
 
@@ -23,8 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "input",
         type=path_of,
         metavar="IN",
-        help="any file that FFmpeg reads, or a directory of them; each is held in memory whole, with 6 GB for an hour "
-        "of stereo at 48 kHz",
+        help="any file that FFmpeg reads, or a directory of them",
     )
     parser.add_argument(
         "output",
@@ -68,21 +70,11 @@ def run(args: argparse.Namespace) -> int:
                 bar.update(number + share - bar.n)
 
             try:
-                samples, rate, layout, tags = load(source)
-                check_shape(target, samples.shape, args.bits)  # before the work
-                enhanced = enhance(
-                    samples,
-                    rate,
-                    model=args.model,
-                    postfilter=args.postfilter,
-                    attenuation_limit_db=args.attenuation_limit_db,
-                    progress=progress,
-                )
-                write(target, enhanced, rate, layout=layout, bits=args.bits, tags=tags)
-                if clipped := beyond(target, enhanced, args.bits):
+                length, clipped = _enhance(source, target, args, progress)
+                seconds += length
+                if clipped:
                     told = f"{target}: {clipped} samples above full scale were clipped; .wav and --bits 32 keep them"
                     bar.write(f"percepnet: {told}", file=sys.stderr)
-                seconds += samples.shape[1] / rate
             except (OSError, ValueError, MemoryError) as error:
                 failures += 1
                 told = describe(error)
@@ -95,6 +87,36 @@ def run(args: argparse.Namespace) -> int:
         took = time.monotonic() - began
         print(f"{files}, {seconds:.1f} s of audio in {took:.1f} s", file=sys.stderr)
     return FAILURE if failures else 0
+
+
+def _enhance(
+    source: Path, target: Path, args: argparse.Namespace, progress: Callable[[float], None]
+) -> tuple[float, int]:
+    """One file, some seconds of it in memory at a time; returns its seconds and how many samples were clipped."""
+    done = clipped = 0
+    with reading(source) as track:
+        enhancer = Enhancer(
+            streams=track.channels,
+            model=args.model,
+            postfilter=args.postfilter,
+            attenuation_limit_db=args.attenuation_limit_db,
+        )
+        with writing(
+            target,
+            track.channels,
+            track.rate,
+            layout=track.layout,
+            bits=args.bits,
+            tags=track.tags,
+            expected=track.expected,
+        ) as add:
+            for part in enhance_blocks(track.blocks, track.rate, enhancer):
+                add(part)
+                clipped += beyond(target, part, args.bits)
+                done += part.shape[1]
+                if track.expected:
+                    progress(min(1.0, done / track.expected))
+        return done / track.rate, clipped
 
 
 def _jobs(source: Path, target: Path, suffix: str | None) -> list[tuple[Path, Path]]:

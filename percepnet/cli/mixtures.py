@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 from scipy.signal import fftconvolve
 
-from percepnet.cli.audio_files import read_mono, write
+from percepnet.cli.audio_files import read_mono
+from percepnet.cli.audio_writing import write
 from percepnet.cli.options import path_of, within
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.framing import SAMPLE_RATE, Float

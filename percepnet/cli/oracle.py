@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from percepnet.cli import FAILURE
-from percepnet.cli.audio_files import audio_files, mono, write
+from percepnet.cli.audio_files import audio_files, mono
+from percepnet.cli.audio_writing import write
 from percepnet.cli.options import add_jobs, path_of, within
 from percepnet.cli.processes import collect
 from percepnet.cli.progress import add_quiet, progress_bar
