@@ -1,11 +1,20 @@
 """What the loss is made of: each of its parts counts, and compares what belongs to the same hop."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from percepnet.bands import BANDS
 from percepnet.framing import LOOKAHEAD
-from percepnet.training.losses import Loss, band_loss, distortion_loss, loudness_loss, total_loss
+from percepnet.training.losses import (
+    Loss,
+    band_loss,
+    distortion_loss,
+    loudness_loss,
+    total_loss,
+    word_beginnings,
+)
 
 HOPS = 4 + LOOKAHEAD
 
@@ -40,9 +49,54 @@ def test_who_answers_as_its_teacher_has_nothing_to_learn() -> None:
     """Though both go through the post-filter, and an ideal answer does not."""
     gain, strength, levels = full(0.4), full(0.2), full(0)
     gain[..., ::2] = 0.1
-    kind, answers = Loss(distortion=1), (gain, strength, full(1), SPOKEN)
-    assert total_loss(gain, strength, answers, levels, kind, taught=True) < 1e-4
-    assert total_loss(gain, strength, answers, levels, kind) > 0.01
+    kind = Loss(distortion=1)
+    ideal = full(1), full(0), full(1), SPOKEN
+    assert total_loss(gain, strength, ideal, levels, kind, taught=(gain, strength)) < 1e-4
+    assert total_loss(gain, strength, (gain, strength, *ideal[2:]), levels, kind) > 0.01
+
+
+def spoken(*hops: int, length: int = 60) -> torch.Tensor:
+    """Who speaks in the hops from the first to before the second, the third to before the fourth …"""
+    speaking = torch.zeros(1, length, 1)
+    for start, end in zip(hops[::2], hops[1::2], strict=True):
+        speaking[:, start:end] = 1
+    return speaking
+
+
+@pytest.mark.parametrize(
+    ("speaking", "begins"),
+    [
+        (spoken(20, 60), [20]),
+        (spoken(15, 16, 40, 41), [15, 40]),
+        (spoken(20, 30, 44, 60), [20]),  # 140 ms are no pause
+        (spoken(20, 30, 45, 60), [20, 45]),
+        (spoken(14, 30), []),  # nor is it known that the first 140 ms were after one
+        (spoken(0, 60), []),
+        (spoken(58, 60), [58]),
+    ],
+)
+def test_a_word_begins_after_a_pause(speaking: torch.Tensor, begins: list[int]) -> None:
+    expected = [any(-3 <= hop - start < 10 for start in begins) for hop in range(60)]
+    assert word_beginnings(speaking)[0, :, 0].tolist() == expected
+
+
+def test_where_a_word_begins_no_teacher_is_followed() -> None:
+    speaking, kind = spoken(20, 60), Loss(onset=4, distortion=1)
+    ones = torch.ones(1, 60, BANDS)
+    onset = word_beginnings(speaking) * ones
+    ideal, taught = (ones, 0.2 * ones, ones, speaking), (0.3 * ones, 0.9 * ones)
+
+    def loss(gain: torch.Tensor, strength: torch.Tensor, **changed: float) -> float:
+        return float(total_loss(gain, strength, ideal, 0 * ones, replace(kind, **changed), taught=taught))
+
+    answers = [teacher.lerp(best, onset) for teacher, best in zip(taught, ideal[:2], strict=True)]
+    assert loss(*answers) < 1e-4
+    assert loss(*taught) > 0.01
+    assert loss(*taught, onset=0) < 1e-4 < loss(*answers, onset=0)
+    lower = answers[0] - 0.2 * onset, answers[1]
+    gains = {weight: loss(*lower, onset=weight, loudness=0, distortion=0) for weight in (4, 9)}
+    shares = {weight: 13 * (1 + weight) / (47 + 13 * (1 + weight)) for weight in gains}  # of 60 hops
+    assert gains[9] / gains[4] == pytest.approx(shares[9] / shares[4])
 
 
 def test_an_error_of_a_gain_weighs_its_square_and_ten_times_its_fourth_power() -> None:

@@ -18,6 +18,11 @@ LOSS: Final = {  # option → field of Loss, its highest value, and what it is
     "--loudness": ("loudness", 1, "share of the error of loudness, in place of that of gains"),
     "--added-weight": ("added", 100, "what bands that are too loud weigh more in it"),
     "--distortion": ("distortion", 100, "what the distortion of speech weighs beside these"),
+    "--onset-weight": (
+        "onset",
+        100,
+        "what a word's beginning weighs more, where no teacher is followed then",
+    ),
 }
 _TOY: Final = {
     "topology": "toy",

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import avg_pool1d
+from torch.nn.functional import avg_pool1d, max_pool1d, pad
 
 from percepnet.bands import CENTRES_HZ, WIDTHS
+from percepnet.bars import WORD, WORD_PAUSE
 from percepnet.framing import LOOKAHEAD
 from percepnet.postfilter import BETA
 
@@ -23,6 +24,8 @@ _THRESHOLD: Final = 10**-7.1  # of active speech, all bands together: what is no
 _PAUSE: Final = 10**-3.1  # likewise: a frame below this is not brought to the level of the other
 _RAISED: Final = 5.0  # likewise: the most
 _DEAF: Final = 0.25  # part of the loudness that a difference may have without being heard
+
+_RISE: Final = 3  # hops before a word, which may be in it already
 
 
 def _bark(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -44,6 +47,7 @@ class Loss:
     loudness: float = 0.8  # share of the error of loudness, from 0 to 1; that of the gains has the rest
     added: float = 0.0  # what weighs more there: loudness that should not be
     distortion: float = 0.0  # what the distortion of speech weighs beside all this
+    onset: float = 0.0  # what a word's beginning weighs more, of which a teacher's answer does not count then
 
 
 def total_loss(
@@ -53,19 +57,36 @@ def total_loss(
     levels: Tensor,
     kind: Loss,
     *,
-    taught: bool = False,
+    taught: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """What training lowers. ``ideal`` as ``batches.split`` has it, ``levels [B, T, 34]``: the band levels that the
-    network was told; ``taught``: the gains in ``ideal`` are a teacher's, whose post-filter has its part in them, too.
+    network was told; ``taught``: a teacher's gains and strengths, in whose gains the post-filter has its part, too.
     """
-    gain_loss, strength_loss = band_loss(gain, strength, *ideal, kind)
+    *answers, weight, speaking = ideal
+    wanted = answers[0]  # behind the post-filter
+    if taught is not None:
+        wanted, answers = _postfiltered(taught[0], levels), list(taught)
+    if kind.onset:
+        onset = word_beginnings(speaking)
+        weight = weight * (1 + kind.onset * onset)
+        wanted = wanted.lerp(ideal[0], onset)
+        answers = [answer.lerp(best, onset) for answer, best in zip(answers, ideal[:2], strict=True)]
+    gain_loss, strength_loss = band_loss(gain, strength, answers[0], answers[1], weight, speaking, kind)
     loss = (1 - kind.loudness) * gain_loss + strength_loss
-    wanted = _postfiltered(ideal[0], levels) if taught else ideal[0]
     if kind.loudness:
-        loss = loss + kind.loudness * loudness_loss(gain, wanted, levels, ideal[2], kind.added)
+        loss = loss + kind.loudness * loudness_loss(gain, wanted, levels, weight, kind.added)
     if kind.distortion:
-        loss = loss + kind.distortion * distortion_loss(gain, wanted, levels, *ideal[2:])
+        loss = loss + kind.distortion * distortion_loss(gain, wanted, levels, weight, speaking)
     return loss
+
+
+def word_beginnings(speaking: Tensor) -> Tensor:
+    """1 in the first 100 ms of words after a pause, as ``bars.word_changes`` knows them, and in the 30 ms before; else
+    0. Of ``speaking [B, T, 1]``; the pause must be in it."""
+    spoken = speaking.transpose(1, 2)
+    before = max_pool1d(pad(spoken[..., :-1], (WORD_PAUSE, 0), value=1.0), WORD_PAUSE, 1)
+    starts = spoken * (1 - before)
+    return max_pool1d(pad(starts, (WORD - 1, _RISE)), WORD + _RISE, 1).transpose(1, 2)
 
 
 def band_loss(

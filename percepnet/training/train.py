@@ -248,13 +248,12 @@ class _Training:
         ``begun [B]``: which rows are the first of their mixture.
         """
         features, ideal = split(batch.to(self.device))
-        if teacher is not None:
-            ideal = (*teacher.answers(features, begun), *ideal[2:])
+        taught = None if teacher is None else teacher.answers(features, begun)
         kept = (~begun | (torch.rand(len(begun)) < _CARRIED)).to(self.device)
         state = [part * kept.view(-1, *[1] * (part.dim() - 1)) for part in state]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16):
             gain, strength, state = self.model(features, state)
-        levels, taught = features[..., :BANDS], teacher is not None
+        levels = features[..., :BANDS]
         loss = total_loss(gain.float(), strength.float(), ideal, levels, self.loss, taught=taught)
         gradients = torch.autograd.grad(loss, list(self.model.parameters()))
         return float(loss.detach()), gradients, [part.detach() for part in state]
