@@ -80,23 +80,41 @@ def test_a_word_begins_after_a_pause(speaking: torch.Tensor, begins: list[int]) 
     assert word_beginnings(speaking)[0, :, 0].tolist() == expected
 
 
-def test_where_a_word_begins_no_teacher_is_followed() -> None:
-    speaking, kind = spoken(20, 60), Loss(onset=4, distortion=1)
-    ones = torch.ones(1, 60, BANDS)
-    onset = word_beginnings(speaking) * ones
-    ideal, taught = (ones, 0.2 * ones, ones, speaking), (0.3 * ones, 0.9 * ones)
+class TestOnset:
+    """A word that begins, whose ideal gains are 1 as no noise is there, and a teacher that lets less of it pass."""
 
-    def loss(gain: torch.Tensor, strength: torch.Tensor, **changed: float) -> float:
-        return float(total_loss(gain, strength, ideal, 0 * ones, replace(kind, **changed), taught=taught))
+    SPEAKING = spoken(20, 60)
+    ONES = torch.ones(1, 60, BANDS)
+    ONSET = word_beginnings(SPEAKING) * ONES
+    IDEAL, TAUGHT = (ONES, 0.2 * ONES), (0.3 * ONES, 0.9 * ONES)
 
-    answers = [teacher.lerp(best, onset) for teacher, best in zip(taught, ideal[:2], strict=True)]
-    assert loss(*answers) < 1e-4
-    assert loss(*taught) > 0.01
-    assert loss(*taught, onset=0) < 1e-4 < loss(*answers, onset=0)
-    lower = answers[0] - 0.2 * onset, answers[1]
-    gains = {weight: loss(*lower, onset=weight, loudness=0, distortion=0) for weight in (4, 9)}
-    shares = {weight: 13 * (1 + weight) / (47 + 13 * (1 + weight)) for weight in gains}  # of 60 hops
-    assert gains[9] / gains[4] == pytest.approx(shares[9] / shares[4])
+    def loss(
+        self, gain: torch.Tensor, strength: torch.Tensor, *, ideal: float = 1, **changed: float
+    ) -> float:
+        best = ideal * self.ONES, self.IDEAL[1], self.ONES, self.SPEAKING
+        kind = replace(Loss(onset=4, distortion=1), **changed)
+        return float(total_loss(gain, strength, best, 0 * self.ONES, kind, taught=self.TAUGHT))
+
+    def answers(self) -> list[torch.Tensor]:
+        """As the teacher but at the beginning."""
+        return [told.lerp(best, self.ONSET) for told, best in zip(self.TAUGHT, self.IDEAL, strict=True)]
+
+    def test_there_no_teacher_is_followed(self) -> None:
+        answers = self.answers()
+        assert self.loss(*answers) < 1e-4
+        assert self.loss(*self.TAUGHT) > 0.01
+        assert self.loss(*self.TAUGHT, onset=0) < 1e-4 < self.loss(*answers, onset=0)
+
+    def test_in_noise_he_is(self) -> None:
+        """Where the ideal gain is 0.5, the sixteenth part of the way to it is asked for."""
+        assert self.loss(*self.TAUGHT, ideal=0.5) < 0.1 * self.loss(*self.answers(), ideal=0.5)
+
+    def test_it_weighs_more(self) -> None:
+        gain, strength = self.answers()
+        gain = gain - 0.2 * self.ONSET
+        found = {n: self.loss(gain, strength, onset=n, loudness=0, distortion=0) for n in (4, 9)}
+        shares = {n: 13 * (1 + n) / (47 + 13 * (1 + n)) for n in found}  # of 60 hops
+        assert found[9] / found[4] == pytest.approx(shares[9] / shares[4])
 
 
 def test_an_error_of_a_gain_weighs_its_square_and_ten_times_its_fourth_power() -> None:

@@ -143,7 +143,7 @@ def reading(path: Path) -> Iterator[Track]:
             rate=rate,
             layout=usual_layout(channels) if layout.endswith("channels") else layout,  # and no places
             channels=channels,
-            expected=round(container.duration * rate / av.time_base) if container.duration else None,
+            expected=max(0, round((container.duration or 0) * rate / av.time_base)) or None,
             tags={**stream.metadata, **container.metadata},
         )
 

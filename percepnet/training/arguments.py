@@ -21,7 +21,7 @@ LOSS: Final = {  # option → field of Loss, its highest value, and what it is
     "--onset-weight": (
         "onset",
         100,
-        "what a word's beginning weighs more, where no teacher is followed then",
+        "what a clear word's beginning weighs more, where no teacher is followed then",
     ),
 }
 _TOY: Final = {
