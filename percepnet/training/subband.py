@@ -27,8 +27,8 @@ SQUEEZED: Final = 16  # numbers that each band tells the context
 class SubbandTopology:
     """Sizes of one member of the family."""
 
-    channels: int = 128  # of each band
-    context: int = 256  # units of the GRU that hears all bands at once
+    channels: int = 96  # of each band
+    context: int = 192  # units of the GRU that hears all bands at once
     blocks: int = 2
 
     def as_dict(self) -> dict[str, int]:
