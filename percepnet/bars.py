@@ -16,14 +16,12 @@ from percepnet import bands, framing
 from percepnet.enhancer import Enhancer
 from percepnet.evaluation import scores
 from percepnet.framing import HOP, LATENCY, SAMPLE_RATE, Float
-from percepnet.mixture import active_level, at_ratio
+from percepnet.mixture import WORD, WORD_PAUSE, active_level, at_ratio
 from percepnet.network import Network
 from percepnet.resampling import resample
 
 Suppressor: TypeAlias = Callable[[Float], Float]
 
-WORD_PAUSE: Final = 15  # hops without speech before what counts as a word's beginning
-WORD: Final = 10  # hops, 100 ms
 WORD_TOLERANCE: Final = 1.5  # dB
 _SPEECH_RANGE: Final = 1e-3  # a word begins where the power comes within 30 dB of the loud hops
 _PAUSE_RANGE: Final = 1e-4

@@ -8,6 +8,8 @@ from percepnet.framing import SAMPLE_RATE, Float
 
 FRAME: Final = SAMPLE_RATE // 50  # samples, 20 ms
 ACTIVE_RANGE: Final = 30.0  # dB below the loud frames that still counts as speech
+WORD_PAUSE: Final = 15  # hops without speech before what counts as a word's beginning
+WORD: Final = 10  # hops of it, 100 ms
 PEAK: Final = 0.99  # of full scale, the most that a mixture reaches
 
 

@@ -20,3 +20,16 @@ def test_missing_extras_are_named() -> None:
         done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 1
         assert re.fullmatch(rf"percepnet: .*pip install '\.\[{extra}\]' in .*\n", done.stderr), done.stderr
+
+
+def test_training_does_without_the_scores() -> None:
+    """But for those of what it hears."""
+    absent = "pesq", "pystoi", "speechmos", "matplotlib", "pocketsphinx"
+    program = (
+        f"import sys\nsys.modules.update(dict.fromkeys({absent}))\n"
+        "import percepnet.training.train, percepnet.training.export"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import avg_pool1d, max_pool1d, pad
 
 from percepnet.bands import CENTRES_HZ, WIDTHS
-from percepnet.bars import WORD, WORD_PAUSE
 from percepnet.framing import LOOKAHEAD
+from percepnet.mixture import WORD, WORD_PAUSE
 from percepnet.postfilter import BETA
 
 _EPS: Final = 1e-3  # the power has no gradient at 0
