@@ -56,7 +56,7 @@ def test_faults_of_the_program_are_not_hidden(monkeypatch: pytest.MonkeyPatch, t
     def broken(*_: object, **__: object) -> None:
         raise KeyError("a fault")
 
-    monkeypatch.setattr("percepnet.cli.enhance.load", broken)
+    monkeypatch.setattr("percepnet.cli.enhance.reading", broken)
     with pytest.raises(KeyError):
         percepnet("enhance", tmp_path / "a.wav", tmp_path / "b.wav")
 
@@ -65,7 +65,7 @@ def test_interruption_leaves_as_shells_expect(monkeypatch: pytest.MonkeyPatch, t
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("percepnet.cli.enhance.load", interrupted)
+    monkeypatch.setattr("percepnet.cli.enhance.reading", interrupted)
     assert percepnet("enhance", tmp_path / "a.wav", tmp_path / "b.wav") == 130
 
 
