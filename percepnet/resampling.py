@@ -120,7 +120,10 @@ class Resampler:
 
     def __init__(self, channels: int, source_rate: int, target_rate: int) -> None:
         self._source, self._target = checked_rate(source_rate), checked_rate(target_rate)
-        self._converters = [Converter(source_rate, target_rate) for _ in range(channels)]
+        self._channels = channels
+        self._converters: list[Converter] = []  # none where there is nothing to convert
+        if self._source != self._target:
+            self._converters = [Converter(self._source, self._target) for _ in range(channels)]
         self._pushed = self._given = 0  # samples
 
     def push(self, samples: Float) -> Float:
@@ -136,10 +139,10 @@ class Resampler:
         """The rest; of n samples there are ⌈n · target / source⌉ in all."""
         left = -(-self._pushed * self._target // self._source) - self._given
         if not left:
-            return np.zeros((len(self._converters), 0), np.float32)
+            return np.zeros((self._channels, 0), np.float32)
         # silence, or the end would not be known
         taps = TAPS * max(1, self._source // self._target + 1)
-        rest = self._convert(np.zeros((len(self._converters), 2 * taps), np.float32))[:, :left]
+        rest = self._convert(np.zeros((self._channels, 2 * taps), np.float32))[:, :left]
         return np.pad(rest, ((0, 0), (0, left - rest.shape[1])))  # zeros where the filter leaves it short
 
     def _convert(self, samples: Float) -> Float:

@@ -139,7 +139,7 @@ def reading(path: Path) -> Iterator[Track]:
         rate = (first or stream).sample_rate
         channels = first.layout.nb_channels if first else stream.codec_context.channels
         yield Track(
-            blocks=_blocks(chain([first], frames), container, path) if first else iter(()),
+            blocks=_blocks(first, frames, container, path) if first else iter(()),
             rate=rate,
             layout=usual_layout(channels) if layout.endswith("channels") else layout,  # and no places
             channels=channels,
@@ -148,23 +148,22 @@ def reading(path: Path) -> Iterator[Track]:
         )
 
 
-def _blocks(frames: Iterator[av.AudioFrame], container: InputContainer, path: Path) -> Iterator[Float]:
-    """Samples ``[channels, n]`` of frames, at least one, and silence where some are missing."""
+def _blocks(
+    first: av.AudioFrame, others: Iterator[av.AudioFrame], container: InputContainer, path: Path
+) -> Iterator[Float]:
+    """Samples ``[channels, n]`` of frames, and silence where some are missing."""
+    rate, layout = first.sample_rate, first.layout.name
     # Changes the sample format only. Packed: PyAV reads no more than seven planes.
-    packed = AudioResampler(format="flt")
-    # Where a recording changes its channels or its rate, it goes on as it began.
-    first: av.AudioFrame | None = None
-    form: tuple[str, int] | None = None  # of the frames that come now
+    packed = AudioResampler("flt", layout, rate)
+    form = layout, rate  # of the frames that come now
     length = 0  # so far
     # Of several tracks all begin with the file; one alone begins as it does.
     start = (container.start_time or 0) / av.time_base if container.streams.video else None
     with naming(path):
-        for frame in chain(frames, [None]):
+        for frame in chain([first], others, [None]):
             if frame is not None:
-                first = first or frame
-                rate = first.sample_rate
                 if form != (form := (frame.layout.name, frame.sample_rate)):
-                    packed = AudioResampler("flt", first.layout.name, rate)
+                    packed = AudioResampler("flt", layout, rate)  # it goes on as it began
                 if frame.time is not None:
                     late = frame.time - length / rate - (start or 0)
                     if start is not None and GAP < late <= LONGEST_GAP:

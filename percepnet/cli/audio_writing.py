@@ -67,7 +67,7 @@ SAMPLE_FORMATS: Final = MappingProxyType({0: "fltp", 16: "s16", 24: "s32", 32: "
 OPUS_LAYOUTS: Final = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")
 
 
-def check_shape(path: Path, channels: int, count: int | None, bits: int) -> FileFormat:
+def _check_shape(path: Path, channels: int, count: int | None, bits: int) -> FileFormat:
     """The format that ``path``'s suffix asks for; ValueError where it cannot hold so many samples of so many channels.
 
     ``count``: None where it is not known.
@@ -138,7 +138,7 @@ def writing(
     expected: int | None = None,
 ) -> Iterator[Callable[[Float], None]]:
     """:func:`write` block by block, as they are handed to what this gives; ``expected`` is about how many samples."""
-    form = check_shape(path, channels, expected, bits)
+    form = _check_shape(path, channels, expected, bits)
     path.parent.mkdir(parents=True, exist_ok=True)
     target = path.resolve()  # of a link, which stays one
     partial = target.with_name(f".{uuid.uuid4().hex}.part")
@@ -155,7 +155,7 @@ def writing(
             def add(samples: Float) -> None:
                 nonlocal count
                 count += samples.shape[1]
-                check_shape(path, channels, count, bits)
+                _check_shape(path, channels, count, bits)
                 with naming(path):
                     encoder.add(samples)
 
