@@ -156,6 +156,7 @@ async def _listening(app: web.Application, where: Config | Path) -> AsyncIterato
         app, access_log=None, shutdown_timeout=REQUEST_TIME, keepalive_timeout=IDLE_TIME, lingering_time=0
     )
     await runner.setup()
+    eventloop.begun()
     try:
         if isinstance(where, Path):
             await web.UnixSite(runner, where).start()

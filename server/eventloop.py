@@ -1,6 +1,7 @@
 """The event loop of the server: uvloop's where it is installed, which takes somewhat less time than asyncio's."""
 
 import asyncio
+import gc
 import logging
 import sys
 from collections.abc import Callable, Coroutine
@@ -30,3 +31,13 @@ def run(main: Coroutine[Any, Any, Result]) -> Result:
         )
     with asyncio.Runner(loop_factory=factory()) as runner:
         return runner.run(main)
+
+
+def begun() -> None:
+    """Say that the process has all that it keeps to its end, so that collections of garbage leave it out.
+
+    A full one, which comes every few dozen calls, would go through all modules, too: 81 ms in one measurement, in which
+    no packet moves.
+    """
+    gc.collect()
+    gc.freeze()

@@ -1,6 +1,7 @@
 """uvloop's event loop where it is installed, else asyncio's."""
 
 import asyncio
+import gc
 import logging
 import sys
 
@@ -37,3 +38,13 @@ def test_windows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(RuntimeError, match="servers run on Linux and macOS, not on Windows"):
         loop_of_run()
+
+
+def test_what_a_process_keeps_is_left_out_of_collections() -> None:
+    kept: list[object] = [[]]
+    assert any(found is kept for found in gc.get_objects())
+    eventloop.begun()
+    try:
+        assert not any(found is kept for found in gc.get_objects())
+    finally:
+        gc.unfreeze()

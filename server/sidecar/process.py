@@ -44,6 +44,7 @@ async def _serve(options: CommonOptions, make: Callable[[Engine], Sidecar], endi
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(running_engine(options))
         sidecar = make(engine)
+        eventloop.begun()
         if options.stats_port is not None:
             await stack.enter_async_context(_answering(sidecar, options.stats_host, options.stats_port))
         await first(sidecar.run(), _alive(engine), ending.told())
