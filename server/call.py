@@ -267,7 +267,6 @@ class Call:
     def _on_track(self, source: MediaStreamTrack, offer: Offer) -> None:
         (transceiver,) = self._connection.getTransceivers()
         self._reception = receiver.install(transceiver.receiver)
-        arrived = self._reception.arrived if self._reception is not None else lambda time: None
         encoding = self._encoded(offer)
         # Where aiortc encodes for us: its encoder makes mono into stereo 3 dB too low.
         layout: Layout = "stereo" if encoding is None or encoding.stereo else "mono"
@@ -275,7 +274,8 @@ class Call:
         codecs = getattr(transceiver, "_codecs", [])  # in the caller's order
         sends_opus = not codecs or codecs[0].mimeType.lower() == opus.MIME_TYPE
         rate = SAMPLE_RATE if sends_opus or self.seat.encoding is not None else None
-        self._track = EnhancedTrack(source, self._engine, offer.controls, arrived, layout, rate)
+        frames = self._reception.frames if self._reception is not None else None
+        self._track = EnhancedTrack(source, self._engine, offer.controls, frames, layout, rate)
         self._track.on("ended", self.end)
         self._hear(self.seat.take(self._track))
 

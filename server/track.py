@@ -5,7 +5,7 @@ import logging
 import time as clock
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
@@ -17,7 +17,7 @@ from .allowance import Allowance
 from .controls import Controls
 from .engine import Engine
 from .figures import Histogram, RecentDelays
-from .frames import BACKLOG_PACKETS, FrameReader, FrameWriter, Layout, Packet, cut, time_of
+from .frames import BACKLOG_PACKETS, FrameReader, FrameWriter, Layout, Packet, cut
 
 FASTEST: Final = (
     75.0  # packets a second of a caller in the long run, half as fast again as time; two seconds' at once
@@ -25,8 +25,17 @@ FASTEST: Final = (
 KEPT_ARRIVALS: Final = 64
 _PASSED: Final = -(1 << 62)  # time of a packet whose answer nobody waits for any more
 DELAY_BOUNDS: Final = (0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5)  # s
+_UNREADABLE: Final = "a call ends: its audio cannot be read"
 
 logger = logging.getLogger(__name__)
+
+
+class Frames(Protocol):
+    """What a source has before it is asked for it."""
+
+    def flow(self, take: Callable[[AudioFrame | None, float | None], None]) -> None:
+        """From now on call ``take`` with each frame, None at the end, and the ``time.monotonic()`` at which it came in,
+        if known."""
 
 
 class EnhancedTrack(MediaStreamTrack):
@@ -38,8 +47,8 @@ class EnhancedTrack(MediaStreamTrack):
     handed to the engine as it comes, not as it is asked for, so that the next can join a batch while one is
     encoded. The event loop does no more than turn s16 into float and back.
 
-    ``arrived`` gives the ``time.monotonic()`` at which the frame at a time of the 48 kHz timeline came in, if known; it
-    is only for the figures. Raises :class:`server.engine.EngineFull` when the engine has no stream left.
+    Where there are ``frames`` they are those of ``source``, which then is not asked for any. Raises
+    :class:`server.engine.EngineFull` when the engine has no stream left.
     """
 
     kind = "audio"
@@ -49,7 +58,7 @@ class EnhancedTrack(MediaStreamTrack):
         source: MediaStreamTrack,
         engine: Engine,
         controls: Controls | None = None,
-        arrived: Callable[[int], float | None] = lambda time: None,
+        frames: Frames | None = None,
         layout: Layout | None = None,
         rate: int | None = None,
     ) -> None:
@@ -58,7 +67,7 @@ class EnhancedTrack(MediaStreamTrack):
         self.delay_s = Histogram(DELAY_BOUNDS)  # from a packet in to its packet out, over the whole call
         self._event_loop = asyncio.get_running_loop()
         self._source = source
-        self._arrived = arrived
+        self._frames = frames
         self._layout, self._rate = layout, rate
         self._reader = FrameReader()
         self._writer: FrameWriter | None = None
@@ -70,6 +79,7 @@ class EnhancedTrack(MediaStreamTrack):
         self._arrivals: dict[int, float] = {}  # when the last part of each packet came, by the packet's time
         self._sending: float | None = None  # arrival of the packet that recv() returned last
         self._delays = RecentDelays()
+        self._begun = False
         self._pump: asyncio.Task[None] | None = None
         self.port = engine.open(self._enhanced, controls, self._event_loop)
 
@@ -81,8 +91,12 @@ class EnhancedTrack(MediaStreamTrack):
             self._delays.note(delay)
             self.delay_s.note(delay)
             self._sending = None
-        if self._pump is None and self.readyState == "live":
-            self._pump = self._event_loop.create_task(self._feed(), name="feed of an enhanced track")
+        if not self._begun and self.readyState == "live":
+            self._begun = True
+            if self._frames is not None:
+                self._frames.flow(self._take)
+            else:
+                self._pump = self._event_loop.create_task(self._feed(), name="feed of an enhanced track")
         while not self._ready and not self._over():
             self._news.clear()
             await self._news.wait()
@@ -119,16 +133,28 @@ class EnhancedTrack(MediaStreamTrack):
 
     async def _feed(self) -> None:
         try:
-            while True:
-                self._push(await self._source.recv())
+            while not self._source_ended:
+                self._take(await self._source.recv())
         except MediaStreamError:
             pass
         except Exception:
-            logger.exception("a call ends: its audio cannot be read")
+            logger.exception(_UNREADABLE)
+        self._take(None)
+
+    def _take(self, frame: object, came: float | None = None) -> None:
+        """Take a frame of the source, None at its end."""
+        if self._source_ended or self.readyState == "ended":
+            return
+        if frame is not None:
+            try:
+                self._push(frame, came)
+                return
+            except Exception:
+                logger.exception(_UNREADABLE)
         self._source_ended = True
         self._news.set()
 
-    def _push(self, frame: object) -> None:
+    def _push(self, frame: object, came: float | None) -> None:
         if not isinstance(frame, AudioFrame):
             raise TypeError(f"a source of audio gives av.AudioFrame, not {type(frame).__name__}")
         if self._writer is None:
@@ -137,14 +163,13 @@ class EnhancedTrack(MediaStreamTrack):
         if not self._pace.has(now) and not self._reader.follows(frame):
             self.skipped += 1  # what it would take to join them is the time of all
             return
-        time = time_of(frame)
-        came = self._arrived(time) if time is not None else None
-        for packet in self._reader.push(frame, now if came is None else came):
+        came = now if came is None else came
+        for packet in self._reader.push(frame, came):
             if not self._pace.take(now):  # or the engine would have no time for the calls of others
                 self.skipped += 1
                 continue
             if packet.in_time:
-                self._arrivals[packet.time] = now if came is None else came
+                self._arrivals[packet.time] = came
             self._submitted += 1
             self.port.submit(packet.time if packet.in_time else _PASSED, packet.samples)
         while len(self._arrivals) > KEPT_ARRIVALS:

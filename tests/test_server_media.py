@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -165,17 +166,23 @@ async def test_timestamps_begin_at_0_and_go_on_over_their_wrap(fresh: RTCRtpRece
     for n in range(6):
         arrivals.come(65533 + n, (1 << 32) - 2000 + n * 960)
     assert arrivals.decoded() == [n * 960 for n in range(6)]
-    assert arrivals.reception.arrived(960) is not None
-    assert arrivals.reception.arrived(961) is None
 
 
-async def test_times_of_arrival_are_not_kept_without_end(fresh: RTCRtpReceiver) -> None:
+async def test_who_lets_frames_flow_gets_those_that_wait_and_then_each_as_it_comes(
+    fresh: RTCRtpReceiver,
+) -> None:
     arrivals = Arrivals(fresh)
-    for n in range(200):
-        arrivals.come(n, n * 960)
-    assert len(arrivals.reception._arrivals) == receiver.ARRIVALS < 100
-    assert arrivals.reception.arrived(199 * 960) is not None
-    assert arrivals.reception.arrived(0) is None
+    arrivals.come(0, 0)
+    taken: list[tuple[int | None, float | None]] = []
+    arrivals.reception.frames.flow(lambda frame, came: taken.append((frame.pts if frame else None, came)))
+    before = time.monotonic()
+    arrivals.come(1, 960)
+    after = time.monotonic()
+    arrivals.reception.decoder_queue.put(None)
+    (first, _), (second, came), (end, _) = taken
+    assert (first, second, end) == (0, 960, None)
+    assert came is not None
+    assert before <= came <= after
 
 
 async def test_a_hole_is_given_up_by_the_clock_without_another_packet(fresh: RTCRtpReceiver) -> None:

@@ -285,13 +285,13 @@ async def test_timestamps_that_jump_cost_no_more_than_the_pace_allows(
     monkeypatch.setattr("server.track.clock", SimpleNamespace(monotonic=lambda: now))
     for n in range(500):
         (frame,) = frames(speech[:PACKET], first=n * 7 * PACKET)
-        track._push(frame)
+        track._take(frame)
     assert len(concealed) < 2 * FASTEST  # two seconds' worth
     assert track.skipped > 300
 
     for n in range(500):  # faster than time, but each follows the last: none is concealed
         (frame,) = frames(speech[:PACKET], first=n * PACKET)
-        steady._push(frame)
+        steady._take(frame)
     assert steady.skipped == pytest.approx(500 - 2 * FASTEST, abs=1)
     track.stop()
     steady.stop()
@@ -307,7 +307,7 @@ async def test_times_of_arrival_are_not_kept_without_end(
     for n in range(200):
         now += 0.02
         (frame,) = frames(speech[:PACKET], first=n * PACKET)
-        track._push(frame)
+        track._take(frame)
     assert track.skipped == 0
     assert list(track._arrivals) == [n * PACKET for n in range(200 - KEPT_ARRIVALS, 200)]
     assert KEPT_ARRIVALS < 100

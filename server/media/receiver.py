@@ -9,6 +9,7 @@ import asyncio
 import inspect
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Final, TypeAlias
 
@@ -28,7 +29,6 @@ from .jitter import LONGEST_WAIT, HoleWait, InterarrivalJitter
 from .jitterbuffer import AudioJitterBuffer, Counts
 
 MADE_FOR: Final = "1.15 to 1.16"
-ARRIVALS: Final = 64  # packets whose time of arrival is remembered
 _PRIVATE: Final = "_RTCRtpReceiver__"
 _CODECS: Final = _PRIVATE + "codecs"  # by payload type
 _STREAMS: Final = _PRIVATE + "remote_streams"  # statistics of each source, the oldest first
@@ -73,16 +73,30 @@ class Statistics(aiortc.rtcrtpreceiver.StreamStatistics):
 
 
 class LatestFrames(asyncio.Queue[Any]):
-    """A queue that never blocks its writer and is bounded in time: when it is full the oldest frames go."""
+    """A queue that never blocks its writer and is bounded in time: when it is full the oldest frames go.
+
+    Who takes frames as they come (:meth:`flow`) is spared the queue, and a task that waits at it.
+    """
 
     def __init__(self, longest: float = LONGEST_BACKLOG) -> None:
         super().__init__()
         self.dropped = 0  # frames
         self._longest = round(longest * SAMPLE_RATE)
         self._waiting = 0  # samples of 48 kHz
+        self._take: Callable[[AudioFrame | None, float | None], None] | None = None
 
-    def add(self, frame: AudioFrame | None) -> None:
-        """Queue a frame; None is the end of the track."""
+    def flow(self, take: Callable[[AudioFrame | None, float | None], None]) -> None:
+        """From now on call ``take`` with each frame and when it came, in place of queueing it; first with those that
+        wait, of which that is forgotten."""
+        self._take = take
+        while not self.empty():
+            take(self.get_nowait(), None)
+
+    def add(self, frame: AudioFrame | None, came: float | None = None) -> None:
+        """Queue a frame that came at ``came``, ``time.monotonic()``; None is the end of the track."""
+        if self._take is not None:
+            self._take(frame, came)
+            return
         self.put_nowait(frame)
         while self._waiting > self._longest:
             self.get_nowait()
@@ -133,7 +147,7 @@ class Reception:
         self.decoder_queue = NoDecoderThread(self.frames)
         self._receiver = receiver
         self._event_loop = asyncio.get_running_loop()
-        self._decoding = Decoding(self.frames.add)
+        self._decoding = Decoding(self._deliver)
         self._jitter = InterarrivalJitter()
         self._hole_wait = HoleWait()
         self._buffer: AudioJitterBuffer[Arrival] = AudioJitterBuffer(self._hole_wait)
@@ -143,7 +157,7 @@ class Reception:
         self._since = 0.0  # time.monotonic() when it took over
         self._timer: asyncio.TimerHandle | None = None
         self._due: float | None = None  # when the timer goes off
-        self._arrivals: dict[int, float] = {}
+        self._came: float | None = None  # of the packet that is decoded
 
     @property
     def counts(self) -> Counts:
@@ -173,10 +187,6 @@ class Reception:
             "concealed": self.audio.concealed_packets,
             "undecodable": self.audio.undecodable,
         }
-
-    def arrived(self, position: int) -> float | None:
-        """``time.monotonic()`` when the packet that starts at ``position`` (samples of 48 kHz) came, if still known."""
-        return self._arrivals.get(position)
 
     def add(self, packet: RtpPacket) -> tuple[bool, None]:
         """Called by aiortc's receiver for each packet. Frames are decoded from here, none go back."""
@@ -230,15 +240,12 @@ class Reception:
         for packet, codec, came in packets:
             if self.decoder_queue.ended:
                 return
+            self._came = came
             data = packet._data  # type: ignore[attr-defined]
             self._decoding.decode(codec, packet.sequence_number, packet.timestamp, data, came)
-            if data:
-                self._note(self._decoding.position, came)
 
-    def _note(self, position: int, came: float) -> None:
-        self._arrivals[position] = came
-        while len(self._arrivals) > ARRIVALS:
-            del self._arrivals[next(iter(self._arrivals))]
+    def _deliver(self, frame: AudioFrame) -> None:
+        self.frames.add(frame, self._came)
 
 
 def install(receiver: RTCRtpReceiver) -> Reception | None:

@@ -151,8 +151,8 @@ class Twin:
     def _on_track(self, source: MediaStreamTrack) -> None:
         (transceiver,) = self._subscription.connection.getTransceivers()
         self._reception = receiver.install(transceiver.receiver)
-        arrived = self._reception.arrived if self._reception is not None else lambda time: None
-        self._track = EnhancedTrack(source, self._engine, self._controls, arrived, "mono", SAMPLE_RATE)
+        frames = self._reception.frames if self._reception is not None else None
+        self._track = EnhancedTrack(source, self._engine, self._controls, frames, "mono", SAMPLE_RATE)
         self._track.on("ended", lambda: self._subscription.end("brings no more audio"))
 
     async def _publish(self, track: EnhancedTrack) -> None:
