@@ -20,11 +20,11 @@ class Allowance:
         self._then = now
         return self._left >= 1
 
-    def take(self, now: float) -> bool:
-        """Whether there is one, which is then gone."""
+    def take(self, now: float, amount: float = 1.0) -> bool:
+        """Whether there is one; ``amount`` is then gone, on credit if it is more than there was."""
         if not self.has(now):
             return False
-        self._left -= 1
+        self._left -= amount
         return True
 
     @property

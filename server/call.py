@@ -1,7 +1,6 @@
 """A call's life in one place, from the offer until all it held is given back."""
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import time
@@ -27,7 +26,7 @@ from .controls import Changes
 from .engine import Engine
 from .frames import Layout
 from .media import association, closing, guard, opus, rebinding, receiver, sender
-from .media.ports import PortRange
+from .media.ports import Sockets, is_here
 from .offer import MOST_ALIKE, Offer, OfferError
 from .rooms import Alone, Seat
 from .totals import Totals
@@ -115,15 +114,17 @@ class Call:
 
     async def _gather(self) -> None:
         """Open the sockets of the call, and put its answer together."""
-        ports = PortRange(self._config.udp_ports) if self._config.udp_ports is not None else None
+        sockets = Sockets(self._config.udp_ports, self._own_address())
         answer = await self._connection.createAnswer()
         # Gathering ends by itself after 5 s; a timeout here would cancel it, and it would lose its sockets.
-        with ports.binding() if ports is not None else contextlib.nullcontext():
+        with sockets.binding():
             await self._connection.setLocalDescription(answer)
         (transceiver,) = self._connection.getTransceivers()
         dtls = transceiver.receiver.transport
+        if sockets.exhausted:
+            raise TooManyCalls(f"no UDP port of {sockets} is free")
         if not dtls.transport.iceGatherer.getLocalCandidates():
-            raise TooManyCalls(f"no UDP port of {ports} is free" if ports else "no UDP socket can be opened")
+            raise TooManyCalls("no UDP socket can be opened")
         self._rebinding = rebinding.install(dtls.transport)
         self._guard = guard.install(dtls)
         data = self._connection.sctp
@@ -131,6 +132,11 @@ class Call:
             association.install(data)
             if data.transport is not dtls:  # not bundled
                 guard.install(data.transport)
+
+    def _own_address(self) -> str | None:
+        """The one that callers are told, if it is this machine's: at others they would find nobody."""
+        address = self._config.advertise_address
+        return address if address is not None and is_here(address) else None
 
     async def live(self) -> None:
         """Wait for the end of the call, push its figures meanwhile, and free what it held."""

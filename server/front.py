@@ -8,7 +8,8 @@ headers and body.
 import asyncio
 import json
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -32,16 +33,36 @@ HOP_BY_HOP: Final = {"Connection", "Content-Length", "Date", "Keep-Alive", "Serv
 PASSED_ON: Final = ("Content-Type", "If-Match")
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 GATHERING_TIME: Final = 2.0  # s that a worker has to tell of its state
+HEALTH_KEPT: Final = 0.5  # s: whoever asks more often, and everybody may, takes no worker's time
 STARTING_TIME: Final = 2  # s after which a caller may find a worker that was not there
 
 WORKERS: Final = web.AppKey("workers", Workers)
 routes = web.RouteTableDef()
 
 
+class Kept:
+    """An answer that all who ask within ``HEALTH_KEPT`` share."""
+
+    def __init__(self) -> None:
+        self._answer: list[tuple[int, Any]] = []
+        self._until = -math.inf  # s of time.monotonic()
+        self._asking = asyncio.Lock()
+
+    async def told(self, ask: Callable[[], Awaitable[list[tuple[int, Any]]]]) -> list[tuple[int, Any]]:
+        async with self._asking:
+            if time.monotonic() >= self._until:
+                self._answer = await ask()
+                self._until = time.monotonic() + HEALTH_KEPT
+            return self._answer
+
+
+HEALTH: Final = web.AppKey("health", Kept)
+
+
 def create_front(config: Config, workers: Workers, folder: Path) -> web.Application:
     """The front of ``workers``; the page's files are in ``folder``."""
     app = application(config, workers.calls_of)
-    app[CONFIG], app[WORKERS], app[PAGE] = config, workers, folder
+    app[CONFIG], app[WORKERS], app[PAGE], app[HEALTH] = config, workers, folder, Kept()
     here = [web.get("/", page), web.get("/admin", admin), web.get("/config", ice)]
     for path in ("/whip/{room}", "/whep/{room}"):
         here += [web.get(path, endpoint), web.options(path, endpoint)]
@@ -118,7 +139,7 @@ async def call(request: web.Request) -> web.Response:
 async def health(request: web.Request) -> web.Response:
     """200 while a worker is fine and takes calls; how full they all are, and how many of how many are fine."""
     workers = request.app[WORKERS]
-    told_by = await _gathered(workers, "/healthz")
+    told_by = await request.app[HEALTH].told(lambda: _gathered(workers, "/healthz"))
     fine = [each for status, each in told_by if status == 200]
     state = "draining" if workers.draining else "ok" if fine else "no worker is ready"
     told = {

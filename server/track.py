@@ -17,11 +17,8 @@ from .allowance import Allowance
 from .controls import Controls
 from .engine import Engine
 from .figures import Histogram, RecentDelays
-from .frames import BACKLOG_PACKETS, FrameReader, FrameWriter, Layout, Packet, cut
+from .frames import BACKLOG_PACKETS, FASTEST, FrameReader, FrameWriter, Layout, Packet, cut
 
-FASTEST: Final = (
-    75.0  # packets a second of a caller in the long run, half as fast again as time; two seconds' at once
-)
 KEPT_ARRIVALS: Final = 64
 _PASSED: Final = -(1 << 62)  # time of a packet whose answer nobody waits for any more
 DELAY_BOUNDS: Final = (0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5)  # s
@@ -94,6 +91,7 @@ class EnhancedTrack(MediaStreamTrack):
         if not self._begun and self.readyState == "live":
             self._begun = True
             if self._frames is not None:
+                self._source.on("ended", lambda: self._take(None))
                 self._frames.flow(self._take)
             else:
                 self._pump = self._event_loop.create_task(self._feed(), name="feed of an enhanced track")

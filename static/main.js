@@ -26,9 +26,15 @@ form.addEventListener("submit", (event) => {
   else start();
 });
 form.addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || !["checkbox", "range"].includes(event.target.type)) return;
+  if (event.key !== "Enter") return;
+  const { type } = event.target;
+  const held = event.repeat; // or it would start and hang up, and start again
+  if (!held && type !== "checkbox" && type !== "range" && (type === "submit" || !session)) return;
   event.preventDefault(); // or it would start the call, or hang it up
-  if (event.target.type === "checkbox" && !event.repeat) event.target.click();
+  if (type === "checkbox" && !held) event.target.click();
+});
+$("start").addEventListener("click", (event) => {
+  if (event.detail > 1) event.preventDefault(); // the second of a double click, which means one
 });
 $("sources").addEventListener("change", describe);
 $("enabled").addEventListener("change", () => {
@@ -98,6 +104,8 @@ function play() {
 
 function live(opened) {
   if (opened.timer) return;
+  if (document.activeElement === $("token")) $("start").focus(); // or it would be nowhere
+  $("token-field").hidden = true;
   show("live");
   const stats = new Stats(opened.call.connection);
   opened.timer = setInterval(async () => showStats(await stats.read()), STATS_EVERY);

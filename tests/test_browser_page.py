@@ -109,6 +109,21 @@ def test_who_stops_while_it_connects_has_stopped(server: Server) -> None:
         call(page, "sample")
 
 
+def test_a_double_click_and_a_key_that_is_held_start_one_call(server: Server) -> None:
+    with browsing(server.url) as browser:
+        page = browser.page
+        page.dblclick("#start")
+        expect(page.get_by_role("status")).to_have_text("Live")
+        page.click("#start")
+        expect(page.get_by_role("status")).to_have_text("Ready")
+        page.locator("#start").focus()
+        for _ in range(6):
+            page.keyboard.down("Enter")  # from the second on it repeats
+        page.keyboard.up("Enter")
+        expect(page.get_by_role("status")).to_have_text("Live")
+        assert calls(server) == 1
+
+
 def test_leaving_the_page_ends_its_call(server: Server) -> None:
     with browsing(server.url) as browser:
         with browser.page.expect_response("**/offer") as answered:
@@ -209,7 +224,10 @@ def test_a_token_is_asked_for_or_taken_from_the_address(monkeypatch: pytest.Monk
         expect(page.get_by_role("alert")).to_contain_text("needs a token")
         page.keyboard.type(token)
         page.keyboard.press("Enter")
+        page.keyboard.press("Enter")  # is no word to hang up
         expect(page.get_by_role("status")).to_have_text("Live")
+        expect(page.locator("#token")).to_be_hidden()
+        expect(page.get_by_role("button", name="Stop")).to_be_focused()
         assert calls(server) == 1
         page.click("#start")
         expect(page.get_by_role("status")).to_have_text("Ready")

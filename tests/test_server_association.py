@@ -38,6 +38,9 @@ HOSTILE = {
     "an ABORT": packet(chunk(6, ENDLESS)),
     "an ERROR": packet(chunk(9, ENDLESS)),
     "a SACK of 20 million": packet(sack(*[(1, 65535)] * 290)),
+    "hundreds of HEARTBEATs": packet(*[chunk(4, b"")] * 285),
+    "hundreds of chunks of data": packet(*[chunk(0, b"")] * 285),
+    "a RE-CONFIG of hundreds": packet(chunk(130, struct.pack("!HH", 13, 4) * 280)),
     "a chunk of no length": packet(chunk(0, b"", length=0)),
 }
 
@@ -51,6 +54,7 @@ def test_what_peers_send_passes() -> None:
     good = [
         packet(sack((2, 3), (5, 90)), chunk(4, struct.pack("!HH", 1, 12) + bytes(8))),
         packet(chunk(1, INIT)),
+        packet(sack(), *[chunk(0, bytes(13))] * 59),  # as many of one byte as 1200 hold
     ]
     assert all(map(is_harmless, good))
     for data in (b"", bytes(11), bytes(13), *(good[0][:end] for end in range(len(good[0])))):

@@ -8,6 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import aioice.ice
@@ -20,10 +21,10 @@ from fuzz_datagrams import binding
 
 from server.allowance import BURST, Allowance
 from server.call import MOST_CHANNELS
+from server.frames import FASTEST
 from server.loadtest.caller import Caller
 from server.loadtest.wire import Tape, Wire
 from server.media import guard
-from server.track import FASTEST, EnhancedTrack
 
 SILENCE = np.zeros(960, np.int16)
 
@@ -141,16 +142,65 @@ async def test_a_caller_that_sends_faster_than_time_does_not_take_the_time_of_ot
             await dtls._send_rtp(header + b"\xf8\xff\xfe")
             if number % 10 == 9:
                 await asyncio.sleep(0.005)
-        await until(lambda: caller_track(server).skipped > 100, "some are skipped")
+        await until(lambda: dropped(server) > 100, "some are dropped")
         after = await report(server, caller)
         allowed = FASTEST * (BURST + time.monotonic() - began)
         assert after["packets"]["in"] - before["packets"]["in"] <= allowed
 
 
-def caller_track(server: Server) -> EnhancedTrack:
+def dropped(server: Server) -> int:
     (call,) = server.calls._calls.values()
-    assert call._track is not None
-    return call._track
+    found: Any = call.report()["packets"]
+    return int(found["dropped"])
+
+
+async def test_long_packets_faster_than_time_are_not_even_decoded() -> None:
+    """Of 120 ms each, so that few a second are more audio than a second has."""
+    async with serving() as server, Caller(server.url, SILENCE) as caller:
+        dtls = caller.transceiver.sender.transport
+        await packets(caller, 2)
+        caller.transceiver.sender.replaceTrack(None)
+        before, began = await report(server, caller), time.monotonic()
+        for number in range(200):  # 24 s
+            header = struct.pack("!BBHLL", 128, 96, number, number * 5760, 7)
+            await dtls._send_rtp(header + b"\xfb\x06" + b"\xff\xfe" * 6)  # six of 20 ms
+            if number % 10 == 9:
+                await asyncio.sleep(0.005)
+        await until(lambda: dropped(server) > 100, "most are dropped")
+        after = await report(server, caller)
+        decoded = after["network"]["received_ms"] - before["network"]["received_ms"]
+        assert 0 < decoded <= 20 * FASTEST * (BURST + time.monotonic() - began) + 120
+
+
+async def test_reports_without_end_cost_no_more_than_a_look() -> None:
+    async with serving() as server, Caller(server.url, SILENCE) as caller:
+        dtls = caller.transceiver.sender.transport
+        await packets(caller, 5)
+        report = bytes(RtcpRrPacket(ssrc=1, reports=[]))
+        await dtls._send_rtp(report * (guard.MOST_REPORTS + 1))
+        await until(lambda: caller_guard(server).refused == 1, "a crowd of them is refused")
+        await dtls._send_rtp(report * guard.MOST_REPORTS)
+        await packets(caller, 5)
+        assert caller_guard(server).refused == 1
+        for _ in range(int(3 * BURST * guard.RTCP)):
+            await dtls._send_rtp(report)
+        await until(lambda: caller_guard(server).refused > BURST * guard.RTCP, "the flood is refused")
+        await packets(caller, 5)
+
+
+async def test_one_stranger_leaves_room_for_others() -> None:
+    found = guard.Guard(SimpleNamespace(_remote_candidates=[]))  # type: ignore[arg-type]
+    passed: list[tuple[str, int]] = []
+    data = bytes([128, 96]) + bytes(60)
+    for number in range(1000):
+        found.came(lambda _, address: passed.append(address), data, ("198.51.100.7", number))
+    for number in range(50):
+        found.came(lambda _, address: passed.append(address), data, ("203.0.113.5", 4000 + number))
+    assert sum(host == "203.0.113.5" for host, _ in passed) == 50
+    assert len(passed) < 1000
+    for number in range(2 * guard.MOST_HOSTS):
+        found.came(lambda *_: None, data, (f"192.0.2.{number}", 5000))
+    assert len(found._hosts) <= guard.MOST_HOSTS
 
 
 async def test_a_caller_cannot_have_packets_without_end_sent_again() -> None:
@@ -185,7 +235,9 @@ async def test_a_farewell_of_a_source_that_goes_on_ends_nothing() -> None:
 async def test_a_call_whose_audio_cannot_be_read_ends() -> None:
     async with serving() as server, Caller(server.url, SILENCE) as caller:
         await packets(caller, 10)
-        caller_track(server)._source.stop()
+        (call,) = server.calls._calls.values()
+        assert call._track is not None
+        call._track._source.stop()
         await until(lambda: not len(server.calls), "the call is freed")
 
 

@@ -18,7 +18,8 @@ from calling import Server, given_back, holdings, offered, packets, serving, unt
 from server import eventloop
 from server.advertise import advertised
 from server.loadtest.caller import Caller
-from server.media.ports import PortRange
+from server.media import ports
+from server.media.ports import Sockets
 
 SILENCE = np.zeros(960, np.int16)
 ANSWER = "\r\n".join(
@@ -87,11 +88,49 @@ async def test_calls_have_ports_of_the_range_until_none_is_free(free_ports: rang
         assert (await offer(server))[0] == 201
 
 
+async def test_a_range_that_is_used_up_at_one_address_is_used_up(
+    free_ports: range, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else an answer would name a port at which nobody is, or somebody else."""
+    monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda *_, **__: ["127.0.0.1", "127.0.0.2"])
+    async with serving(udp_ports=free_ports) as server:
+        with ExitStack() as held:
+            for port in free_ports:
+                held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)).bind(("127.0.0.2", port))
+            before = holdings()
+            status, body = await offer(server)
+            assert (status, len(server.calls)) == (503, 0)
+            assert "no UDP port" in body["error"]
+            await given_back(before)
+        assert (await offer(server))[0] == 201
+
+
+@pytest.mark.parametrize("ranged", [False, True])
+async def test_where_the_advertised_address_is_the_machines_own_sockets_are_there_only(
+    ranged: bool, free_ports: range, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addresses = [f"127.0.0.{n}" for n in range(1, 30)]
+    for module in (aioice.ice, ports):
+        monkeypatch.setattr(module, "get_host_addresses", lambda *_, **__: addresses)
+    udp_ports = free_ports if ranged else None
+    async with serving(advertise_address="127.0.0.7", udp_ports=udp_ports) as server:
+        status, body = await offer(server)
+        assert status == 201
+        hosts = re.findall(r"a=candidate:\S+ \d+ udp \d+ (\S+) (\d+) typ host", body["sdp"])
+        ((host, port),) = hosts
+        assert host == "127.0.0.7"
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+            pytest.raises(OSError, match="in use"),
+        ):
+            sock.bind((host, int(port)))
+
+
 def test_the_servers_own_event_loop_binds_in_the_range(free_ports: range) -> None:
     async def bound() -> list[int]:
-        ports = PortRange(free_ports[:2])
+        sockets = Sockets(free_ports[:2])
         loop, found = asyncio.get_running_loop(), []
-        with ports.binding():
+        with sockets.binding():
             for _ in range(2):
                 endpoint = loop.create_datagram_endpoint(
                     asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
@@ -100,7 +139,7 @@ def test_the_servers_own_event_loop_binds_in_the_range(free_ports: range) -> Non
                 found.append(transport)
             with pytest.raises(OSError, match="no UDP port of"):
                 await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
-        assert ports.exhausted
+        assert sockets.exhausted
         numbers = [transport.get_extra_info("sockname")[1] for transport in found]
         for transport in found:
             transport.close()

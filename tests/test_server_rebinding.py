@@ -49,7 +49,8 @@ async def test_a_stranger_moves_nobody(noisy: NDArray[np.float32], monkeypatch: 
     async with serving() as server, Caller(server.url, speech) as caller:
         call = server.calls.get(caller.id)
         pair = ice_of(call._connection)._nominated[1]
-        with socket.socket(type=socket.SOCK_DGRAM) as stranger:
+        family = socket.AF_INET6 if ":" in pair.local_addr[0] else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as stranger:
             stranger.setblocking(False)
             stranger.bind((pair.local_addr[0], 0))
             for _ in range(3):
@@ -83,7 +84,11 @@ async def test_where_a_stranger_sends_as_from_is_asked_twice_a_second_at_most(
 
     caller = SimpleNamespace(remote_addr=("192.0.2.1", 5000), remote_candidate=SimpleNamespace(priority=1))
     ice: Any = SimpleNamespace(
-        _nominated={1: caller}, _check_list=[], remote_password="secret", build_request=lambda *_, **__: None
+        _nominated={1: caller},
+        _check_list=[],
+        _remote_candidates=[],
+        remote_password="secret",
+        build_request=lambda *_, **__: None,
     )
     caller.protocol = SimpleNamespace(
         request=request, datagram_received=lambda data, addr: passed.append(addr)
@@ -99,6 +104,46 @@ async def test_where_a_stranger_sends_as_from_is_asked_twice_a_second_at_most(
     assert len(asked) == 20
     assert np.diff(asked).min() >= 0.5
     assert len(passed) == 1000
+
+
+async def test_a_stranger_who_does_not_answer_keeps_nobody_from_being_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, asked = 0.0, []
+
+    async def request(message: object, address: tuple[str, int], **options: object) -> None:
+        asked.append((now, address))
+        await asyncio.Event().wait()
+
+    moved, checked = ("203.0.113.5", 4000), ("203.0.113.6", 4001)
+    ice: Any = SimpleNamespace(
+        _nominated={
+            1: SimpleNamespace(
+                remote_addr=("192.0.2.1", 5000), remote_candidate=SimpleNamespace(priority=1), protocol=None
+            )
+        },
+        _check_list=[],
+        _remote_candidates=[SimpleNamespace(_network_host=checked[0], port=checked[1])],
+        remote_password="secret",
+        build_request=lambda *_, **__: None,
+    )
+    protocol = SimpleNamespace(request=request, datagram_received=lambda data, addr: None)
+    ice._protocols = [protocol]
+    monkeypatch.setattr(rebinding, "time", SimpleNamespace(monotonic=lambda: now))
+    found = rebinding.Rebinding(ice)
+    rtp = b"\x80\x6f" + bytes(50)
+    for number in range(100):
+        now = number / 100
+        protocol.datagram_received(rtp, ("198.51.100.7", number))
+        if number > 1:
+            protocol.datagram_received(rtp, moved)
+        if number == 20:
+            protocol.datagram_received(rtp, checked)  # ICE knows it
+        await asyncio.sleep(0)
+    assert [address for _, address in asked] == [("198.51.100.7", 0), checked, moved]
+    assert asked[1][0] == 0.2
+    await found.close()
+    assert found._asking == {}
 
 
 class Other:

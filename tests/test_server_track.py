@@ -20,8 +20,8 @@ from percepnet.concealment import Concealer
 from percepnet.framing import LATENCY
 from server.controls import Controls
 from server.engine import Engine
-from server.frames import BACKLOG_PACKETS, CUT
-from server.track import FASTEST, KEPT_ARRIVALS, EnhancedTrack
+from server.frames import BACKLOG_PACKETS, CUT, FASTEST
+from server.track import KEPT_ARRIVALS, EnhancedTrack
 
 PACKET = 960
 

@@ -1,12 +1,13 @@
 """Packets of a data channel that aiortc must not see: some keep it busy for seconds or for ever, or fill the memory.
 
 A parameter that says that it is 0 bytes long is read again and again; a SACK of 1200 bytes may name 20 million
-packets, which are counted one by one; fragments are kept, without bound, until the rest of their message comes.
-None comes from a peer that means well.
+packets, which are counted one by one; 285 heartbeats fit into one packet, and each is answered by one; fragments are
+kept, without bound, until the rest of their message comes. None comes from a peer that means well.
 """
 
 import inspect
 import logging
+from collections import Counter
 from struct import unpack_from
 from typing import Any, Final
 
@@ -15,6 +16,10 @@ from aiortc import RTCSctpTransport
 
 MADE_FOR: Final = "1.15 to 1.16"
 COMMON_HEADER: Final = 12  # bytes (RFC 9260, 3.1)
+DATA: Final = 0  # type of the chunk that a packet has many of (RFC 9260, 3.3.1)
+MOST_CHUNKS: Final = 64  # of data in a packet; the shortest that 1200 bytes hold are 59
+MOST_ALIKE: Final = 2  # chunks of any other type in a packet
+MOST_PARAMETERS: Final = 16  # of a chunk
 SACK: Final = 3  # type of its chunk (RFC 9260, 3.3.4)
 PARAMETERS_AT: Final = {1: 16, 2: 16, 4: 0, 5: 0, 6: 0, 9: 0, 130: 0}  # in the value of a chunk, by its type
 MOST_GAPS: Final = 4096  # packets that a SACK may name; we send some 10 a second
@@ -26,11 +31,14 @@ logger = logging.getLogger(__name__)
 
 
 def is_harmless(packet: bytes) -> bool:
-    """Whether the lengths of all chunks and parameters bring a reader on, and no SACK names what was never sent."""
+    """Whether the lengths of all chunks and parameters bring a reader on, there are no more of them than have a use,
+    and no SACK names what was never sent."""
     at = COMMON_HEADER
+    found: Counter[int] = Counter()
     while at + 4 <= len(packet):
         kind, _, length = unpack_from("!BBH", packet, at)
-        if length < 4:
+        found[kind] += 1
+        if length < 4 or found[kind] > (MOST_CHUNKS if kind == DATA else MOST_ALIKE):
             return False
         value = packet[at + 4 : at + length]
         if kind == SACK and _named(value) > MOST_GAPS:
@@ -48,12 +56,14 @@ def _named(sack: bytes) -> int:
 
 
 def _has_end(value: bytes, at: int) -> bool:
-    while at + 4 <= len(value):
+    for _ in range(MOST_PARAMETERS + 1):
+        if at + 4 > len(value):
+            return True
         length = unpack_from("!H", value, at + 2)[0]
         if length < 4:
             return False
         at += _padded(length)
-    return True
+    return False
 
 
 def _padded(length: int) -> int:

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from typing import Any, Final, Protocol
 
 import aioice
@@ -24,7 +25,10 @@ MADE_FOR: Final = "aiortc 1.15 to 1.16 with aioice 0.10 to 0.13"
 MOST_WAITING: Final = 512  # datagrams that aiortc has not fetched
 FROM_CALLER: Final = 600.0  # datagrams a second in the long run; audio has 50, or 400 in packets of 2.5 ms
 DTLS: Final = 100.0  # of them, DTLS: each may hold dozens of messages of a data channel, at 50 µs
+RTCP: Final = 50.0  # of them, RTCP; browsers send two
 FROM_OTHERS: Final = 200.0
+FROM_ONE: Final = 80.0  # of them, from one host: the caller who has moved to an unknown one sends 50
+MOST_HOSTS: Final = 64  # unknown ones whose share is kept
 MOST_ADDRESSES: Final = 100  # of a caller; at each new one aioice makes checks of its own, whosever it is
 MOST_SOURCES: Final = 31  # SSRCs of a call at once; as many as a receiver report can name (RFC 3550, 6.4.2)
 MORE_SOURCES: Final = (
@@ -33,6 +37,7 @@ MORE_SOURCES: Final = (
 MOST_FAULTS: Final = 1000  # of aiortc in a call; one that came without a datagram would come for ever
 SHORTEST_RTP: Final = 12  # bytes
 BYE: Final = 203  # packet type of a source's farewell
+MOST_REPORTS: Final = 16  # RTCP packets in a datagram; each is looked at several times
 RTPFB: Final = 205  # packet type of feedback about RTP, and its format for what is to be sent again
 NACK: Final = 1
 _ICE: Final = {"_queue": asyncio.Queue, "_protocols": list, "_remote_candidates": list}
@@ -70,7 +75,9 @@ class Guard:
         self._addresses: set[Address] = set()  # the caller's
         self._caller = Allowance(FROM_CALLER)
         self._dtls = Allowance(DTLS)
+        self._rtcp = Allowance(RTCP)
         self._others = Allowance(FROM_OTHERS)
+        self._hosts: dict[str, Allowance] = {}  # of others, the first to come at the front
         self._more = Allowance(MORE_SOURCES)
 
     def excuse(self, seconds: float) -> None:
@@ -93,7 +100,7 @@ class Guard:
         kind = data[0] if data else 255
         is_stun, is_rtp = kind < 4, 127 < kind < 192
         known = address in self._addresses
-        if not (self._caller if known else self._others).take(now):
+        if not (self._caller.take(now) if known else self._takes_of_others(address[0], now)):
             return False
         if not known:
             known = self._is_of_caller(address)
@@ -101,6 +108,8 @@ class Guard:
             if len(data) < SHORTEST_RTP:
                 return False
             is_rtcp = _is_rtcp(data)
+            if is_rtcp and not self._rtcp.take(now):
+                return False
             full = len(self.sources) >= MOST_SOURCES
             if full and _source(data, is_rtcp) not in self.sources and not self._more.has(now):
                 return False
@@ -112,6 +121,14 @@ class Guard:
         if known:
             self.heard = now
         return True
+
+    def _takes_of_others(self, host: str, now: float) -> bool:
+        """Whether one more datagram of a host that is not known to be the caller's is let in."""
+        share = self._hosts.pop(host, None) or Allowance(FROM_ONE, now=now)
+        while len(self._hosts) >= MOST_HOSTS:
+            del self._hosts[next(iter(self._hosts))]
+        self._hosts[host] = share
+        return share.take(now) and self._others.take(now)
 
     def _is_taken(self, source: bytes) -> bool:
         """Whether one of whom an authentic packet came may speak; the one silent for longest makes room."""
@@ -160,7 +177,7 @@ class Guard:
         async def noted_rtcp(data: bytes) -> None:
             if not self._is_taken(_source(data, is_rtcp=True)):
                 return
-            if _asks_again(data):
+            if _is_crowded(data) or _asks_again(data):
                 self.refused += 1
             # aiortc's receiver would end at a BYE for good, though senders that pause say it, too.
             elif rest := b"".join(packet for packet in _packets(data) if packet[1] != BYE):
@@ -202,6 +219,10 @@ def install(dtls: RTCDtlsTransport) -> Guard | None:
 
 def _is_rtcp(data: bytes) -> bool:
     return 192 <= data[1] <= 223  # RFC 5761, 4
+
+
+def _is_crowded(data: bytes) -> bool:
+    return next(islice(_packets(data), MOST_REPORTS, None), None) is not None
 
 
 def _asks_again(data: bytes) -> bool:

@@ -1,7 +1,8 @@
-"""UDP ports of a range for the sockets of calls, where aioice lets the system choose any."""
+"""Where the sockets of calls are: at which address, and at ports of which range, where aioice takes all and any."""
 
 import asyncio
 import errno
+import ipaddress
 import random
 import socket
 from collections.abc import Iterator
@@ -9,22 +10,27 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
-_PATCHED: Final = "_percepnet_binds_in_range"
+from aioice.ice import get_host_addresses
+
+_PATCHED: Final = "_percepnet_chooses_sockets"
 
 
-class PortRange:
-    """Sockets that are made inside of :meth:`binding` get a port of ``ports``, where they asked for any.
+class Sockets:
+    """Sockets that are made inside of :meth:`binding` get a port of ``ports``, where they asked for any; and of IP's
+    version of ``address`` there are those at that address only.
 
-    aioice has no option for that; it asks the event loop for an endpoint at ``(address, 0)``, and passes over
-    addresses that it cannot bind to. So the loop's method is made to look whether it is called from inside.
+    aioice has no option for that; it asks the event loop for an endpoint at ``(address, 0)``, of each address of the
+    machine, and passes over those that it cannot bind to. So the loop's method is made to look whether it is called
+    from inside.
     """
 
-    def __init__(self, ports: range) -> None:
+    def __init__(self, ports: range | None = None, address: str | None = None) -> None:
         self.exhausted = False  # no port was free for one of the sockets
-        self._ports = ports
+        self.ports = ports
+        self._only = None if address is None else ipaddress.ip_address(address)
 
     def __str__(self) -> str:
-        return f"{self._ports.start}-{self._ports.stop - 1}"
+        return "any" if self.ports is None else f"{self.ports.start}-{self.ports.stop - 1}"
 
     @contextmanager
     def binding(self) -> Iterator[None]:
@@ -35,13 +41,19 @@ class PortRange:
         finally:
             _active.reset(token)
 
-    def socket(self, host: str) -> socket.socket:
-        """Bound to ``host`` and a free port; raises ``OSError``."""
+    def check(self, host: str) -> None:
+        """Raise ``OSError`` if no socket is wanted there."""
+        address, only = ipaddress.ip_address(host), self._only
+        if only is not None and address.version == only.version and address != only:
+            raise OSError(errno.EADDRNOTAVAIL, f"calls are at {only} only, not at {host}")
+
+    def socket(self, host: str, ports: range) -> socket.socket:
+        """Bound to ``host`` and a free one of ``ports``; raises ``OSError``."""
         bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
         try:
             bound.setblocking(False)
-            first = random.randrange(len(self._ports))
-            for port in (*self._ports[first:], *self._ports[:first]):
+            first = random.randrange(len(ports))
+            for port in (*ports[first:], *ports[:first]):
                 try:
                     bound.bind((host, port))
                 except OSError as error:
@@ -56,7 +68,13 @@ class PortRange:
             raise
 
 
-_active: ContextVar[PortRange | None] = ContextVar("port range", default=None)
+def is_here(address: str) -> bool:
+    """Whether aioice finds that address on this machine."""
+    wanted = ipaddress.ip_address(address)
+    return any(ipaddress.ip_address(found) == wanted for found in get_host_addresses(True, True))
+
+
+_active: ContextVar[Sockets | None] = ContextVar("sockets of a call", default=None)
 
 
 def _patch(loop: asyncio.AbstractEventLoop) -> None:
@@ -68,7 +86,10 @@ def _patch(loop: asyncio.AbstractEventLoop) -> None:
         active = _active.get()
         if active is None or local_addr is None or local_addr[1] != 0:
             return await original(factory, local_addr=local_addr, **options)
-        bound = active.socket(local_addr[0])
+        active.check(local_addr[0])
+        if active.ports is None:
+            return await original(factory, local_addr=local_addr, **options)
+        bound = active.socket(local_addr[0], active.ports)
         try:
             return await original(factory, sock=bound, **options)
         except BaseException:

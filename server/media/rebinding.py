@@ -3,7 +3,8 @@
 aioice takes what comes from anywhere, but goes on sending to where the caller was; only a browser's next check tells
 it otherwise, some seconds later, and aiortc's checks never do. Here audio from a new address makes us ask that address
 at once, with a check of ICE (RFC 8445, 7.2), which only the caller can answer because it takes both passwords. The
-answer moves the call there. A stranger who sends as from somewhere has that place asked twice a second at most.
+answer moves the call there. A stranger who sends as from somewhere has that place asked twice a second at most, and
+keeps nobody from being asked: each host is asked once at a time, and addresses that ICE knows have their own turn.
 """
 
 import asyncio
@@ -19,8 +20,8 @@ from aioice.ice import CandidatePair
 from aiortc import RTCIceTransport
 
 MADE_FOR: Final = "0.10 to 0.13"
-ASKED_EVERY: Final = 0.5  # s
-REPETITIONS: Final = 2  # of a check that is not answered; within 3.5 s
+ASKED_EVERY: Final = 0.5  # s, among those that ICE knows, and among others
+REPETITIONS: Final = 2  # of a check that is not answered; within 3.5 s, in which others are asked, too
 COMPONENT: Final = 1  # RTP and RTCP, together
 
 Address = tuple[str, int]
@@ -38,17 +39,18 @@ class Rebinding:
     def __init__(self, ice: aioice.Connection) -> None:
         self.moves = 0
         self._ice = ice
-        self._asked = -ASKED_EVERY  # s of time.monotonic(), when last
-        self._asking: asyncio.Task[None] | None = None
+        # Of those that ICE knows, and of others: when one was asked last, s of time.monotonic(); which hosts are.
+        self._asked = {True: -ASKED_EVERY, False: -ASKED_EVERY}
+        self._asking: dict[tuple[bool, str], asyncio.Task[None]] = {}
         for protocol in ice._protocols:
             came = partial(self._came, protocol.datagram_received, protocol)
             protocol.datagram_received = came  # type: ignore[method-assign]
 
     async def close(self) -> None:
-        self._asked = float("inf")
-        if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.wait([self._asking])
+        self._asked = {True: float("inf"), False: float("inf")}
+        for asking in self._asking.values():
+            asking.cancel()
+        await asyncio.gather(*self._asking.values(), return_exceptions=True)
 
     def _came(self, pass_on: PassOn, protocol: Any, data: bytes, addr: Any) -> None:
         """Called for each datagram in place of ``pass_on``."""
@@ -56,13 +58,18 @@ class Rebinding:
         if pair is not None and data and 127 < data[0] < 192:  # RTP and RTCP (RFC 7983, 7)
             address = (addr[0], addr[1])
             moved = address != pair.remote_addr or protocol is not pair.protocol
-            if moved and time.monotonic() - self._asked >= ASKED_EVERY:
-                self._asked = time.monotonic()
-                if self._asking is None or self._asking.done():
-                    self._asking = asyncio.create_task(
-                        self._ask(protocol, address), name="check of an address"
-                    )
+            if moved:
+                self._doubt(protocol, address)
         pass_on(data, addr)
+
+    def _doubt(self, protocol: Any, address: Address) -> None:
+        """Ask an address whether it is the caller's, if it is its turn."""
+        known = any((c._network_host, c.port) == address for c in self._ice._remote_candidates)
+        who, now = (known, address[0]), time.monotonic()
+        if who not in self._asking and now - self._asked[known] >= ASKED_EVERY:
+            self._asked[known] = now
+            self._asking[who] = asyncio.create_task(self._ask(protocol, address), name="check of an address")
+            self._asking[who].add_done_callback(lambda _: self._asking.pop(who))
 
     async def _ask(self, protocol: Any, address: Address) -> None:
         ice = self._ice

@@ -22,7 +22,8 @@ from av import AudioFrame
 
 from percepnet.framing import SAMPLE_RATE
 
-from ..frames import LONGEST_BACKLOG
+from ..allowance import Allowance
+from ..frames import FASTEST, LONGEST_BACKLOG, PACKET
 from .decoding import Audio, Decoding
 from .guard import MOST_SOURCES
 from .jitter import LONGEST_WAIT, HoleWait, InterarrivalJitter
@@ -148,6 +149,7 @@ class Reception:
         self._receiver = receiver
         self._event_loop = asyncio.get_running_loop()
         self._decoding = Decoding(self._deliver)
+        self._pace = Allowance(FASTEST, now=time.monotonic())
         self._jitter = InterarrivalJitter()
         self._hole_wait = HoleWait()
         self._buffer: AudioJitterBuffer[Arrival] = AudioJitterBuffer(self._hole_wait)
@@ -240,11 +242,15 @@ class Reception:
         for packet, codec, came in packets:
             if self.decoder_queue.ended:
                 return
+            if not self._pace.has(time.monotonic()):  # what it takes to decode them is the time of all
+                self.frames.dropped += 1
+                continue
             self._came = came
             data = packet._data  # type: ignore[attr-defined]
             self._decoding.decode(codec, packet.sequence_number, packet.timestamp, data, came)
 
     def _deliver(self, frame: AudioFrame) -> None:
+        self._pace.take(time.monotonic(), _duration(frame) / PACKET)
         self.frames.add(frame, self._came)
 
 
