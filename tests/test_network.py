@@ -86,6 +86,10 @@ def test_the_mean_with_what_a_run_began_from_is_halfway(tmp_path: Path) -> None:
     save_weights(tmp_path / "run.npz", large.topology, learnt, 1.0)
     mean = [tmp_path / "run.npz", tmp_path / "mean", "--mean-with", tmp_path / "small.npz"]
     assert main(["export", *map(str, mean)]) == 0
+    before = (tmp_path / "small.npz").read_bytes()
+    onto = [tmp_path / "run.npz", tmp_path / "small", "--mean-with", tmp_path / "small.npz"]
+    assert main(["export", *map(str, onto)]) == 1  # which would have no weights left that it began from
+    assert (tmp_path / "small.npz").read_bytes() == before
     _, weights = load_weights(tmp_path / "mean.npz")
     for name, value in weights.items():
         torch.testing.assert_close(value, began[name] + 0.01, atol=1e-4, rtol=1e-3)  # 16 bits

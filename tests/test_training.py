@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from itertools import islice, pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.testing import assert_allclose
 from percepnet import Enhancer
 from percepnet.bands import BANDS, CENTRES_HZ
 from percepnet.cli import main
+from percepnet.cli.audio_writing import write
 from percepnet.features import FEATURES
 from percepnet.framing import HOP, LOOKAHEAD, SAMPLE_RATE, Float
 from percepnet.network import Network
@@ -55,6 +57,17 @@ def test_a_file_that_cannot_be_read_is_left_out_and_told(
     for _ in range(2):  # decoded, and from the cache
         assert len(Corpus(folder, tmp_path / "cache", "train").speech) == 1
     assert caplog.text.count("empty.wav is left out: ") == 1
+
+
+def test_a_recording_may_have_any_name(tmp_path: Path) -> None:
+    """Also one that is no UTF-8."""
+    for kind, name in (("speech", b"M\xfcller.wav"), ("speech", "Müller.wav".encode()), ("noise", b"x.wav")):
+        path = tmp_path / "data" / kind / os.fsdecode(name)
+        write(path, np.zeros((1, 4800), np.float32), 48_000)
+    found = {Path(recording.file).name for recording in scan(tmp_path / "data")}
+    assert found == {os.fsdecode(b"M\xfcller.wav"), "Müller.wav", "x.wav"}
+    for _ in range(2):  # made, and read again
+        Corpus(tmp_path / "data", tmp_path / "cache", "train")
 
 
 def test_folders_without_a_manifest_are_scanned(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,11 +22,15 @@ from percepnet.framing import SAMPLE_RATE, Float
 from percepnet.resampling import resample
 
 GAP: Final = 0.05  # s between what has been decoded and the next frame, from which on silence fills it
+LOOK: Final = (
+    0.5  # s of audio after it that must be late by so much, too: stamps of a burst that was held up catch up
+)
 LONGEST_GAP: Final = 600.0  # s; beyond this the file's clock has jumped
+PIECE: Final = 1.0  # s of silence at once
 AUDIO_SUFFIXES: Final = (  # what a walk through a directory takes for audio
-    ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".au", ".avi", ".caf", ".flac", ".flv", ".m4a",
-    ".m4b", ".m4v", ".mka", ".mkv", ".mov", ".mp2", ".mp3", ".mp4", ".mpg", ".oga", ".ogg", ".opus", ".spx", ".tta",
-    ".w64", ".wav", ".webm", ".wma", ".wv",
+    ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".au", ".avi", ".caf", ".flac", ".flv", ".m2ts",
+    ".m4a", ".m4b", ".m4v", ".mka", ".mkv", ".mov", ".mp2", ".mp3", ".mp4", ".mpeg", ".mpg", ".mts", ".oga", ".ogg",
+    ".ogv", ".opus", ".rm", ".spx", ".ts", ".tta", ".vob", ".w64", ".wav", ".webm", ".wma", ".wmv", ".wv",
 )  # fmt: skip
 
 
@@ -97,11 +102,16 @@ def read(path: Path) -> tuple[Float, int]:
 
 
 def usual_layout(channels: int) -> str:
-    """FFmpeg's for so many; where it has none, channels without places."""
+    """FFmpeg's for so many; where it has none, :func:`no_places`."""
     try:
         return av.AudioLayout(f"{channels}c").name
     except ValueError:
-        return f"{channels}C"
+        return no_places(channels)
+
+
+def no_places(channels: int) -> str:
+    """FFmpeg's layout of channels that are nowhere, as of a recorder with a microphone for each talker."""
+    return f"{channels}C"
 
 
 def load(path: Path) -> Recording:
@@ -141,40 +151,87 @@ def reading(path: Path) -> Iterator[Track]:
         yield Track(
             blocks=_blocks(first, frames, container, path) if first else iter(()),
             rate=rate,
-            layout=usual_layout(channels) if layout.endswith("channels") else layout,  # and no places
+            layout=_placed(layout, channels),
             channels=channels,
             expected=max(0, round((container.duration or 0) * rate / av.time_base)) or None,
-            tags={**stream.metadata, **container.metadata},
+            tags={name: _told(text) for name, text in {**stream.metadata, **container.metadata}.items()},
         )
+
+
+def _placed(layout: str, channels: int) -> str:
+    """A layout as PyAV takes it again; it tells channels without places as "3 channels"."""
+    if not layout.endswith("channels"):
+        return layout
+    return usual_layout(channels) if channels < 3 else no_places(channels)
 
 
 def _blocks(
     first: av.AudioFrame, others: Iterator[av.AudioFrame], container: InputContainer, path: Path
 ) -> Iterator[Float]:
     """Samples ``[channels, n]`` of frames, and silence where some are missing."""
-    rate, layout = first.sample_rate, first.layout.name
+    rate, layout, channels = first.sample_rate, first.layout.name, first.layout.nb_channels
     # Changes the sample format only. Packed: PyAV reads no more than seven planes.
     packed = AudioResampler("flt", layout, rate)
     form = layout, rate  # of the frames that come now
-    length = 0  # so far
     # Of several tracks all begin with the file; one alone begins as it does.
     start = (container.start_time or 0) / av.time_base if container.streams.video else None
+    longest = max(LONGEST_GAP, (container.duration or 0) / av.time_base)
     with naming(path):
-        for frame in chain([first], others, [None]):
-            if frame is not None:
-                if form != (form := (frame.layout.name, frame.sample_rate)):
-                    packed = AudioResampler("flt", layout, rate)  # it goes on as it began
-                if frame.time is not None:
-                    late = frame.time - length / rate - (start or 0)
-                    if start is not None and GAP < late <= LONGEST_GAP:
-                        silence = np.zeros((first.layout.nb_channels, round(late * rate)), np.float32)
-                        length += silence.shape[1]
-                        yield silence
-                    elif start is None or abs(late) > GAP:  # or the clock has jumped
-                        start = (start or 0) + late
-            for part in packed.resample(frame):
-                length += part.samples
-                yield part.to_ndarray().reshape(-1, part.layout.nb_channels).T.astype(np.float32, copy=False)
+        for frame, ahead in _looking_ahead(chain([first], others)):
+            if form != (form := (frame.layout.name, frame.sample_rate)):
+                packed = AudioResampler("flt", layout, rate)  # it goes on as it began
+            if ahead:
+                if start is None:
+                    start = ahead[0]
+                late, early = min(ahead) - start, max(ahead) - start
+                if GAP < late <= longest:
+                    missing = round(late * rate)
+                    start += missing / rate
+                    while missing:
+                        piece = min(missing, round(PIECE * rate))
+                        missing -= piece
+                        yield np.zeros((channels, piece), np.float32)
+                elif late > GAP or early < -GAP:  # the clock has jumped
+                    start = ahead[0]
+                longest = LONGEST_GAP
+            yield from _samples(packed.resample(frame))
+        yield from _samples(packed.resample(None))
+
+
+def _looking_ahead(frames: Iterator[av.AudioFrame]) -> Iterator[tuple[av.AudioFrame, list[float]]]:
+    """Each frame, and what it and those within ``LOOK`` after it are stamped beyond the audio that was before them, s;
+    nothing of a frame without a stamp."""
+    waiting: deque[tuple[av.AudioFrame, float | None]] = deque()
+    end = begin = 0.0  # of the audio that has come, and of the frame that is next, s
+    more = True
+    while True:
+        while more and end - begin <= LOOK:
+            if (frame := next(frames, None)) is None:
+                more = False
+                break
+            waiting.append((frame, None if frame.time is None else frame.time - end))
+            end += frame.samples / frame.sample_rate
+        if not waiting:
+            return
+        stamped = waiting[0][1] is not None
+        ahead = [beyond for _, beyond in waiting if beyond is not None] if stamped else []
+        frame, _ = waiting.popleft()
+        begin += frame.samples / frame.sample_rate
+        yield frame, ahead
+
+
+def _samples(parts: list[av.AudioFrame]) -> Iterator[Float]:
+    for part in parts:
+        yield part.to_ndarray().reshape(-1, part.layout.nb_channels).T.astype(np.float32, copy=False)
+
+
+def _told(text: str) -> str:
+    """A tag's text; PyAV from 19 on leaves what is no UTF-8 in it, as of old recorders, for who asks."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape").decode("latin-1")
+    return text
 
 
 def _opened(path: Path) -> InputContainer:

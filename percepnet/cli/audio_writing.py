@@ -15,7 +15,7 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
 
-from percepnet.cli.audio_files import naming, url, usual_layout
+from percepnet.cli.audio_files import naming, no_places, url, usual_layout
 from percepnet.framing import Float
 from percepnet.resampling import Resampler
 
@@ -61,10 +61,14 @@ _OF_THE_FILE: Final = (
     "major_brand",
     "minor_version",
     "compatible_brands",
+    "duration",
 )
 SAMPLE_FORMATS: Final = MappingProxyType({0: "fltp", 16: "s16", 24: "s32", 32: "flt"})
 # RFC 7845, 5.1.1.2; no others
 OPUS_LAYOUTS: Final = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")
+_OPUS_PERMUTED: Final = ("5.0", "6.1")  # by FFmpeg, unless it is told to keep to RFC 7845
+# Of channels without places, where FFmpeg's layout for so many has one for low frequencies only
+_AAC_WITHOUT_LFE: Final[Mapping[int, str]] = MappingProxyType({3: "3.0", 6: "hexagonal", 8: "octagonal"})
 
 
 def _check_shape(path: Path, channels: int, count: int | None, bits: int) -> FileFormat:
@@ -115,7 +119,8 @@ def write(
 
     ``bits`` per sample, 16, 24 or 32 (float), matter to WAV, FLAC and AIFF. ``layout`` names the channels' places; by
     default they are FFmpeg's for so many. A rate that the codec does not have becomes the next higher one, and a
-    layout that Opus does not have is mixed to the one that it has of so many channels.
+    layout that Opus does not have is mixed to the one that it has of so many channels. Channels without places
+    (``audio_files.no_places``) all stay what they are; AAC, which must place them, has them in a circle.
 
     The file appears when it is complete; an error leaves nothing behind.
     """
@@ -190,16 +195,28 @@ class _Encoder:
         if rates and rate not in rates:
             self._rate = min((other for other in rates if other > rate), default=max(rates))
         self._resampler = Resampler(channels, rate, self._rate)
+        placeless = layout == no_places(channels)
+        if layout.startswith("ambisonic") and not depth:
+            raise ValueError(
+                f"{container.name}: {codec} has no place for {layout}; .wav, .flac and .aiff have"
+            )
+        if placeless and codec != "libopus":
+            layout = (_AAC_WITHOUT_LFE if codec == "aac" else {}).get(channels, usual_layout(channels))
         self._container, self._layout = container, layout
-        known = layout in OPUS_LAYOUTS or codec != "libopus"
-        written = layout if known else OPUS_LAYOUTS[channels - 1]
+        written = layout
+        if codec == "libopus" and not placeless and layout not in OPUS_LAYOUTS:
+            written = OPUS_LAYOUTS[channels - 1]
         stream = container.add_stream(codec, rate=self._rate, layout=written)
         assert isinstance(stream, AudioStream)
+        if codec == "libopus" and (placeless or written in _OPUS_PERMUTED):
+            stream.codec_context.options = {"mapping_family": "255" if placeless else "1"}
         if depth:
             stream.format = SAMPLE_FORMATS[depth]
         if form.bit_rate:
             stream.bit_rate = form.bit_rate * channels
-        container.metadata.update({name: text for name, text in tags.items() if name not in _OF_THE_FILE})
+        container.metadata.update(
+            {name: text for name, text in tags.items() if name.lower() not in _OF_THE_FILE}
+        )
         container.start_encoding()  # or a recording without samples would make no file
         self._stream, self._count = stream, 0
 

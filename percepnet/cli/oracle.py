@@ -97,7 +97,9 @@ def run(args: argparse.Namespace) -> int:
     ratios = ", ".join(f"{snr:g}" for snr in args.snr)
     summary = f"{len(kept)} mixture{'s' if len(kept) > 1 else ''} at {ratios} dB, seed {args.seed}."
     examples = [outcome.example for _, outcome in kept if outcome.example]
-    (args.out / "index.html").write_text(page(summary, averages, examples), encoding="utf-8")
+    (args.out / "index.html").write_text(
+        page(summary, averages, examples), encoding="utf-8", errors="replace"
+    )
     print(table(averages, len(kept)))
     print(f"report: {args.out / 'index.html'}")
     return FAILURE if len(kept) < len(tasks) else 0
@@ -158,7 +160,7 @@ def _files(path: Path) -> list[Path]:
 def _write_scores(out: Path, kept: Sequence[tuple[Task, Outcome]], averages: dict[str, Scores]) -> None:
     """``scores.csv`` with a line for every mixture and stage, ``scores.json`` with the means."""
     out.mkdir(parents=True, exist_ok=True)
-    with (out / "scores.csv").open("w", newline="", encoding="utf-8") as file:
+    with (out / "scores.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["clean", "noise", "snr_db", "stage", *COLUMNS])
         for task, outcome in kept:

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import logging
 import math
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def scan(folder: Path) -> list[Recording]:
         for kind in ("speech", "noise"):
             for path in audio_below(folder / kind):
                 name = (kind / path).as_posix()
-                held_out = hashlib.sha256(name.encode()).digest()[0] < 13
+                held_out = hashlib.sha256(os.fsencode(name)).digest()[0] < 13
                 found.append(Recording(name, kind, "valid" if held_out else "train", SAMPLE_RATE / 2))
             mine = [r for r in found if r.kind == kind]
             if len({r.split for r in mine}) == 1 and len(mine) > 1:
@@ -61,7 +62,9 @@ def scan(folder: Path) -> list[Recording]:
 
 def _listed(manifest: Path) -> list[Recording]:
     found = []
-    with manifest.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets begin it with a mark
+    with manifest.open(
+        newline="", encoding="utf-8-sig", errors="surrogateescape"
+    ) as file:  # spreadsheets begin it with a mark
         rows = csv.DictReader(file)
         if missing := [name for name in _COLUMNS if name not in (rows.fieldnames or ())]:
             raise ValueError(f"{manifest} has no column {', '.join(missing)}; wanted: {', '.join(_COLUMNS)}")
@@ -92,10 +95,10 @@ class Corpus:
         samples, index, source = cache / "corpus.i16", cache / "corpus.csv", cache / "corpus.folder"
         if not index.exists():
             _decode_all(folder, samples, index)
-            source.write_text(str(folder.resolve()))
-        if (made_from := source.read_text()) != str(folder.resolve()):
+            source.write_bytes(os.fsencode(folder.resolve()))
+        if (made_from := Path(os.fsdecode(source.read_bytes()))) != folder.resolve():
             raise ValueError(f"{cache} was made from {made_from}; use another --cache for {folder}")
-        with index.open(newline="") as rows:
+        with index.open(newline="", encoding="utf-8", errors="surrogateescape") as rows:
             entries = [
                 Recording(
                     r["file"], r["kind"], r["split"], float(r["bandwidth"]), int(r["start"]), int(r["length"])
@@ -142,7 +145,7 @@ def _decode_all(folder: Path, samples: Path, index: Path) -> None:
             audio.tofile(out)
             entries.append(asdict(recording) | {"start": start, "length": len(audio)})
             start += len(audio)
-    with index.open("w", newline="") as out_index:
+    with index.open("w", newline="", encoding="utf-8", errors="surrogateescape") as out_index:
         writer = csv.DictWriter(out_index, list(entries[0]))
         writer.writeheader()
         writer.writerows(entries)

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export and check; returns the exit code."""
     shipped = args.out.with_name(f"{args.out.name}.npz")
-    if shipped.resolve() == args.weights.resolve():
+    if shipped.resolve() in [weights.resolve() for weights in (args.weights, args.mean_with) if weights]:
         raise ValueError(f"{shipped} would replace the weights that it is made of; name another OUT")
     topology, weights = load_weights(args.weights)
     if args.mean_with:
