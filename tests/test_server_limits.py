@@ -15,6 +15,7 @@ from server.rooms import Rooms
 
 CALLER, STRANGER = ("192.0.2.1", 5000), ("198.51.100.7", 5000)
 RTP = bytes([128, 96]) + bytes(60)
+RTCP = bytes([128, 200]) + bytes(60)
 STUN = bytes(20)
 DTLS = b"\x16\xfe\xfd" + bytes(20)
 
@@ -55,7 +56,7 @@ def test_of_a_stranger_only_what_shows_by_itself_whose_it_is_is_let_in(door: Doo
     for kind in range(256):
         data = bytes([kind]) + RTP[1:]
         is_dtls, is_others = 19 < kind < 64, kind < 4 or 127 < kind < 192
-        assert door.lets_in(data, STRANGER) == is_others, kind
+        assert door.lets_in(data, (f"198.51.100.{kind}", 5000)) == is_others, kind
         assert door.lets_in(data, CALLER) == (is_others or is_dtls), kind
     for data in (b"", b"\x80", RTP[:11]):
         assert door.lets_in(data, STRANGER) == door.lets_in(data, CALLER) == 0
@@ -68,10 +69,11 @@ def test_of_a_stranger_only_what_shows_by_itself_whose_it_is_is_let_in(door: Doo
         (RTP, CALLER, 1200, 600),
         (STUN, CALLER, 1200, 600),
         (DTLS, CALLER, 200, 100),
-        (RTP, STRANGER, 399, 200),  # the caller's first was taken for a stranger's
-        (STUN, STRANGER, 399, 200),
+        (RTCP, CALLER, 100, 50),
+        (RTP, STRANGER, 160, 80),
+        (STUN, STRANGER, 160, 80),
     ],
-    ids=["audio", "checks", "DTLS", "a stranger's audio", "a stranger's checks"],
+    ids=["audio", "checks", "DTLS", "reports", "a stranger's audio", "a stranger's checks"],
 )
 def test_nobody_may_send_without_end(
     door: Door, now: list[float], data: bytes, address: tuple[str, int], at_once: int, a_second: int
@@ -81,6 +83,16 @@ def test_nobody_may_send_without_end(
     assert door.lets_in(data, address, 5000) == a_second
     other = STRANGER if address is CALLER else CALLER
     assert door.lets_in(RTP, other, 10) == 10  # they do not take each other's share
+
+
+def test_not_even_all_strangers_together(door: Door, now: list[float]) -> None:
+    def come() -> int:
+        return sum(door.lets_in(RTP, (f"198.51.100.{host}", 5000), 100) for host in range(20))
+
+    assert come() == 399  # the caller's first was taken for a stranger's
+    now[0] += 1
+    assert come() == 200
+    assert door.lets_in(RTP, CALLER, 10) == 10
 
 
 def test_only_what_a_caller_sends_shows_that_it_is_there(door: Door, now: list[float]) -> None:

@@ -108,7 +108,7 @@ class Guard:
             if len(data) < SHORTEST_RTP:
                 return False
             is_rtcp = _is_rtcp(data)
-            if is_rtcp and not self._rtcp.take(now):
+            if is_rtcp and known and not self._rtcp.take(now):
                 return False
             full = len(self.sources) >= MOST_SOURCES
             if full and _source(data, is_rtcp) not in self.sources and not self._more.has(now):
