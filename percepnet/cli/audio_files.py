@@ -22,9 +22,7 @@ from percepnet.framing import SAMPLE_RATE, Float
 from percepnet.resampling import resample
 
 GAP: Final = 0.05  # s between what has been decoded and the next frame, from which on silence fills it
-LOOK: Final = (
-    0.5  # s of audio after it that must be late by so much, too: stamps of a burst that was held up catch up
-)
+LOOK: Final = 0.5  # s of audio after it that must be late, too: stamps of what was only held up catch up
 LONGEST_GAP: Final = 600.0  # s; beyond this the file's clock has jumped
 PIECE: Final = 1.0  # s of silence at once
 AUDIO_SUFFIXES: Final = (  # what a walk through a directory takes for audio

@@ -62,9 +62,8 @@ def scan(folder: Path) -> list[Recording]:
 
 def _listed(manifest: Path) -> list[Recording]:
     found = []
-    with manifest.open(
-        newline="", encoding="utf-8-sig", errors="surrogateescape"
-    ) as file:  # spreadsheets begin it with a mark
+    marked = "utf-8-sig"  # spreadsheets begin it with a mark
+    with manifest.open(newline="", encoding=marked, errors="surrogateescape") as file:
         rows = csv.DictReader(file)
         if missing := [name for name in _COLUMNS if name not in (rows.fieldnames or ())]:
             raise ValueError(f"{manifest} has no column {', '.join(missing)}; wanted: {', '.join(_COLUMNS)}")
