@@ -131,17 +131,22 @@ async def test_a_gateway_may_begin_one_source_after_the_other_for_ever(
     await until(lambda: not len(server.calls), "the call is freed")
 
 
+async def hurry(caller: Caller, count: int, length: int, payload: bytes) -> None:
+    """Send so many packets of ``length`` samples, faster than time, as another source."""
+    dtls = caller.transceiver.sender.transport
+    for number in range(count):
+        header = struct.pack("!BBHLL", 128, 96, number, number * length, 7)
+        await dtls._send_rtp(header + payload)
+        if number % 10 == 9:
+            await asyncio.sleep(0.005)
+
+
 async def test_a_caller_that_sends_faster_than_time_does_not_take_the_time_of_others() -> None:
     async with serving() as server, Caller(server.url, SILENCE) as caller:
-        dtls = caller.transceiver.sender.transport
         await packets(caller, 2)
         caller.transceiver.sender.replaceTrack(None)
         before, began = await report(server, caller), time.monotonic()
-        for number in range(600):  # 12 s
-            header = struct.pack("!BBHLL", 128, 96, number, number * 960, 7)
-            await dtls._send_rtp(header + b"\xf8\xff\xfe")
-            if number % 10 == 9:
-                await asyncio.sleep(0.005)
+        await hurry(caller, 600, 960, b"\xf8\xff\xfe")  # 12 s
         await until(lambda: dropped(server) > 100, "some are dropped")
         after = await report(server, caller)
         allowed = FASTEST * (BURST + time.monotonic() - began)
@@ -157,15 +162,10 @@ def dropped(server: Server) -> int:
 async def test_long_packets_faster_than_time_are_not_even_decoded() -> None:
     """Of 120 ms each, so that few a second are more audio than a second has."""
     async with serving() as server, Caller(server.url, SILENCE) as caller:
-        dtls = caller.transceiver.sender.transport
         await packets(caller, 2)
         caller.transceiver.sender.replaceTrack(None)
         before, began = await report(server, caller), time.monotonic()
-        for number in range(200):  # 24 s
-            header = struct.pack("!BBHLL", 128, 96, number, number * 5760, 7)
-            await dtls._send_rtp(header + b"\xfb\x06" + b"\xff\xfe" * 6)  # six of 20 ms
-            if number % 10 == 9:
-                await asyncio.sleep(0.005)
+        await hurry(caller, 200, 5760, b"\xfb\x06" + b"\xff\xfe" * 6)  # 24 s, six of 20 ms in each
         await until(lambda: dropped(server) > 100, "most are dropped")
         after = await report(server, caller)
         decoded = after["network"]["received_ms"] - before["network"]["received_ms"]

@@ -77,7 +77,7 @@ class Guard:
         self._dtls = Allowance(DTLS)
         self._rtcp = Allowance(RTCP)
         self._others = Allowance(FROM_OTHERS)
-        self._hosts: dict[str, Allowance] = {}  # of others, the first to come at the front
+        self._hosts: dict[str, Allowance] = {}  # of others, the last to send at the end
         self._more = Allowance(MORE_SOURCES)
 
     def excuse(self, seconds: float) -> None:

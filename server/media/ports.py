@@ -26,11 +26,11 @@ class Sockets:
 
     def __init__(self, ports: range | None = None, address: str | None = None) -> None:
         self.exhausted = False  # no port was free for one of the sockets
-        self.ports = ports
+        self._ports = ports
         self._only = None if address is None else ipaddress.ip_address(address)
 
     def __str__(self) -> str:
-        return "any" if self.ports is None else f"{self.ports.start}-{self.ports.stop - 1}"
+        return "any" if self._ports is None else f"{self._ports.start}-{self._ports.stop - 1}"
 
     @contextmanager
     def binding(self) -> Iterator[None]:
@@ -41,14 +41,16 @@ class Sockets:
         finally:
             _active.reset(token)
 
-    def check(self, host: str) -> None:
-        """Raise ``OSError`` if no socket is wanted there."""
-        address, only = ipaddress.ip_address(host), self._only
+    def socket(self, host: str) -> socket.socket | None:
+        """Bound to ``host`` and a free one of ``ports``; None where any will do.
+
+        Raises ``OSError`` where none is free, and where no socket is wanted.
+        """
+        address, only, ports = ipaddress.ip_address(host), self._only, self._ports
         if only is not None and address.version == only.version and address != only:
             raise OSError(errno.EADDRNOTAVAIL, f"calls are at {only} only, not at {host}")
-
-    def socket(self, host: str, ports: range) -> socket.socket:
-        """Bound to ``host`` and a free one of ``ports``; raises ``OSError``."""
+        if ports is None:
+            return None
         bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
         try:
             bound.setblocking(False)
@@ -86,10 +88,9 @@ def _patch(loop: asyncio.AbstractEventLoop) -> None:
         active = _active.get()
         if active is None or local_addr is None or local_addr[1] != 0:
             return await original(factory, local_addr=local_addr, **options)
-        active.check(local_addr[0])
-        if active.ports is None:
+        bound = active.socket(local_addr[0])
+        if bound is None:
             return await original(factory, local_addr=local_addr, **options)
-        bound = active.socket(local_addr[0], active.ports)
         try:
             return await original(factory, sock=bound, **options)
         except BaseException:

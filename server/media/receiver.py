@@ -159,7 +159,7 @@ class Reception:
         self._since = 0.0  # time.monotonic() when it took over
         self._timer: asyncio.TimerHandle | None = None
         self._due: float | None = None  # when the timer goes off
-        self._came: float | None = None  # of the packet that is decoded
+        self._came = 0.0  # time.monotonic() when the packet that is decoded did
 
     @property
     def counts(self) -> Counts:
@@ -242,7 +242,7 @@ class Reception:
         for packet, codec, came in packets:
             if self.decoder_queue.ended:
                 return
-            if not self._pace.has(time.monotonic()):  # what it takes to decode them is the time of all
+            if not self._pace.has(came):  # what it takes to decode them is the time of all
                 self.frames.dropped += 1
                 continue
             self._came = came
@@ -250,7 +250,7 @@ class Reception:
             self._decoding.decode(codec, packet.sequence_number, packet.timestamp, data, came)
 
     def _deliver(self, frame: AudioFrame) -> None:
-        self._pace.take(time.monotonic(), _duration(frame) / PACKET)
+        self._pace.take(self._came, _duration(frame) / PACKET)
         self.frames.add(frame, self._came)
 
 
