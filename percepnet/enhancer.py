@@ -205,6 +205,7 @@ class Enhancer:
         analysis.energy[:] = bands.energy(analysis.spectra)
         self._analysis.put(rows, analysis)
         self._state[rows] = 0
+        self._post[rows] = self._postfilter[rows]
 
     def _decide(self, samples: Float, rows: Rows) -> tuple[Analysis, Float, Float]:
         """Analyse the newest hops and ask the network."""

@@ -66,16 +66,23 @@ class Network:
             self._session = _session(path.resolve(), identity)
         except Exception as error:  # onnxruntime's exceptions share no public base
             raise ValueError(f"{path} is no model written by 'percepnet export': {error}") from error
-        inputs = {entry.name: entry.shape for entry in self._session.get_inputs()}
+        inputs = {entry.name: entry for entry in self._session.get_inputs()}
         if set(inputs) != {"features", "state"}:
             raise ValueError(
                 f"{path} takes {', '.join(inputs)}; allowed: features, state, "
                 "which is what this version of 'percepnet export' writes"
             )
-        _, self._hops, width = inputs["features"]
-        _, self._size = inputs["state"]
-        if width != FEATURES:
-            raise ValueError(f"{path} takes {width} features; allowed: {FEATURES}")
+        taken = [(entry.shape, entry.type) for entry in (inputs["features"], inputs["state"])]
+        match taken:
+            case [([_, int(hops), int(width)], "tensor(float)"), ([_, int(size)], "tensor(float)")] if (
+                width == FEATURES
+            ):
+                self._hops, self._size = hops, size
+            case _:
+                raise ValueError(
+                    f"{path} takes features and state of {taken}; "
+                    f"allowed: [streams, hops, {FEATURES}] and [streams, n] of tensor(float), hops and n given"
+                )
         self._states = [f"state_{hop + 1}" for hop in range(self._hops)]
         wanted = {"gain", "strength", *self._states}
         if missing := wanted - {entry.name for entry in self._session.get_outputs()}:

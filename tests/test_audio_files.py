@@ -1,3 +1,6 @@
+import errno
+import os
+import struct
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -209,11 +212,41 @@ def test_what_is_written_anew_keeps_its_place_and_who_may_read_it(tmp_path: Path
     assert longest.exists()
 
 
+def test_a_file_that_may_not_be_written_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.zeros((1, 480), np.float32)
+    write(tmp_path / "x.wav", x, 48_000)
+    before = (tmp_path / "x.wav").read_bytes()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as for others than root
+    with pytest.raises(PermissionError, match=r"x\.wav"):
+        write(tmp_path / "x.wav", x + 0.5, 48_000)
+    assert (tmp_path / "x.wav").read_bytes() == before
+    write(tmp_path / "y.wav", x, 48_000)
+
+
+def test_a_folder_that_may_not_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / name / "x.wav", np.zeros((1, 480), np.float32), 48_000)
+    scandir = os.scandir
+
+    def refused(path: str) -> object:  # as for others than root
+        if Path(path).name == "b":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    assert audio_files(tmp_path) == [Path("a/x.wav")]
+    assert f"{tmp_path / 'b'} is passed over: Permission denied" in caplog.text
+
+
 def test_wav_files_beyond_4_gb_say_how_long_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audio_writing, "LARGE", 1000)
     x = np.linspace(-0.5, 0.5, 960, dtype=np.float32).reshape(1, -1)
     write(tmp_path / "x.wav", x, 48_000)
-    assert (tmp_path / "x.wav").read_bytes()[:4] == b"RF64"  # EBU Tech 3306
+    begin = (tmp_path / "x.wav").read_bytes()[:64]
+    assert begin[:4] == b"RIFF"  # it is not so large
+    assert b"JUNK" in begin  # room for what makes it RF64 (EBU Tech 3306), if it becomes so
     assert_allclose(read(tmp_path / "x.wav")[0], x, atol=2**-15)
     with pytest.raises(ValueError, match=r"x\.aiff: \.aiff holds less than 4 GB"):
         write(tmp_path / "x.aiff", x, 48_000)
@@ -293,11 +326,85 @@ def test_a_long_gap_takes_no_memory_and_a_late_beginning_may_be_longer(
     spoken = np.ascontiguousarray(clean[:48_000])
     film(tmp_path / "x.mkv", spoken, [20 * n + 580_000 * (n >= 25) for n in range(50)])
     film(tmp_path / "y.mkv", spoken, [20 * n + 700_000 for n in range(50)])
-    for name, seconds in (("x", 581), ("y", 701)):
+    film(tmp_path / "z.mkv", spoken, [20 * n + 700_000 * (n >= 25) for n in range(50)])
+    for name, seconds in (("x", 581), ("y", 701), ("z", 701)):
         with reading(tmp_path / f"{name}.mkv") as track:
             lengths = [block.shape[1] for block in track.blocks]
         assert sum(lengths) == pytest.approx(seconds * 48_000, abs=2000)
         assert max(lengths) <= 48_000
+
+
+def test_a_clock_that_jumps_further_than_a_file_can_last_is_no_gap(
+    tmp_path: Path, clean: Samples, caplog: pytest.LogCaptureFixture
+) -> None:
+    jump = 13 * 3_600_000
+    film(
+        tmp_path / "x.mkv",
+        np.ascontiguousarray(clean[:48_000]),
+        [20 * n + jump * (n >= 25) for n in range(50)],
+    )
+    with reading(tmp_path / "x.mkv") as track:
+        assert sum(block.shape[1] for block in track.blocks) == pytest.approx(48_000, abs=2000)
+    assert "its clock jumps by +46800" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("channels", "mask", "layout"), [(1, 1, "mono"), (1, 8, "mono"), (2, 0x30, "stereo")]
+)
+def test_one_or_two_channels_may_be_anywhere(
+    channels: int, mask: int, layout: str, tmp_path: Path, clean: Samples
+) -> None:
+    """As in WAVE_FORMAT_EXTENSIBLE, of stems that were taken apart."""
+    pcm = np.rint(clean[: channels * 4800] * 32767).astype("<i2")
+    form = struct.pack(
+        "<HHIIHHHHIH", 0xFFFE, channels, 48_000, 96_000 * channels, 2 * channels, 16, 22, 16, mask, 1
+    )
+    form += bytes.fromhex("000000001000800000aa00389b71")
+    chunks = b"WAVE" + b"fmt " + struct.pack("<I", len(form)) + form
+    chunks += b"data" + struct.pack("<I", pcm.nbytes) + pcm.tobytes()
+    (tmp_path / "x.wav").write_bytes(b"RIFF" + struct.pack("<I", len(chunks)) + chunks)
+    samples, _, found, _ = load(tmp_path / "x.wav")
+    assert found == layout
+    assert np.array_equal(np.rint(samples.T * 32768).ravel(), pcm)
+
+
+def encode(path: Path, codec: str, spoken: Samples) -> None:
+    """Mono at 48 kHz in a codec that ``write`` has not."""
+    with av.open(path, "w") as container:
+        stream = container.add_stream(codec, rate=48_000, layout="mono")
+        for start in range(0, len(spoken) - len(spoken) % 1536, 1536):
+            frame = av.AudioFrame.from_ndarray(
+                spoken[None, start : start + 1536], format="fltp", layout="mono"
+            )
+            frame.sample_rate, frame.pts = 48_000, start
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def test_damage_for_which_ffmpeg_has_only_a_number_is_left_out(
+    tmp_path: Path, clean: Samples, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.ac3"
+    encode(path, "ac3", clean[:96_000])
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 512] = np.random.default_rng(1).bytes(512)
+    path.write_bytes(content)
+    assert read(path)[0].shape[1] > 1.8 * 48_000
+    assert "a.ac3 is damaged in " in caplog.text
+
+
+def test_a_stream_that_begins_late_in_a_transport_stream_ends_nothing(tmp_path: Path, clean: Samples) -> None:
+    path = tmp_path / "a.ts"
+    encode(path, "aac", clean[:96_000])
+    whole = read(path)[0].shape[1]
+    content = bytearray(path.read_bytes())
+    begins = [
+        at for at in range(0, len(content), 188) if content[at + 1] & 0x5F == 0x41 and content[at + 2] == 0
+    ]
+    content[begins[-1] + 2] = 0xAC  # of the packet's identifier
+    path.write_bytes(content)
+    assert read(path)[0].shape[1] > whole / 2
 
 
 def test_what_is_damaged_is_left_out_and_told(

@@ -70,6 +70,22 @@ def test_turning_off_and_on_is_the_same_for_any_chunking(voices: Float) -> None:
         np.testing.assert_allclose(turned(chunk), whole, atol=1e-6)
 
 
+def test_a_control_that_changes_while_a_stream_is_dry_holds_when_it_is_not_for_any_chunking(
+    voices: Float,
+) -> None:
+    def turned(chunk: int) -> Float:
+        enhancer, parts = Enhancer(streams=4, attenuation_limit_db=6), []
+        for part, enabled in zip(
+            np.split(voices[:, : 60 * HOP], 3, axis=1), (True, False, True), strict=True
+        ):
+            for stream in range(4):
+                enhancer.set(stream, enabled=enabled, postfilter=stream < 2 and enabled)
+            parts += [enhancer.process(part[:, at : at + chunk]) for at in range(0, part.shape[1], chunk)]
+        return np.concatenate(parts, axis=1)
+
+    np.testing.assert_allclose(turned(HOP), turned(4 * HOP), atol=1e-6)
+
+
 def test_interleaved_calls_equal_separate_ones(voices: Float) -> None:
     """Packets of any subset of the calls, in any order, at any time."""
     separate = np.concatenate([Enhancer(streams=1).process(voice[None]) for voice in voices])

@@ -142,17 +142,39 @@ def test_the_state_is_a_row_for_each_stream_of_named_parts() -> None:
     assert {name: array.shape[1:] for name, array in found.items()} == states(topology)
 
 
+def save_foreign(path: Path, inputs: dict[str, list[str | int]], kind: int = TensorProto.FLOAT) -> None:
+    """A model that takes these, by name and shape."""
+    taken = [helper.make_tensor_value_info(name, kind, shape) for name, shape in inputs.items()]
+    output = helper.make_tensor_value_info("gain", kind, None)
+    nodes = [helper.make_node("Identity", ["features"], ["gain"])]
+    graph = helper.make_graph(nodes, "foreign", taken, [output])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+
+
 @pytest.mark.parametrize("taken", ["features", "features, conv1_state"])
 def test_a_model_with_other_inputs_is_refused_with_what_it_takes(taken: str, tmp_path: Path) -> None:
-    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["B", "T", 70]) for n in taken.split(", ")]
-    output = helper.make_tensor_value_info("gain", TensorProto.FLOAT, None)
-    nodes = [helper.make_node("Tanh", ["features"], ["gain"])]
-    graph = helper.make_graph(nodes, "foreign", inputs, [output])
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9),
-        tmp_path / "a.onnx",
-    )
+    save_foreign(tmp_path / "a.onnx", {name: ["B", "T", 70] for name in taken.split(", ")})
     with pytest.raises(ValueError, match=rf"a\.onnx takes {taken}; allowed: features, state"):
+        Network(tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize(
+    ("features", "state", "kind"),
+    [
+        (["B", "T", 70], ["B", 9], TensorProto.FLOAT),
+        (["B", 2, 71], ["B", 9], TensorProto.FLOAT),
+        (["B", 70], ["B", 9], TensorProto.FLOAT),
+        (["B", 2, 70], ["B", "N"], TensorProto.FLOAT),
+        (["B", 2, 70], ["B", 9], TensorProto.DOUBLE),
+    ],
+)
+def test_a_model_of_other_shapes_or_numbers_is_refused_with_those(
+    features: list[str | int], state: list[str | int], kind: int, tmp_path: Path
+) -> None:
+    save_foreign(tmp_path / "a.onnx", {"features": features, "state": state}, kind)
+    with pytest.raises(
+        ValueError, match=r"a\.onnx takes features and state of .*; allowed: \[streams, hops, 70\]"
+    ):
         Network(tmp_path / "a.onnx")
 
 

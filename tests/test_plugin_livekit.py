@@ -110,6 +110,9 @@ def test_turned_off_it_stays_in_the_way_so_that_the_voice_does_not_jump(voice: P
     late = StreamingEnhancer(48_000).latency_samples
     settled = slice(160 * 480, None)
     np.testing.assert_allclose(out[settled], voice[160 * 480 - late : -late], atol=2)
+    with pytest.raises(TypeError, match="enabled is 'no'; allowed: True and False"):
+        processor.enabled = "no"  # type: ignore[assignment]
+    assert processor.suppressing is False
 
 
 def test_another_track_or_the_next_stream_is_a_new_voice(voice: Pcm) -> None:

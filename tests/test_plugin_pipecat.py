@@ -112,6 +112,19 @@ async def test_calls_after_each_other_are_as_new_and_those_at_once_apart(voice: 
         await one.stop()
 
 
+def test_a_filter_may_go_from_one_event_loop_to_another(voice: NDArray[np.int16]) -> None:
+    kept = PercepNetFilter()
+    chunk = voice[:320].tobytes()
+
+    async def call() -> list[bytes]:
+        await kept.start(RATE)
+        heard = await asyncio.gather(*(kept.filter(chunk) for _ in range(3)))  # the lock is waited for
+        await kept.stop()
+        return heard
+
+    assert asyncio.run(call()) == asyncio.run(call())
+
+
 async def test_a_chunk_that_is_cancelled_leaves_nobody_else_in_the_voice(
     voice: NDArray[np.int16], monkeypatch: pytest.MonkeyPatch
 ) -> None:

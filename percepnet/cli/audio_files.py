@@ -23,7 +23,12 @@ from percepnet.resampling import resample
 
 GAP: Final = 0.05  # s between what has been decoded and the next frame, from which on silence fills it
 LOOK: Final = 0.5  # s of audio after it that must be late, too: stamps of what was only held up catch up
-LONGEST_GAP: Final = 600.0  # s; beyond this the file's clock has jumped
+LONGEST_GAP: Final = (
+    600.0  # s; beyond this the file's clock has jumped, unless the file says that it is so long
+)
+LONGEST_PAUSE: Final = (
+    12 * 3600.0
+)  # s; and beyond this in any case: clocks begin anew after 13 hours and more
 PIECE: Final = 1.0  # s of silence at once
 AUDIO_SUFFIXES: Final = (  # what a walk through a directory takes for audio
     ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".au", ".avi", ".caf", ".flac", ".flv", ".m2ts",
@@ -80,7 +85,7 @@ def audio_below(folder: Path) -> list[Path]:
     entered: set[Path] = set()  # each folder once, or a link to one above it would be followed for ever
     links = [folder]  # last, so that what is in a folder and behind a link has its name of the folder
     while links:
-        for place, folders, names in os.walk(links.pop(0)):
+        for place, folders, names in os.walk(links.pop(0), onerror=_passed_over):
             if (real := Path(place).resolve()) in entered:
                 folders.clear()
                 continue
@@ -91,6 +96,10 @@ def audio_below(folder: Path) -> list[Path]:
             here = [Path(place, name) for name in names if not name.startswith(".")]
             found += [path for path in here if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file()]
     return sorted(path.relative_to(folder) for path in found)
+
+
+def _passed_over(error: OSError) -> None:
+    logger.warning("%s is passed over: %s", error.filename, error.strerror)
 
 
 def read(path: Path) -> tuple[Float, int]:
@@ -139,6 +148,8 @@ def reading(path: Path) -> Iterator[Track]:
             stream = container.streams.audio[0]
             if stream.codec_context is None:
                 raise ValueError(f"{path}: its audio is of a codec that FFmpeg cannot decode here")
+            if stream.codec_context.channels < 3:  # one microphone may be called left, two back
+                stream.codec_context.layout = usual_layout(stream.codec_context.channels)
             if "channels (" in stream.layout.name:  # PyAV would write past the end of what it has reserved
                 raise ValueError(f"{path} has channels in places that no layout has: {stream.layout.name}")
             frames = _decoded(container, stream, path)
@@ -173,7 +184,9 @@ def _blocks(
     form = layout, rate  # of the frames that come now
     # Of several tracks all begin with the file; one alone begins as it does.
     start = (container.start_time or 0) / av.time_base if container.streams.video else None
-    longest = max(LONGEST_GAP, (container.duration or 0) / av.time_base)
+    left = min(
+        LONGEST_PAUSE, (container.duration or 0) / av.time_base
+    )  # s of the file that are still to come
     with naming(path):
         for frame, ahead in _looking_ahead(chain([first], others)):
             if form != (form := (frame.layout.name, frame.sample_rate)):
@@ -182,16 +195,20 @@ def _blocks(
                 if start is None:
                     start = ahead[0]
                 late, early = min(ahead) - start, max(ahead) - start
-                if GAP < late <= longest:
+                if GAP < late <= max(LONGEST_GAP, left):
                     missing = round(late * rate)
                     start += missing / rate
+                    left -= missing / rate
                     while missing:
                         piece = min(missing, round(PIECE * rate))
                         missing -= piece
                         yield np.zeros((channels, piece), np.float32)
-                elif late > GAP or early < -GAP:  # the clock has jumped
+                elif late > GAP or early < -GAP:
+                    logger.warning(
+                        "%s: its clock jumps by %+.1f s, which is left out", path, ahead[0] - start
+                    )
                     start = ahead[0]
-                longest = LONGEST_GAP
+            left -= frame.samples / frame.sample_rate
             yield from _samples(packed.resample(frame))
         yield from _samples(packed.resample(None))
 
@@ -243,19 +260,26 @@ def _opened(path: Path) -> InputContainer:
 def _decoded(container: InputContainer, stream: AudioStream, path: Path) -> Iterator[av.AudioFrame]:
     """Frames of all packets that can be decoded; FFmpeg's error if there are none."""
     damaged, whole = 0, False
-    error: av.error.InvalidDataError | None = None
+    error: av.FFmpegError | None = None
     packets = container.demux(stream)
     while True:
         try:
-            if (packet := next(packets, None)) is None:
-                break
+            packet = next(packets, None)
+        except (av.error.EOFError, IndexError):  # the latter is PyAV's own, where a stream has begun late
+            break
+        except av.error.InvalidDataError as found:
+            damaged, error = damaged + 1, found
+            continue
+        if packet is None:
+            break
+        try:
             for frame in packet.decode():
                 whole = True
                 assert isinstance(frame, av.AudioFrame)
                 yield frame
-        except av.error.EOFError:  # of a file without packets
+        except av.error.EOFError:
             break
-        except av.error.InvalidDataError as found:
+        except av.FFmpegError as found:  # decoders have many for damage, some only numbers
             damaged, error = damaged + 1, found
     if error is not None and not whole:
         raise error
@@ -287,11 +311,6 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except av.FFmpegError as error:
-        raise _named(error, path) from error
-
-
-def _named(error: av.FFmpegError, path: Path) -> Exception:
-    """FFmpeg's error with the file's name in it."""
-    if isinstance(error, OSError):
-        return OSError(error.errno, error.strerror, str(path))
-    return ValueError(f"{path}: {error.strerror}")
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise ValueError(f"{path}: {error.strerror}") from error

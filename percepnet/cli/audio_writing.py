@@ -1,5 +1,6 @@
 """Arrays to audio files, through FFmpeg's libraries in PyAV."""
 
+import errno
 import os
 import shutil
 import uuid
@@ -32,9 +33,8 @@ class FileFormat:
     bit_rate: int | None = None  # bit/s and channel
     most_channels: int = 8
     may_be_empty: bool = True  # such a file can be opened again
-    # The muxer's options beyond LARGE, None where it holds no more; and for what may become so large
+    # The muxer's options for what may become larger than LARGE, None where it holds no more
     large: Mapping[str, str] | None = field(default_factory=dict)
-    perhaps_large: Mapping[str, str] = field(default_factory=dict)
 
 
 FORMATS: Final[Mapping[str, FileFormat]] = MappingProxyType(
@@ -43,8 +43,7 @@ FORMATS: Final[Mapping[str, FileFormat]] = MappingProxyType(
             "wav",
             {16: "pcm_s16le", 24: "pcm_s24le", 32: "pcm_f32le"},
             most_channels=64,
-            large=MappingProxyType({"rf64": "always"}),
-            perhaps_large=MappingProxyType({"rf64": "auto"}),
+            large=MappingProxyType({"rf64": "auto"}),
         ),
         ".flac": FileFormat("flac", {16: "flac", 24: "flac"}),
         ".aiff": FileFormat("aiff", {16: "pcm_s16be", 24: "pcm_s24be"}, most_channels=7, large=None),
@@ -146,9 +145,11 @@ def writing(
     form = _check_shape(path, channels, expected, bits)
     path.parent.mkdir(parents=True, exist_ok=True)
     target = path.resolve()  # of a link, which stays one
+    if target.exists() and not os.access(target, os.W_OK):  # a new file in its place would need no leave
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     partial = target.with_name(f".{uuid.uuid4().hex}.part")
     size = LARGE if expected is None else _bytes(channels, expected, bits)
-    options = form.large if size > LARGE else form.perhaps_large if size > LARGE / 2 else {}
+    options = form.large if size > LARGE / 2 else {}
     count = 0
     try:
         with (

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from percepnet.enhancer import check_controls
 from percepnet.extras import needs
 from percepnet.framing import SAMPLE_RATE
 from percepnet.streaming import StreamingEnhancer
@@ -65,6 +66,7 @@ class PercepNetProcessor(FrameProcessor[AudioFrame]):
 
     @enabled.setter
     def enabled(self, value: bool) -> None:
+        check_controls(enabled=value)
         self._suppressing = value
         if self._voice is not None:
             self._voice.set(enabled=value)

@@ -67,6 +67,7 @@ class PercepNetFilter(BaseAudioFilter):
 
     async def start(self, sample_rate: int) -> None:
         """Begin a call; raises ValueError for a rate outside of 8 000…192 000 Hz."""
+        self._one_at_a_time = asyncio.Lock()  # of the event loop of this call
         async with self._one_at_a_time:
             voice = await asyncio.to_thread(StreamingEnhancer, sample_rate, model=self._model)
             voice.set(**self._settings)
