@@ -11,7 +11,7 @@ from .backoff import Backoff
 from .ending import first
 from .media import closing, opus, sender
 from .rooms import Room
-from .whipclient import WhipSession, connection
+from .whipclient import WhipSession, connection, told
 
 CONNECT_TIME: Final = 15.0  # s
 ANSWER_TIME: Final = 10.0  # s
@@ -29,18 +29,21 @@ class Forwarding:
 
     def __init__(self, url: str, token: str | None = None) -> None:
         self._url, self._token = url, token
-        self._tasks: dict[Room, asyncio.Task[None]] = {}
+        self._rooms: dict[str, Room] = {}  # the latest of each name
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # one at a time for each name
         self._closing = False
 
     def follow(self, room: Room) -> None:
         """Push ``room`` from now on until its publisher goes."""
-        if room not in self._tasks:
+        self._rooms[room.name] = room
+        if room.name not in self._tasks:
             task = asyncio.create_task(self._push(room), name=f"push of room {room.name}")
-            self._tasks[room] = task
-            task.add_done_callback(lambda _: self._pushed(room))
+            self._tasks[room.name] = task
+            task.add_done_callback(lambda _: self._pushed(room.name))
 
-    def _pushed(self, room: Room) -> None:
-        del self._tasks[room]
+    def _pushed(self, name: str) -> None:
+        del self._tasks[name]
+        room = self._rooms.pop(name)
         if room.published and not self._closing:  # anew, while the push ended
             self.follow(room)
 
@@ -63,7 +66,7 @@ class Forwarding:
                 try:
                     await self._session(http, url, room)
                 except (OSError, TimeoutError, aiohttp.ClientError, ValueError) as error:
-                    logger.warning("room %s cannot be pushed: %s", room.name, _told(error))
+                    logger.warning("room %s cannot be pushed: %s", room.name, told(error))
                 except Exception:  # an answer that aiortc does not take
                     logger.exception("room %s cannot be pushed", room.name)
                 await first(backoff.pause(), room.left.wait())
@@ -102,10 +105,3 @@ class Forwarding:
             await closing.close(peer)
             if session is not None:
                 await session.end(http)
-
-
-def _told(error: Exception) -> str:
-    """What went wrong; not in aiohttp's words where they have the whole address, which may hold a key."""
-    if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
-        return type(error).__name__
-    return str(error) or type(error).__name__

@@ -132,7 +132,7 @@ async def _offer(request: web.Request, checked: Callable[[str], Offer]) -> Offer
         raise problem(web.HTTPUnsupportedMediaType, f"the body must be {SDP}, not {request.content_type}")
     try:
         return checked((await body(request)).decode())
-    except (OfferError, UnicodeDecodeError, LookupError) as error:
+    except (OfferError, UnicodeDecodeError) as error:
         raise problem(web.HTTPBadRequest, str(error)) from error
 
 

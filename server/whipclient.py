@@ -73,8 +73,15 @@ class WhipSession:
             try:
                 async with http.delete(self.resource, headers=self._headers):
                     pass
-            except (aiohttp.ClientError, TimeoutError):
-                logger.info("a session could not be deleted", exc_info=True)
+            except (aiohttp.ClientError, TimeoutError) as error:
+                logger.info("a session could not be deleted: %s", told(error))
+
+
+def told(error: Exception) -> str:
+    """What went wrong; not in aiohttp's words where they have the whole address, which may hold a key."""
+    if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
+        return type(error).__name__
+    return str(error) or type(error).__name__
 
 
 def _directed(sdp: str, connection: RTCPeerConnection) -> str:

@@ -5,7 +5,7 @@ import contextlib
 import shutil
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -107,6 +107,16 @@ class JanusServer:
                 self._process.send_signal(signal.SIGKILL)
             await self._process.wait()
             self._process = None
+
+    @contextlib.contextmanager
+    def halted(self) -> Iterator[None]:
+        """It lives, and answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def log(self) -> str:
         return (self._folder / "janus.log").read_text(errors="replace")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import re
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +17,7 @@ from calling import TIMEOUT, Server, serving, until
 from numpy.typing import NDArray
 from whip_peers import listening, publishing
 
-from server import forward
+from server import forward, whipclient
 from server.backoff import Backoff
 from server.loadtest.hearing import lag
 from server.media import sender
@@ -199,7 +200,46 @@ async def test_a_push_that_goes_in_circles_is_told_without_its_address(
     ):
         await until(lambda: "room desk cannot be pushed: TooManyRedirects" in caplog.text, "the log")
     assert not any("key" in record.getMessage() for record in caplog.records)
-    assert forward._told(TimeoutError()) == "TimeoutError"  # which says nothing itself
+    assert whipclient.told(TimeoutError()) == "TimeoutError"  # which says nothing itself
+
+
+async def test_pushes_of_a_room_follow_each_other_and_keep_their_addresses_to_themselves(
+    speech: Pcm, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Though the room is another: a server with one seat for it, or one address, would lose the new push."""
+    caplog.set_level(logging.INFO)
+    asked: list[str] = []
+    free = asyncio.Event()
+    async with serving() as far:
+
+        async def answer(request: web.Request) -> web.Response:
+            asked.append(request.method)
+            async with far.http.post("/whip/desk", data=await request.text(), headers=SDP) as response:
+                text, headers = await response.text(), {"Location": "/whip/key"}
+            return web.Response(status=201, text=text, headers=headers)
+
+        async def delete(request: web.Request) -> web.Response:
+            asked.append(request.method)
+            await free.wait()
+            raise web.HTTPTemporaryRedirect(str(request.url))
+
+        app = web.Application()
+        app.router.add_post("/whip", answer)
+        app.router.add_delete("/whip/key", delete)
+        async with TestServer(app) as before, serving(forward=str(before.make_url("/whip"))) as server:
+            async with publishing(server.http, "desk", speech):
+                await until(lambda: len(far.calls.rooms) == 1, "the push")
+            await until(lambda: "DELETE" in asked, "its end")
+            async with publishing(server.http, "desk", speech):
+                await until(lambda: len(server.calls.rooms) == 1, "the next publisher")
+                assert asked == ["POST", "DELETE"]
+                free.set()
+                await until(lambda: asked.count("POST") == 2, "the next push")
+    assert re.fullmatch("P(D+)PD+", "".join(method[0] for method in asked))
+    assert "a session could not be deleted: TooManyRedirects" in caplog.text
+    assert not any(
+        "key" in record.getMessage() for record in caplog.records if record.name.startswith("server")
+    )
 
 
 async def test_a_room_is_pushed_on_until_its_publisher_goes_and_again_after_a_restart(

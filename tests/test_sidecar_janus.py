@@ -24,13 +24,10 @@ from server.media.opus import LOOKAHEAD, SPEECH_LOOKAHEAD
 from server.overload import Overload
 from server.sidecar import claims
 from server.sidecar.claims import Feed
-from server.sidecar.following import Twin, TwinFailed
-from server.sidecar.janus import JanusError, SessionLost, session
+from server.sidecar.janus import JanusError, SessionLost
 from server.sidecar.options import SidecarOptions
 from server.sidecar.process import running_engine
-from server.sidecar.room import Room
 from server.sidecar.sidecar import Sidecar
-from server.sidecar.transport import Message
 from server.sidecar.videoroom import PLUGIN, Publisher, VideoRoom
 
 pytestmark = pytest.mark.skipif(not installed(), reason="needs Debian's janus")
@@ -280,12 +277,15 @@ async def test_what_is_too_much_for_one_sidecar_is_anothers(
 async def test_a_room_that_is_not_there_yet_is_waited_for(
     tmp_path: Path, speech: Pcm, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with JanusServer(tmp_path) as janus, sidecar(janus, rooms=(ROOM, 77)):
+    async with JanusServer(tmp_path) as janus, sidecar(janus, rooms=(ROOM, 77)) as made:
         await until(lambda: "No such room" in caplog.text, "the missing room is told")
         async with watching(janus) as (room, watcher), Speaker(room, "Alice", speech) as alice:
             await twin_of(watcher, alice.id)
+        assert not made.connected
+        assert [made.report()["rooms"][str(id)]["state"] for id in (ROOM, 77)] == ["joined", "joining"]  # type: ignore[index]
         async with watching(janus, create=77) as (room, watcher), Speaker(room, "Bob", speech) as bob:
             await twin_of(watcher, bob.id)
+            assert made.connected
 
 
 @asynccontextmanager
@@ -340,6 +340,23 @@ async def test_a_process_that_is_told_to_end_leaves_the_rooms(tmp_path: Path, sp
         await participants(janus, 2)
 
 
+@pytest.mark.parametrize("way", ["ws", "http"])
+async def test_a_process_ends_in_time_though_janus_answers_nothing(
+    tmp_path: Path, speech: Pcm, way: str
+) -> None:
+    async with (
+        JanusServer(tmp_path) as janus,
+        watching(janus) as (room, watcher),
+        Speaker(room, "Alice", speech) as alice,
+        process("--url", janus.urls[way]) as (started, _),
+    ):
+        await twin_of(watcher, alice.id)
+        with janus.halted():
+            started.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(TIMEOUT):
+                assert await started.wait() == 0
+
+
 async def test_of_a_process_that_is_killed_another_takes_over_at_once(tmp_path: Path, speech: Pcm) -> None:
     async with (
         JanusServer(tmp_path) as janus,
@@ -380,45 +397,3 @@ async def test_a_session_that_janus_ends_is_told_as_lost(
         with pytest.raises(JanusError, match="Unauthorized"):
             async with in_session(janus, way):
                 pass
-
-
-async def test_who_leaves_before_the_answer_to_joining_is_read_gets_no_twin() -> None:
-    """Over HTTP one poll may bring both."""
-
-    class Poll:
-        def __init__(self) -> None:
-            self.events: asyncio.Queue[list[Message]] = asyncio.Queue()
-
-        async def send(self, message: Message) -> tuple[Message, ...]:
-            answer: Message = {"janus": "success", "transaction": message["transaction"]}
-            if message["janus"] in ("create", "attach"):
-                return ({**answer, "data": {"id": 7}},)
-            if message.get("body", {}).get("request") != "join":
-                return ({**answer, "plugindata": {"data": {"participants": []}}},)
-            alice = {"id": 42, "display": "Alice", "streams": [{"type": "audio", "mid": "0"}]}
-            bob = {**alice, "id": 43, "display": "Bob"}
-            told = (
-                {"videoroom": "joined", "id": 9, "private_id": 3, "publishers": [alice, bob]},
-                {"videoroom": "event", "unpublished": 42},
-                {"videoroom": "event", "leaving": 42},
-            )
-            events = [{"janus": "event", "sender": 7, "plugindata": {"data": data}} for data in told]
-            events[0]["transaction"] = message["transaction"]
-            self.events.put_nowait(events)
-            return ({**answer, "janus": "ack"},)
-
-        async def receive(self, session: int, authorization: object) -> list[Message]:
-            return await self.events.get()
-
-    made: list[Publisher] = []
-
-    def make_twin(room: object, publisher: Publisher) -> Twin:
-        made.append(publisher)
-        raise TwinFailed("a test")
-
-    async with session(Poll(), {}) as open_session:  # type: ignore[arg-type]
-        room = Room(ROOM, None, "me", make_twin)
-        async with at_work(room.live(open_session)):
-            await until(lambda: bool(made), "a twin is made of who has stayed")
-            assert room.report()["publishers"] == 1
-            assert {publisher.id for publisher in made} == {43}

@@ -26,6 +26,7 @@ from server.sidecar.process import running_engine
 pytest.importorskip("livekit.rtc")
 pytest.importorskip("livekit.protocol")
 
+from livekit import rtc
 from livekit_people import Listener, Pcm, Speaker, Watcher
 from livekit_server import KEY, ROOM, SECRET, LiveKitServer
 
@@ -197,6 +198,76 @@ async def test_two_sidecars_make_one_twin_and_none_of_twins_and_the_other_takes_
         )
         assert list(twins(made[other])) == ["alice"]
         assert livekit.person(other).asked_for == [microphone]
+
+
+@pytest.mark.parametrize("when", ["while the twin is marked", "later"])
+async def test_a_twin_goes_on_under_its_name_when_its_participant_takes_another(
+    speech: Pcm, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    marked = asyncio.Event()
+    set_attributes = rtc.LocalParticipant.set_attributes
+
+    async def marking(self: rtc.LocalParticipant, attributes: dict[str, str]) -> None:
+        if any(attributes.values()) and "percepnet.sidecar" not in attributes:
+            marked.set()
+        await set_attributes(self, attributes)
+
+    monkeypatch.setattr(rtc.LocalParticipant, "set_attributes", marking)
+    async with LiveKitServer() as livekit, sidecar(livekit) as made, Watcher(livekit) as watcher:
+        await until(lambda: made.connected, "the sidecar is there")
+        async with Speaker(livekit, "alice", "Alice", speech):
+            if when == "later":
+                await watcher.twin("alice")
+            else:
+                async with asyncio.timeout(TIMEOUT):
+                    await marked.wait()
+            livekit.person("alice").info.name = "Alicia"
+            await livekit.rooms[ROOM].tell(livekit.person("alice"))
+            await until(
+                lambda: watcher.room.remote_participants["alice"].name == "Alicia", "everybody is told"
+            )
+            twin = await watcher.twin("alice")
+            async with Listener(twin) as listener:
+                await listener.hear(50)
+            assert [each.name for each in watcher.twins("alice")] == [twin.name]
+            assert twin.name == "Alice (enhanced)"
+            assert twins(made)["alice"]["level"]["in_dbfs"] > -60
+
+
+async def test_a_twin_whose_subscription_ends_is_made_anew(
+    speech: Pcm, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        LiveKitServer() as livekit,
+        sidecar(livekit) as made,
+        Watcher(livekit) as watcher,
+        Speaker(livekit, "alice", "Alice", speech),
+    ):
+        first = await watcher.twin("alice")
+        made._stays[ROOM]._following.publishers["alice"].microphone.set_subscribed(False)
+        await until(lambda: "the subscription to the microphone has ended" in caplog.text, "it is told")
+        await until(lambda: first.sid not in [twin.sid for twin in watcher.twins("alice")], "it goes")
+
+
+async def test_a_twin_that_cannot_be_withdrawn_bars_nobody(
+    speech: Pcm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def stuck(self: rtc.LocalParticipant, sid: str) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("server.sidecar.livekit.twin.CLOSING_TIME", 0.1)
+    async with (
+        LiveKitServer() as livekit,
+        sidecar(livekit) as made,
+        Watcher(livekit) as watcher,
+        Speaker(livekit, "alice", "Alice", speech),
+    ):
+        first = await watcher.twin("alice")
+        with monkeypatch.context() as fault:
+            fault.setattr(rtc.LocalParticipant, "unpublish_track", stuck)
+            made._stays[ROOM]._following.publishers["alice"].microphone.set_subscribed(False)
+            await until(lambda: "was not withdrawn as it should" in caplog.text, "it is told")
+        await until(lambda: [twin.sid for twin in watcher.twins("alice")] not in ([], [first.sid]), "another")
 
 
 async def test_who_is_removed_comes_back(caplog: pytest.LogCaptureFixture) -> None:

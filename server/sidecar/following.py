@@ -69,7 +69,7 @@ class Following(Generic[P]):
         self._name = name
         self._told: tuple[type[Exception], ...] = (TwinFailed, EngineFull, *told)
         self._tasks: dict[Feed, asyncio.Task[None]] = {}  # that follow a publisher
-        self._ending: set[asyncio.Task[None]] = set()  # those whose publisher has gone
+        self._ending: dict[Feed, asyncio.Task[None]] = {}  # the last of those whose publisher has gone
         self._own: dict[Twin, Feed] = {}  # made here, and of whom
         self._news = asyncio.Event()  # replaced as it is set
 
@@ -96,23 +96,26 @@ class Following(Generic[P]):
         self.forget(publisher.id)
         self.publishers[publisher.id] = publisher
         self._tasks[publisher.id] = asyncio.create_task(
-            self._follow(publisher, make_twin, sidecars, newcomer),
+            self._follow(publisher, make_twin, sidecars, newcomer, self._ending.get(publisher.id)),
             name=f"room {self._room}: publisher {publisher.id}",
         )
 
     def forget(self, feed: Feed) -> None:
         """Who has gone, or is none."""
         if self.publishers.pop(feed, None) is not None:
-            task = self._tasks.pop(feed)
+            task = self._ending[feed] = self._tasks.pop(feed)
             task.cancel()
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
+            task.add_done_callback(lambda _: self._ended(feed, task))
+
+    def _ended(self, feed: Feed, task: asyncio.Task[None]) -> None:
+        if self._ending.get(feed) is task:
+            del self._ending[feed]
 
     async def forget_all(self) -> None:
         """Wait until nothing is left."""
         for feed in list(self.publishers):
             self.forget(feed)
-        await asyncio.gather(*self._ending, return_exceptions=True)
+        await asyncio.gather(*self._ending.values(), return_exceptions=True)
         self.twins.clear()
 
     def changed(self) -> None:
@@ -130,7 +133,11 @@ class Following(Generic[P]):
         make_twin: Callable[[P], Twin],
         sidecars: Sidecars,
         newcomer: bool,
+        before: asyncio.Task[None] | None,
     ) -> None:
+        """``before`` has followed the same feed: what it gives back must not be what this one has taken."""
+        if before is not None:
+            await finished(_done(before))
         backoff = Backoff()
         while True:
             try:
@@ -176,3 +183,7 @@ class Following(Generic[P]):
 
     def _twins_of(self, feed: Feed) -> list[Feed]:
         return [twin for twin, of in self.twins.items() if of == str(feed)]
+
+
+async def _done(task: asyncio.Task[None]) -> None:
+    await asyncio.wait([task])

@@ -24,6 +24,7 @@ KEEPALIVE: Final = (
     8.0  # s; a session is over after 60 s without a request (Janus's default), in Docker after 20
 )
 ANSWER_TIME: Final = 10.0  # s that Janus has for an answer
+GOODBYE_TIME: Final = 2.0  # s, where the answer makes no difference: who ends has little time
 NO_SUCH_SESSION: Final = 458
 BROKEN: Final = (OSError, aiohttp.ClientError, ValueError)  # what a transport raises
 
@@ -75,7 +76,7 @@ class Handle:
         """Give the place back, with any connection that belongs to it; of a lost session nothing is left."""
         self._session.forget(self._id)
         with contextlib.suppress(SessionLost, JanusError):
-            await self._session.ask({"janus": "detach"}, self._id)
+            await self._session.ask({"janus": "detach"}, self._id, GOODBYE_TIME)
 
 
 class Session:
@@ -111,7 +112,10 @@ class Session:
         self.id = message["data"]["id"]
 
     async def attach(self, plugin: str, listener: Listener) -> Handle:
-        """A handle of ``plugin``. Cancelled meanwhile, it waits for the answer and gives the handle back."""
+        """A handle of ``plugin``. Cancelled meanwhile, it waits for the answer and gives the handle back.
+
+        Without an answer nobody knows the handle, which Janus may make all the same: the session is lost then.
+        """
         asking = asyncio.create_task(self.ask({"janus": "attach", "plugin": plugin}))
         try:
             answer = await asyncio.shield(asking)
@@ -119,24 +123,28 @@ class Session:
             with contextlib.suppress(SessionLost, JanusError):
                 await Handle(self, (await asking)["data"]["id"], listener).detach()
             raise
+        except JanusError as error:
+            if error.code == 0:
+                raise self._lose(error) from error
+            raise
         handle = Handle(self, answer["data"]["id"], listener)
         self._handles[answer["data"]["id"]] = handle
         return handle
 
-    async def ask(self, message: Message, handle: int | None = None) -> Message:
-        """Send a request and wait for its answer; raises :class:`JanusError` or :class:`SessionLost`."""
+    async def ask(self, message: Message, handle: int | None = None, within: float = ANSWER_TIME) -> Message:
+        """Send a request and wait ``within`` s for its answer; raises :class:`JanusError` or :class:`SessionLost`."""
         if self._lost.done():
             self._lost.result()
         transaction, request = self._request(message, handle)
         answer = asyncio.get_running_loop().create_future()
         self._asked[transaction] = _Asked(answer, message["janus"] == "keepalive")
         try:
-            async with asyncio.timeout(ANSWER_TIME):
+            async with asyncio.timeout(within):
                 for part in await self._transport.send(request):
                     self._take(part)
                 return await answer
         except TimeoutError:
-            raise JanusError(0, f"no answer to {message['janus']} within {ANSWER_TIME:g} s") from None
+            raise JanusError(0, f"no answer to {message['janus']} within {within:g} s") from None
         except BROKEN as error:
             raise self._lose(error) from error
         finally:
@@ -148,7 +156,7 @@ class Session:
 
     async def destroy(self) -> None:
         with contextlib.suppress(SessionLost, JanusError):
-            await self.ask({"janus": "destroy"})
+            await self.ask({"janus": "destroy"}, within=GOODBYE_TIME)
         self._lose(ConnectionError("it was ended from here"))
 
     async def listen(self) -> None:

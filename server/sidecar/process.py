@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 class Sidecar(Protocol):
     @property
     def connected(self) -> bool:
-        """Whether it is with its server."""
+        """Whether it is in all its rooms."""
 
     async def run(self) -> None:
         """Never returns. Cancelled, it leaves the rooms and gives back all it held."""

@@ -1,7 +1,7 @@
 """A sidecar in one room of Janus: what it hears there, and when it is over."""
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from .claims import Feed, enhanced_feed, sidecar_display, sidecar_name
 from .following import Following
@@ -21,38 +21,47 @@ class Room:
 
     def __init__(self, room: Feed, pin: str | None, name: str, make_twin: MakeTwin) -> None:
         self.room = room
+        self.joined = False
         self._pin = pin
         self._name = name
         self._make_twin = make_twin
         self._following: Following[Publisher] = Following(room, name, told=(JanusError, ValueError))
         self._over: str | None = None  # why the room, or being in it, has come to its end
-        self._newer: set[Feed] | None = None  # of whom news came before the answer to joining was read
+        self._early: list[Message] | None = None  # events that came before the answer to joining was read
 
     def report(self) -> dict[str, object]:
         """Publishers and figures of the twins from here, ready for JSON."""
-        return self._following.report()
+        return {"state": "joined" if self.joined else "joining", **self._following.report()}
 
     async def live(self, session: Session) -> None:
         """Be in the room until cancelled; raises ``JanusError`` where it cannot be joined, or is over."""
         room = VideoRoom(session, self.room, self._pin)
         handle = await room.attach(lambda event: self._hear(room, handle, event))
         try:
-            self._newer = set()
-            joined = await room.join(handle, sidecar_display(self._name))
+            self._early = []
+            answer = await room.join(handle, sidecar_display(self._name))
             logger.info("room %s: joined as %s", self.room, self._name)
-            newer, self._newer = self._newer, None
-            self._take(room, handle, joined, newcomer=True, newer=newer)
+            self.joined = True
+            self._take(room, handle, answer, newcomer=True)
+            early, self._early = self._early, None
+            for event in early:
+                self._hear(room, handle, event)
             await self._following.until(lambda: self._over is not None)
             raise JanusError(0, str(self._over))
         finally:
             await finished(self._leave(handle))
 
     async def _leave(self, handle: Handle) -> None:
+        self.joined = False
+        self._early = None
         await self._following.forget_all()
         self._over = None
         await handle.detach()
 
     def _hear(self, room: VideoRoom, handle: Handle, event: Message) -> None:
+        if self._early is not None:
+            self._early.append(event)
+            return
         data: Message = event.get("plugindata", {}).get("data", {})
         if event["janus"] == "detached" or data.get("videoroom") == "destroyed":
             self._over = "the room is over"
@@ -62,34 +71,20 @@ class Room:
             for gone in {data[word] for word in ("unpublished", "leaving", "kicked") if word in data}:
                 self._following.twins.pop(gone, None)
                 self._following.forget(gone)
-                if self._newer is not None:
-                    self._newer.add(gone)
             self._take(room, handle, data)
         self._following.changed()
 
-    def _take(
-        self,
-        room: VideoRoom,
-        handle: Handle,
-        data: Message,
-        newcomer: bool = False,
-        newer: Collection[Feed] = (),
-    ) -> None:
-        """What an event says of who publishes, but for those of whom there is ``newer`` word."""
+    def _take(self, room: VideoRoom, handle: Handle, data: Message, newcomer: bool = False) -> None:
+        """What an event says of who publishes."""
 
         async def sidecars() -> list[str]:
             names = (sidecar_name(display) for display in await room.names(handle))
             return [name for name in names if name is not None]
 
         speaking, silent = Publisher.listed(data)
-        if self._newer is not None:
-            self._newer |= {*silent, *(publisher.id for publisher in speaking)}
         for feed in silent:
-            if feed not in newer:
-                self._following.forget(feed)
+            self._following.forget(feed)
         for publisher in speaking:
-            if publisher.id in newer:
-                continue
             if (of := enhanced_feed(publisher.description)) is not None:
                 self._following.twins[publisher.id] = of
             else:

@@ -31,11 +31,15 @@ class Sidecar:
     def __init__(self, options: SidecarOptions, engine: Engine) -> None:
         audiolevel.install()
         libopus.library()  # found now, not in the first call
-        self.connected = False
         self._options = options
         self._engine = engine
         self._place = URL(options.url).origin()  # for logs: the rest may hold a password
         self._rooms = [Room(id, options.pin, options.name, self._twin) for id in options.rooms]
+
+    @property
+    def connected(self) -> bool:
+        """Whether it is in all rooms."""
+        return all(room.joined for room in self._rooms)
 
     async def run(self) -> None:
         """Never returns. Cancelled, it leaves the rooms and gives back all it held."""
@@ -64,11 +68,7 @@ class Sidecar:
                 transport = await connected(http, self._options.url)
             async with session(transport, self._options.authorization) as made:
                 logger.info("in session with %s", self._place)
-                self.connected = True
-                try:
-                    await first(made.lost(), *(self._keep(room, made) for room in self._rooms))
-                finally:
-                    self.connected = False
+                await first(made.lost(), *(self._keep(room, made) for room in self._rooms))
 
     async def _keep(self, room: Room, made: Session) -> None:
         """Be in a room whenever it is there."""

@@ -10,10 +10,10 @@ from .sdk import rtc
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A participant who is to have a twin."""
+    """A participant who is to have a twin, which keeps the name that they had as it was made."""
 
     id: str  # identity
-    name: str
+    name: str = field(compare=False)
     track: str  # SID of the microphone
     microphone: rtc.RemoteTrackPublication = field(compare=False)
 

@@ -25,7 +25,6 @@ LEAVING_TIME: Final = 3.0  # s
 CHANGES: Final = (
     "participant_connected",
     "participant_disconnected",
-    "participant_name_changed",
     "participant_attributes_changed",
     "track_published",
     "track_unpublished",
@@ -60,8 +59,8 @@ class Stay:
         self._sdk.on("track_subscription_failed", self._note_refusal)
         self._sdk.on("reconnecting", self._begin_mending)
         self._sdk.on("reconnected", self._end_mending)
-        self._sdk.on("local_track_republished", lambda *_: self._lose("the SDK has joined it anew"))
-        self._sdk.on("disconnected", lambda reason: self._lose(rtc.DisconnectReason.Name(reason)))
+        self._sdk.on("local_track_republished", lambda *_: self.lose("the SDK has joined it anew"))
+        self._sdk.on("disconnected", lambda reason: self.lose(rtc.DisconnectReason.Name(reason)))
 
     @property
     def me(self) -> rtc.LocalParticipant:
@@ -138,7 +137,7 @@ class Stay:
             await asyncio.gather(joining, return_exceptions=True)
 
     async def _leave(self) -> None:
-        self._lose("it was left")
+        self.lose("it was left")
         self._end_mending()
         try:
             async with asyncio.timeout(LEAVING_TIME):
@@ -174,21 +173,22 @@ class Stay:
     def _begin_mending(self) -> None:
         if self._mending is None:
             loop = asyncio.get_running_loop()
-            self._mending = loop.call_later(MENDING_TIME, self._lose, "the connection is gone")
+            self._mending = loop.call_later(MENDING_TIME, self.lose, "the connection is gone")
 
     def _check_mending(self) -> None:
         """Somebody is gone: of a connection that is mended, hardly ever."""
         if self._mending is not None:
-            self._lose("the connection is gone, and LiveKit has forgotten it")
+            self.lose("the connection is gone, and LiveKit has forgotten it")
 
     def _end_mending(self) -> None:
         if self._mending is not None:
             self._mending.cancel()
             self._mending = None
         if self.joined and SIDECAR not in self.me.attributes:
-            self._lose("LiveKit has forgotten what this participant is")
+            self.lose("LiveKit has forgotten what this participant is")
 
-    def _lose(self, reason: str) -> None:
+    def lose(self, reason: str) -> None:
+        """Let the stay be over, if it is not: with another nothing is left of what went wrong."""
         if not self._over.done():
             self._over.set_exception(RoomOver(reason))
             self._over.exception()  # told to whoever waits; nobody has to

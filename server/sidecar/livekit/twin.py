@@ -20,6 +20,7 @@ from .voice import Voice
 
 SUBSCRIBING_TIME: Final = 15.0  # s
 CLOSING_TIME: Final = 5.0  # s
+GOING_TIME: Final = 1.0  # s from the end of a subscription to the news that its participant has gone
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class Twin:
         self._voice: Voice | None = None
         self._running: asyncio.Task[None] | None = None
         self._subscribed = False
+        self._track: rtc.Track | None = None  # that is heard
 
     async def open(self) -> None:
         """Subscribe and publish; raises :class:`TwinFailed`, ``EngineFull``, or ``RoomOver``.
@@ -54,7 +56,8 @@ class Twin:
             raise TwinFailed(f"no audio {SUBSCRIBING_TIME:g} s after subscribing to it") from None
         if microphone.track is None:
             raise TwinFailed(f"LiveKit does not let it be heard: {self._stay.refused.pop(microphone.sid)}")
-        self._voice = Voice(microphone.track, twin_display(self._person.name), self._engine, self._controls)
+        self._track = microphone.track
+        self._voice = Voice(self._track, twin_display(self._person.name), self._engine, self._controls)
         if microphone.muted:
             self._voice.track.mute()
         self._running = asyncio.create_task(self._voice.run(), name=f"voice of {self._person.id}")
@@ -67,21 +70,24 @@ class Twin:
         """Wait until the twin cannot go on; raises :class:`TwinFailed`."""
         assert self._voice is not None
         assert self._running is not None
-        await first(self._heard(self._running), self._follow_muting(self._voice))
+        await first(self._heard(self._running), self._subscribed_to(), self._follow_muting(self._voice))
 
     async def close(self) -> None:
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
-        steps = [first(self._withdraw(), self._stay.over())]
+        try:
+            async with asyncio.timeout(CLOSING_TIME):
+                await first(self._withdraw(), self._stay.over())
+        except Exception:
+            logger.exception("the twin of %s was not withdrawn as it should", self._person.id)
+            self._stay.lose("it may still have a twin that has ended")
         if self._voice is not None:
-            steps.append(self._voice.close())
-        for step in steps:
             try:
                 async with asyncio.timeout(CLOSING_TIME):
-                    await step
+                    await self._voice.close()
             except Exception:
-                logger.exception("the twin of %s did not close as it should", self._person.id)
+                logger.exception("the voice of %s did not close as it should", self._person.id)
 
     def report(self) -> dict[str, object]:
         """Figures, ready for JSON. Levels in dBFS, times in ms."""
@@ -114,6 +120,13 @@ class Twin:
     async def _heard(self, running: asyncio.Task[None]) -> None:
         await asyncio.shield(running)
         raise TwinFailed("the microphone brings no more audio")
+
+    async def _subscribed_to(self) -> None:
+        """The SDK's stream goes on without that, in silence."""
+        microphone = self._person.microphone
+        await self._stay.until(lambda: microphone.track is not self._track)
+        await asyncio.sleep(GOING_TIME)
+        raise TwinFailed("the subscription to the microphone has ended")
 
     async def _follow_muting(self, voice: Voice) -> None:
         """When the participant is muted or is no longer. A moderator may mute the twin besides."""
