@@ -33,6 +33,7 @@ from .worker import Parent
 from .workers import Workers
 
 REQUEST_TIME: Final = 2.0  # s that requests under way have to end
+BACKLOG: Final = 1024  # connections of the front that may wait for a worker
 WORKER: Final = web.AppKey("worker", int)  # its number
 
 logger = logging.getLogger(__name__)
@@ -116,7 +117,6 @@ async def _serve_parent(
     try:
         app = create_app(config, number)
         async with _listening(app, path):
-            app[CALLS].on_change = lambda calls: parent.tell(calls=calls)
             app[CALLS].on_caller = lambda caller, began: parent.tell(caller=caller, began=began)
             parent.tell(ready=True)
             tasks.append(asyncio.create_task(_report_life(parent, app, ending)))
@@ -153,13 +153,17 @@ async def _listening(app: web.Application, where: Config | Path) -> AsyncIterato
     """Answers requests inside, at the address of the options or at a unix socket."""
     logging.getLogger("aioice").setLevel(logging.WARNING)  # it tells every step of every pair of candidates
     runner = web.AppRunner(
-        app, access_log=None, shutdown_timeout=REQUEST_TIME, keepalive_timeout=IDLE_TIME, lingering_time=0
+        app,
+        access_log=None,
+        shutdown_timeout=REQUEST_TIME / 2,  # aiohttp waits for it twice
+        keepalive_timeout=IDLE_TIME,
+        lingering_time=0,
     )
     await runner.setup()
     eventloop.begun()
     try:
         if isinstance(where, Path):
-            await web.UnixSite(runner, where).start()
+            await web.UnixSite(runner, where, backlog=BACKLOG).start()
         else:
             await web.TCPSite(runner, where.host, where.port, ssl_context=tls.context(where)).start()
         yield runner

@@ -26,7 +26,6 @@ class Calls:
 
     def __init__(self, config: Config, engine: Engine, rated_calls: int, worker: int = 0) -> None:
         self.worker = worker
-        self.on_change: Callable[[int], object] = lambda calls: None  # told how many there are now
         self.rooms = Rooms(config.opus)
         self.on_caller: Callable[[str, bool], object] = lambda caller, began: None  # told of each address
         self.draining = False  # set to take no more
@@ -39,6 +38,7 @@ class Calls:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._callers: Counter[str] = Counter()
         self._opening: set[Call] = set()
+        self._closing = False
         self._none = asyncio.Event()
         self._none.set()
 
@@ -109,6 +109,10 @@ class Calls:
                 except Exception as error:  # what aiortc raises for an offer is not documented
                     logger.info("an offer cannot be answered", exc_info=True)
                     raise OfferError(f"the offer cannot be answered: {error}") from error
+                if self._closing:
+                    call.end()
+                    await call.live()  # to its end, which is now
+                    raise TooManyCalls("the server has ended")
                 self._calls[call.id] = call
                 self._tasks[call.id] = asyncio.create_task(self._live(call, caller), name=f"call {call}")
             self._count(caller, True)
@@ -171,7 +175,7 @@ class Calls:
 
     async def close_all(self) -> None:
         """End all calls, and take no more."""
-        self.draining = True
+        self.draining = self._closing = True
         for call in self._calls.values():
             call.end()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -194,6 +198,5 @@ class Calls:
         self.on_caller(caller, began)
 
     def _changed(self) -> None:
-        self.on_change(len(self._tasks))
         if not len(self):
             self._none.set()

@@ -128,8 +128,11 @@ async def call(request: web.Request) -> web.Response:
         raise no_call(id)
     try:
         return await _passed_on(request, worker, content)
-    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):  # it has just died
-        raise no_call(id) from None
+    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
+        if not worker.ready:  # it has just died
+            raise no_call(id) from None
+        reason = f"worker {number} cannot be reached"  # too many ask at once, or its death is not known yet
+        raise problem(web.HTTPServiceUnavailable, reason, retry_after=STARTING_TIME) from None
     except TimeoutError:
         raise problem(web.HTTPGatewayTimeout, f"worker {number} does not answer") from None
 
@@ -183,7 +186,7 @@ async def _at_home(request: web.Request, room: str, caller: str) -> web.Response
     """Those of a room hear each other, so all of them are with one worker."""
     content = await body(request)  # first, for while it comes a worker may go
     worker = request.app[WORKERS].home(room)
-    if worker is not None:
+    if worker is not None and not worker.silent:
         try:
             return await _passed_on(request, worker, content, {CALLER_HEADER: caller})
         except (aiohttp.ClientError, TimeoutError):
@@ -206,7 +209,7 @@ async def _passed_on(
 
 
 async def _gathered(workers: Workers, path: str) -> list[tuple[int, Any]]:
-    """Status and body of each worker that answers in time, by number."""
+    """Status and body of each worker that answers in time, by number; who is silent is not asked."""
 
     async def ask(worker: Worker) -> tuple[int, Any] | None:
         try:
@@ -215,5 +218,6 @@ async def _gathered(workers: Workers, path: str) -> list[tuple[int, Any]]:
         except (aiohttp.ClientError, TimeoutError):
             return None
 
-    found = await asyncio.gather(*map(ask, sorted(workers.live, key=lambda worker: worker.number)))
+    asked = sorted((each for each in workers.live if not each.silent), key=lambda worker: worker.number)
+    found = await asyncio.gather(*map(ask, asked))
     return [answer for answer in found if answer is not None]

@@ -1,7 +1,7 @@
 """A worker process and its parent, each as the other sees it.
 
 They hold the ends of one socket pair, with a line of JSON for a message: a worker says that it is ready, every
-second that it still is, how many calls it has, whose call has begun or ended, or why it failed; the parent tells it
+second that it still is, whose call has begun or ended, or why it failed; the parent tells it
 to drain or to hurry. Each learns of the other's death at once, however it came, because the kernel then closes the
 pair.
 """
@@ -24,7 +24,7 @@ from percepnet.cli.processes import one_thread_each
 
 from .config import Config
 from .ending import ENDING_TIME, Ending
-from .heartbeat import BEAT, PATIENCE, Heartbeat
+from .heartbeat import BEAT, PATIENCE, SILENT, Heartbeat
 from .logs import log_to_stderr
 
 ANSWER_TIME: Final = 15.0  # s that a worker has for a request; gathering may take 5, closing a call likewise
@@ -42,8 +42,7 @@ class Worker:
         self, number: int, config: Config, path: Path, target: Target, patience: int = PATIENCE
     ) -> None:
         self.number = number
-        self.calls = 0  # as it said last
-        self.callers: Counter[str] = Counter()  # calls by the address of their callers, likewise
+        self.callers: Counter[str] = Counter()  # calls by the address of their callers, as it said last
         self.offers = 0  # that it is answering
         self.turn = 0  # when it was given its last offer
         self.ready = False
@@ -74,6 +73,15 @@ class Worker:
         return f"worker {self.number} (process {self.process.pid})"
 
     @property
+    def calls(self) -> int:
+        return self.callers.total()
+
+    @property
+    def silent(self) -> bool:
+        """Whether it may hang: it is spared what another can do."""
+        return self._heartbeat.missing >= SILENT
+
+    @property
     def end(self) -> str:
         """How it came to its end, for people."""
         code = self.process.exitcode
@@ -96,8 +104,6 @@ class Worker:
                 async for line in reader:
                     self._heartbeat.hear()
                     match json.loads(line):
-                        case {"calls": int(calls)}:
-                            self.calls = calls
                         case {"caller": str(caller), "began": bool(began)}:
                             self._count(caller, began)
                         case {"failed": str(failure)}:
@@ -150,7 +156,7 @@ class Parent:
         return cls(*await asyncio.open_connection(sock=channel))
 
     def tell(self, **message: object) -> None:
-        """``ready=True``, ``beat=True``, ``calls=3``, ``caller="192.0.2.1", began=True`` or ``failed="why"``."""
+        """``ready=True``, ``beat=True``, ``caller="192.0.2.1", began=True`` or ``failed="why"``."""
         self._writer.write(json.dumps(message).encode() + b"\n")
 
     async def obey(self, ending: Ending) -> None:

@@ -70,10 +70,10 @@ class Workers:
         return sum(worker.callers[caller] for worker in self.live)
 
     def least_loaded(self, without: Collection[Worker]) -> Worker | None:
-        """The one with the fewest calls; among equals, the one whose turn is longest ago."""
+        """The one with the fewest calls; among equals, the one whose turn is longest ago; silent ones last."""
         chosen = min(
             (worker for worker in self.live if worker not in without),
-            key=lambda worker: (worker.calls + worker.offers, worker.turn),
+            key=lambda worker: (worker.silent, worker.calls + worker.offers, worker.turn),
             default=None,
         )
         if chosen is not None:
@@ -132,6 +132,7 @@ class Workers:
             logger.warning("%s; the next one starts in %.2f s", end, pause)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), pause)
+            if self.draining:
                 return
 
     async def _once(self, number: int, generation: int, on_ready: Callable[[], None]) -> str:
@@ -146,6 +147,7 @@ class Workers:
             return f"worker {number}: {error}"
         self._workers[number] = worker
         await worker.live(on_ready)
+        path.unlink(missing_ok=True)
         calls = f", and with it {worker.calls} calls" if worker.calls else ""
         return f"{worker} {worker.end}{calls}"
 

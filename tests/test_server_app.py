@@ -16,8 +16,9 @@ from calling import START, TIMEOUT, Server, given_back, holdings, serving, until
 from yarl import URL
 
 from server import edge, sections
+from server.call import Call
 from server.loadtest.caller import Caller
-from server.offer import LONGEST_SDP
+from server.offer import LONGEST_SDP, Offer
 
 
 @pytest.fixture
@@ -307,3 +308,28 @@ async def test_an_address_that_is_taken_is_an_error(server: Server) -> None:
     with pytest.raises(OSError, match="address"):
         async with serving(port=port):
             pass
+
+
+async def test_an_offer_that_the_end_overtakes_is_refused(
+    server: Server, sdp: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, free = asyncio.Event(), asyncio.Event()
+    open_call = Call.open
+
+    async def slowly(call: Call, offer: Offer) -> None:
+        await open_call(call, offer)
+        opened.set()
+        await free.wait()
+
+    monkeypatch.setattr(Call, "open", slowly)
+    before = holdings()
+    offering = asyncio.create_task(server.http.post("/offer", json={"sdp": sdp, "type": "offer"}))
+    async with asyncio.timeout(TIMEOUT):
+        await opened.wait()
+        await server.calls.close_all()
+        free.set()
+        async with await offering as answer:
+            assert answer.status == 503
+            assert "the server has ended" in (await answer.json())["error"]
+    assert not len(server.calls)
+    await given_back(before)

@@ -124,6 +124,14 @@ def test_a_new_sequence_takes_two_packets_in_a_row_and_loses_none() -> None:
     assert (buffer.counts.stray, buffer.counts.lost, buffer.counts.received) == (1, 1, 7)
 
 
+def test_what_may_have_begun_a_new_sequence_is_astray_when_the_source_ends() -> None:
+    buffer: AudioJitterBuffer[int] = AudioJitterBuffer(HoleWait())
+    assert buffer.add(100, 100, 0.0) == [100]
+    assert buffer.add(40000, 40000, 0.02) == []
+    assert buffer.flush() == []
+    assert (buffer.counts.stray, buffer.counts.lost, buffer.counts.received) == (1, 0, 2)
+
+
 def test_numbers_that_were_missing_once_mean_nothing_after_a_wrap() -> None:
     arrivals = [packet for packet in sent(0x10000 + 2000) if packet[1] not in (500, 501, 65_530)]
     left, buffer = run(arrivals)

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from fractions import Fraction
+from itertools import pairwise
 from types import SimpleNamespace
 
 import aiortc.rtcrtpreceiver
@@ -18,8 +19,9 @@ from aiortc.rtp import RtpPacket
 from av import AudioFrame
 from calling import until
 
-from server.frames import LONGEST_BACKLOG
+from server.frames import FASTEST, LONGEST_BACKLOG
 from server.media import audiolevel, receiver
+from server.media.jitter import LONGEST_WAIT
 
 
 def audio_frame(pcm: np.ndarray, layout: str) -> AudioFrame:
@@ -231,6 +233,46 @@ async def test_a_packet_of_the_source_before_that_was_overtaken_is_late(fresh: R
     arrivals.come(40001, 1037, ssrc=2)
     assert arrivals.decoded() == [0, 1920, 2880]
     assert (arrivals.reception.counts.received, arrivals.reception.counts.late) == (4, 1)
+
+
+async def test_sources_that_change_faster_than_any_network_are_not_followed(
+    fresh: RTCRtpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a new decoder, and a seam."""
+    clock = 100.0
+    monkeypatch.setattr(receiver, "time", SimpleNamespace(monotonic=lambda: clock))
+    arrivals = Arrivals(fresh)
+    begun: list[float] = []
+    follow = arrivals.reception._follow
+    monkeypatch.setattr(arrivals.reception, "_follow", lambda ssrc: [begun.append(clock), follow(ssrc)])
+    for n in range(500):
+        arrivals.come(n, n * 960, ssrc=n % 4)
+        clock += 0.002
+    assert begun[:2] == [100.0, 100.002]  # one takes over at once
+    assert all(later - earlier >= LONGEST_WAIT for earlier, later in pairwise(begun[1:]))
+    assert len(begun) > 5
+    assert arrivals.reception.counts.received == 500
+    arrivals.reception.close()
+
+
+async def test_changes_of_the_codec_use_up_a_callers_time(
+    fresh: RTCRtpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 100.0
+    monkeypatch.setattr(receiver, "time", SimpleNamespace(monotonic=lambda: clock))
+    decoded: list[str] = []
+    monkeypatch.setattr(receiver.Decoding, "decode", lambda _, codec, *rest: decoded.append(codec.mimeType))
+    arrivals = Arrivals(fresh)
+    opus, pcmu = (next(codec for codec in CODECS["audio"] if codec.name == name) for name in ("opus", "PCMU"))
+    codecs = {codec.payloadType: codec for codec in (opus, pcmu)}
+    setattr(fresh, "_RTCRtpReceiver__codecs", codecs)  # noqa: B010 — the mangled name
+    for n in range(12_000):
+        arrivals._payload_type = (pcmu if n >= 6000 and n % 2 else opus).payloadType
+        arrivals.come(n, n * 120)
+        clock += 1 / 600
+    assert decoded[:6000] == ["audio/opus"] * 6000
+    changes = sum(before != after for before, after in pairwise(decoded))
+    assert 0 < changes <= FASTEST * 12  # in 10 s, and what was left
 
 
 async def test_an_empty_packet_does_not_end_the_decoder_and_is_not_lost(fresh: RTCRtpReceiver) -> None:

@@ -94,7 +94,10 @@ class AudioJitterBuffer(Generic[Item]):
         return released
 
     def flush(self) -> list[Item]:
-        """Give up on all holes; returns what waited behind them."""
+        """Give up on all holes, and on what may have begun a new sequence; returns what waited behind them."""
+        if self._stray is not None:
+            self._stray = None
+            self.counts.stray += 1
         return self.expire(float("inf"))
 
     def _begin(self, sequence: int) -> None:
@@ -110,8 +113,8 @@ class AudioJitterBuffer(Generic[Item]):
         if sequence != first[0] + 1 & 0xFFFF:
             self.counts.stray += 1
             return []
-        released = [*self.flush(), first[1]]
         self._stray = None
+        released = [*self.flush(), first[1]]
         self._begin(sequence)
         self.counts.received -= 1  # counted again there
         return released + self.add(sequence, item, now)

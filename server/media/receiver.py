@@ -8,6 +8,7 @@ reader turns into delay and memory. None of these has a public switch.
 import asyncio
 import inspect
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -155,10 +156,10 @@ class Reception:
         self._buffer: AudioJitterBuffer[Arrival] = AudioJitterBuffer(self._hole_wait)
         self._earlier = Counts()  # of sources that this one has followed
         self._source: int | None = None  # SSRC
-        self._left: int | None = None  # the one before it
-        self._since = 0.0  # time.monotonic() when it took over
+        self._since = -math.inf  # time.monotonic() when it took over
         self._timer: asyncio.TimerHandle | None = None
         self._due: float | None = None  # when the timer goes off
+        self._codec: RTCRtpCodecParameters | None = None  # of that
         self._came = 0.0  # time.monotonic() when the packet that is decoded did
 
     @property
@@ -194,12 +195,12 @@ class Reception:
         """Called by aiortc's receiver for each packet. Frames are decoded from here, none go back."""
         now = time.monotonic()  # that of uvloop counts whole milliseconds
         if packet.ssrc != self._source:
-            if packet.ssrc == self._left and now - self._since < LONGEST_WAIT:
-                self._earlier += Counts(
-                    received=1, late=1
-                )  # overtaken by the first of the source that took over
+            if now - self._since < LONGEST_WAIT:
+                # It was overtaken by the first of the source that took over, or sources change faster than time.
+                self._earlier += Counts(received=1, late=1)
                 return False, None
-            self._left, self._since = self._source, now
+            if self._source is not None:
+                self._since = now
             self._follow(packet.ssrc)
         codec = getattr(self._receiver, _CODECS)[packet.payload_type]
         self._jitter.note(now, packet.timestamp, codec.clockRate)
@@ -245,6 +246,9 @@ class Reception:
             if not self._pace.has(came):  # what it takes to decode them is the time of all
                 self.frames.dropped += 1
                 continue
+            if codec is not self._codec:  # a new decoder costs as much as a packet
+                self._pace.take(came)
+                self._codec = codec
             self._came = came
             data = packet._data  # type: ignore[attr-defined]
             self._decoding.decode(codec, packet.sequence_number, packet.timestamp, data, came)
