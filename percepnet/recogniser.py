@@ -19,6 +19,7 @@ def words(samples: Float) -> list[str]:
     narrow = resample(samples[None], SAMPLE_RATE, _RATE)[0]
     narrow = narrow * (_LEVEL / max(float(np.sqrt(np.mean(np.square(narrow)))), 1e-6))
     decoder = _decoder()
+    decoder.reinit_feat()  # or what it has heard before would have its part in this
     decoder.start_utt()
     decoder.process_raw((np.clip(narrow, -1, 1) * 32767).astype(np.int16).tobytes(), full_utt=True)
     decoder.end_utt()

@@ -165,7 +165,10 @@ async def _listening(app: web.Application, where: Config | Path) -> AsyncIterato
         if isinstance(where, Path):
             await web.UnixSite(runner, where, backlog=BACKLOG).start()
         else:
-            await web.TCPSite(runner, where.host, where.port, ssl_context=tls.context(where)).start()
+            try:
+                await web.TCPSite(runner, where.host, where.port, ssl_context=tls.context(where)).start()
+            except socket.gaierror as error:
+                raise OSError(error.errno, error.strerror, where.host) from error
         yield runner
     finally:
         await runner.cleanup()

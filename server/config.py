@@ -67,7 +67,7 @@ class Config:
         (), network, "proxy, or network of them, whose X-Forwarded-For is believed", "NETWORK"
     )
     model: Path | None = _option(
-        None, path_of, "a shipped network (subband, lite) or an .onnx file; none for subband"
+        None, path_of, "a shipped network (subband, lite) or an .onnx file; where none is given, subband"
     )
     max_calls: int = _option(
         CALLS_OF_A_CORE * available_cores(),
@@ -172,6 +172,10 @@ class Config:
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         """Add an argument for each option that is no secret; those not given stay out of the namespace."""
+        parser.description = (
+            f"{parser.description} Options may be in the environment, too, as {ENVIRONMENT_PREFIX}UDP_PORTS for"
+            " --udp-ports."
+        )
         for option in fields(cls):
             if "parse" not in option.metadata:
                 continue

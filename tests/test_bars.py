@@ -1,6 +1,8 @@
 """The measures against suppressors of which it is known what they do, and the command's table."""
 
+import argparse
 import csv
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from conftest import RECORDINGS
 from percepnet import bars
 from percepnet.bars import Suppressor
 from percepnet.cli import main
-from percepnet.cli.bars import Measures, table
+from percepnet.cli.bars import Measures, _tasks, add_arguments, table
 from percepnet.framing import SAMPLE_RATE, Float
 from percepnet.recogniser import word_errors
 
@@ -163,6 +165,23 @@ def test_the_table_tells_what_is_reached() -> None:
     assert lines["clean speech: words whose first 100 ms are within 1.5 dB"][0] == "75.0"
     assert lines["the same, noisy"] == ["50.0", "%"]
     assert len(lines) == 5
+
+
+def test_clips_are_chosen_of_all_recordings_and_by_the_seed(tmp_path: Path) -> None:
+    rows = ["file,kind,split,bandwidth_hz", "noise.flac,noise,valid,20000"]
+    rows += [f"{n}.flac,speech,valid,20000" for n in range(30)]
+    (tmp_path / "manifest.csv").write_text("\n".join(rows))
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+
+    def chosen(*options: str) -> list[str]:
+        tasks = _tasks(parser.parse_args([str(tmp_path), *options]))
+        return [task.speech.name for task in tasks if task.speech is not None]
+
+    assert sorted(chosen("--count", "30")) == sorted(f"{n}.flac" for n in range(30))
+    assert max(Counter(chosen("--count", "45")).values()) == 2
+    assert chosen("--count", "10") == chosen("--count", "10")
+    assert len(set().union(*(chosen("--count", "10", "--seed", str(seed)) for seed in range(5)))) > 20
 
 
 def test_the_command_measures_held_out_recordings(

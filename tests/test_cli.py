@@ -62,6 +62,13 @@ class TestEnhance:
         assert len(re.findall(r"^percepnet: .*bad\.wav", errors, re.MULTILINE)) == 1
         assert "2 of 3 files" in errors
 
+    def test_a_model_that_is_not_there_is_told_once(
+        self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert percepnet("enhance", folder / "noisy", tmp_path / "out", "--model", "nosuch") == 1
+        assert capsys.readouterr().err.count("no model at nosuch") == 1
+        assert not (tmp_path / "out").exists()
+
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
     def test_a_signal_to_end_leaves_nothing_behind(
         self, number: signal.Signals, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -194,6 +195,56 @@ def calls(url: str) -> int:
         return int(json.load(response)["calls"])
 
 
+def test_a_call_whose_server_dies_is_broken(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller's own connection knows of it much later."""
+    monkeypatch.setattr("server.loadtest.call.DEAD", 1.0)
+    server, _ = contestants(ECHO, ["--workers", "1"])
+    with running(server) as (url, pid), ThreadPoolExecutor() as pool:
+        loading = pool.submit(load, capsys, (url, pid), "--calls", "1", "--seconds", "4", status=1)
+        until(lambda: heard(url) > 20 or loading.done())
+        os.kill(pid, signal.SIGKILL)
+        (step,) = loading.result()["steps"]
+    assert step["overall"]["calls"] == {"made": 1, "ok": 0, "refused": 0, "failed": 0, "broken": 1}
+    assert re.match("nothing came back in the last [1-5]", step["calls"][0]["reason"])
+
+
+def test_what_is_told_to_end_leaves_no_server_behind() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    told = [sys.executable, "-m", "percepnet", "soak", "--minutes", "5", "--quiet"]
+    told += ["--server-options", f"--port {port}"]
+    with subprocess.Popen(told, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+        until(lambda: answers(f"http://127.0.0.1:{port}") or process.poll() is not None)
+        started = children(process.pid)
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert started
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
+    assert not answers(f"http://127.0.0.1:{port}")
+
+
+def answers(url: str) -> bool:
+    try:
+        return calls(url) >= 0
+    except OSError:
+        return False
+
+
+def children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in found.read_text().split()] if found.exists() else []
+
+
+def heard(url: str) -> int:
+    """Packets that its only call has got back."""
+    with urllib.request.urlopen(url + "/stats", timeout=20) as response:
+        (worker,) = json.load(response)["workers"]
+    return sum(worker["delay_s"]["counts"])
+
+
 def test_nobody_there_is_a_failure_with_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["load", "http://127.0.0.1:9", "--seconds", "0.5", "--quiet"]) == 1
     told = capsys.readouterr()
@@ -210,6 +261,7 @@ def test_nobody_there_is_a_failure_with_a_reason(capsys: pytest.CaptureFixture[s
         (["http://x", "--server-options=--port 1"], "of a server that is started; http://x runs already"),
         (["--compare", "/no/such/script"], "no echo server"),
         (["http://x", "--repeat", "9", "--calls", "1,2"], "one number of calls"),
+        (["--compare", "--pid", "1"], "--pid 1: of a running server"),
     ],
 )
 def test_wrong_usage_is_told(capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str) -> None:

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from random import Random
@@ -13,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from server.loadtest import summary
+from server.loadtest.call import CallResult
 from server.loadtest.callers import News
 from server.loadtest.compare import ECHO, OURS, Contestant, Search, compare, running
 from server.loadtest.leaks import in_a_row
 from server.loadtest.options import Load
-from server.loadtest.result import server
+from server.loadtest.result import over_time, server
 from server.loadtest.run import Run
 from server.loadtest.watch import Sample, from_proc, from_stats, watcher
 
@@ -252,12 +255,84 @@ def test_what_200_calls_leave_behind_is_counted_from_the_50th(
     def measure(load: Load) -> Run:
         asked.append(load.repeat)
         before, after = Sample(at=0, **next(looks)), Sample(at=1, **next(looks))
-        return Run(load, before=before, after=after)
+        assert load.repeat is not None
+        made = [CallResult(caller=0, number=n, outcome="ok", began=0) for n in range(load.repeat)]
+        return Run(load, before=before, after=after, calls=made)
 
     _, leaks = in_a_row(Load(url="", repeat=200), measure)
     assert asked == [50, 150]
     assert list(leaks["holdings"]) == ["0", "50", "200"]
     assert leaks["given_back"] is given_back
+
+
+def test_calls_that_were_not_made_tell_nothing_of_what_they_leave() -> None:
+    held = Sample(at=0, cpu_s=0, rss_bytes=100 << 20, fds=10, threads=4, tasks=20)
+
+    def measure(load: Load) -> Run:
+        outcomes = ["ok", "broken", "refused", "failed"]
+        calls = [
+            CallResult(caller=0, number=n, outcome=outcome, began=0) for n, outcome in enumerate(outcomes)
+        ]
+        return Run(load, before=held, after=held, calls=calls)
+
+    _, leaks = in_a_row(Load(url="", repeat=4), measure)
+    assert list(leaks["holdings"]) == ["0", "2"]
+    assert leaks["given_back"] is None
+    assert "not all calls were made" in summary.held(leaks)
+
+
+def test_a_worker_that_goes_takes_no_processor_time_back() -> None:
+    load = Load(url="", calls=2, ramp=100, seconds=10)
+    run = Run(load, begin=100.0, end=112.0)
+    used = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 1.2, 1.7, 2.2, 2.7, 3.2, 3.7]  # one of two goes in the sixth second
+    for second, cpu in enumerate(used):
+        run.samples.append(Sample(at=100 + second, cpu_s=cpu, rss_bytes=1, fds=1, threads=1))
+        run.news.append((100 + second, News(live=2, ended=0, refused=0, failed=0)))
+    run.before = run.samples[0]
+    found = server(run)
+    assert found is not None
+    assert (found["cpu_percent"], found["cpu_percent_per_call"]) == (50, 25)
+    assert [percent for _, percent in over_time(run)["cpu_percent"]] == [50.0] * 10
+
+
+@pytest.mark.parametrize(
+    ("limited", "finished", "said"),
+    [
+        ({"percepnet": True, "echo": True}, True, "percepnet 8, echo 4; 2.0 times as many\n"),
+        (
+            {"percepnet": False, "echo": True},
+            True,
+            "percepnet at least 8, echo 4; at least 2.0 times as many\n",
+        ),
+        (
+            {"percepnet": True, "echo": False},
+            True,
+            "percepnet 8, echo at least 4; at most 2.0 times as many\n",
+        ),
+        ({"percepnet": False, "echo": False}, False, "percepnet at least 8, echo at least 4; interrupted\n"),
+    ],
+)
+def test_a_comparison_says_no_more_than_was_found(
+    limited: dict[str, bool], finished: bool, said: str
+) -> None:
+    found = {"carried": {"percepnet": 8, "echo": 4}, "ratio": 2.0, "limited": limited, "finished": finished}
+    assert said in summary.verdict({**found, "bounds": {"percepnet": asdict(OURS), "echo": asdict(ECHO)}})
+
+
+def test_the_environment_is_not_for_servers_that_a_tool_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERCEPNET_LOG_FORMAT", "json")
+    monkeypatch.setenv("PERCEPNET_TOKENS", "secret")
+    names = "[name for name in __import__('os').environ if name.startswith('PERCEPNET')]"
+    says = f"print('serves on http://x/' + str(len({names})), file=sys.stderr, flush=True)"
+    code = f"import sys, time; {says}; time.sleep(60)"
+    with running(Contestant("x", (sys.executable, "-c", code), OURS)) as (url, _):
+        assert url == "http://x/0"
+
+
+def test_a_line_of_json_tells_the_address_too() -> None:
+    code = 'import sys, time; print(\'{"message": "serves on http://x:1"}\', file=sys.stderr, flush=True)'
+    with running(Contestant("x", (sys.executable, "-c", f"{code}; time.sleep(60)"), OURS)) as (url, _):
+        assert url == "http://x:1"
 
 
 def test_the_server_costs_what_it_grew_by_while_all_calls_were_there() -> None:

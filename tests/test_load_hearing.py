@@ -173,6 +173,11 @@ def test_frames_that_did_not_come_are_not_judged(pcm: NDArray[np.int16]) -> None
     assert enhancement(sent, sent, np.zeros(len(sent), bool)) is None
 
 
+def test_clean_speech_has_nothing_that_could_be_taken_away(clean: NDArray[np.float32]) -> None:
+    sent = (clean * 32767).astype(np.int16)
+    assert enhancement(sent, sent, np.ones(len(sent), bool)) is None
+
+
 def test_steady_noise_has_no_pauses_to_judge() -> None:
     noise = np.random.default_rng(0).normal(0, 3000, 4 * RATE).astype(np.int16)
     assert enhancement(noise, noise, np.ones(len(noise), bool)) is None

@@ -2,8 +2,11 @@
 
 import json
 import math
+import multiprocessing
 import os
+import re
 import shutil
+import time
 from itertools import islice, pairwise
 from pathlib import Path
 from unittest.mock import patch
@@ -21,7 +24,7 @@ from percepnet.features import FEATURES
 from percepnet.framing import HOP, LOOKAHEAD, SAMPLE_RATE, Float
 from percepnet.network import Network
 from percepnet.postfilter import envelope_postfilter
-from percepnet.training import gru, listening, losses, shards
+from percepnet.training import gru, listening, losses, shards, train
 from percepnet.training.batches import Batches
 from percepnet.training.corpus import Corpus, scan
 from percepnet.training.losses import Loss, band_loss, loudness_loss
@@ -80,6 +83,17 @@ def test_folders_without_a_manifest_are_scanned(tmp_path: Path) -> None:
     assert len(found) == 120
     assert 0 < len(held_out) < 20
     assert scan(tmp_path) == found
+
+
+def test_a_folder_with_one_recording_is_told_before_anything_is_decoded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in ("speech", "noise"):
+        write(tmp_path / kind / "one.flac", np.zeros((1, 48_000), np.float32), 48_000)
+    folders = ["--data", str(tmp_path), "--run", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")]
+    assert main(["train", *folders, "--preset", "toy"]) == 1
+    assert re.search(r"has no recording of (speech|noise) in the split valid; two", capsys.readouterr().err)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_folder_without_noise_is_named(tmp_path: Path) -> None:
@@ -383,3 +397,18 @@ def test_mixtures_of_another_version_are_refused(data: Path, tmp_path: Path) -> 
     np.save(tmp_path / "valid" / "00000.npy", np.zeros((1, 1, shards.COLUMNS), np.float16))
     with pytest.raises(ValueError, match="take another --cache"):
         shards.produce(data, tmp_path, "valid", shards.HOURS)
+
+
+def test_a_maker_of_mixtures_that_has_died_is_noticed_whichever_it_is() -> None:
+    training = object.__new__(train._Training)
+    context = multiprocessing.get_context("spawn")
+    training.producers = [
+        context.Process(target=time.sleep, args=(60,)),
+        context.Process(target=time.sleep, args=(60,)),
+    ]
+    for producer in training.producers:
+        producer.start()
+    assert not training._failed(within=0)
+    training.producers[1].kill()
+    assert training._failed(within=30)
+    training.producers[0].terminate()

@@ -144,8 +144,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal that lacks a sign must not cost the results
     chosen = next((word for word in arguments if not word.startswith("-")), "")
     try:
-        module = importlib.import_module(COMMANDS[chosen].module) if chosen in COMMANDS else None
-        args = _parser(chosen, module).parse_args(arguments)
+        module, missing = None, ""
+        try:
+            module = importlib.import_module(COMMANDS[chosen].module) if chosen in COMMANDS else None
+        except ModuleNotFoundError as error:
+            missing = describe(error)
+            if "pip install" not in missing or not {"-h", "--help"} & set(arguments):
+                raise
+        args = _parser(chosen, module, missing).parse_args(arguments)
         assert module is not None  # argparse has left if no command was chosen
         return int(module.run(args) or 0)
     except KeyboardInterrupt:
@@ -173,7 +179,8 @@ def describe(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _parser(chosen: str, module: ModuleType | None) -> argparse.ArgumentParser:
+def _parser(chosen: str, module: ModuleType | None, missing: str) -> argparse.ArgumentParser:
+    """``missing``: why there is no ``module``, and its options cannot be told."""
     parser = argparse.ArgumentParser(
         prog="percepnet",
         description="Full-band speech enhancement in real time.",
@@ -191,4 +198,6 @@ def _parser(chosen: str, module: ModuleType | None) -> argparse.ArgumentParser:
         )
         if name == chosen and module:
             module.add_arguments(subparser)
+        elif name == chosen:
+            subparser.epilog = f"{subparser.epilog}\n\n{missing}, and its options are told here"
     return parser

@@ -190,8 +190,9 @@ def _tasks(args: argparse.Namespace) -> list[Task]:
     english = [args.english / name for name in audio_files(args.english)] if args.english else []
     pairs: list[tuple[Path | None, Path, bool]] = [(None, path, False) for path in noise]
     for paths, is_english in ((speech, False), (english, True)):
-        for index in rng.permutation(args.count) if paths else ():
-            pairs.append((paths[index % len(paths)], noise[rng.integers(len(noise))], is_english))
+        order = rng.permutation(len(paths))
+        for n in range(args.count) if paths else ():
+            pairs.append((paths[order[n % len(paths)]], noise[rng.integers(len(noise))], is_english))
     rest = (args.seed, args.model, args.exact, args.peers, args.postfilter, args.attenuation_limit_db)
     return [Task(*pair, number, *rest) for number, pair in enumerate(pairs)]
 

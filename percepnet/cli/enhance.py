@@ -1,23 +1,21 @@
 """``percepnet enhance IN OUT``: files in, enhanced files out."""
 
 import argparse
-import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from percepnet.cli import FAILURE, describe
 from percepnet.cli.audio_files import audio_files, reading
 from percepnet.cli.audio_writing import FORMATS, beyond, check_writable, writing
 from percepnet.cli.options import add_enhancer_options, path_of
+from percepnet.cli.processes import end_in_order
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.enhancer import Enhancer
+from percepnet.network import Network
 from percepnet.recording import enhance_blocks
-
-ENDED: Final = 128  # and the signal's number: exit status, as shells have it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,14 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Enhances every file; goes on after a bad one and then returns 1."""
-    # in order, so that nothing half written stays
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number and signal.getsignal(number) is signal.SIG_DFL:  # and not ignored, as by nohup
-            signal.signal(number, lambda number, _: sys.exit(ENDED + number))
+    end_in_order()  # so that nothing half written stays
     jobs = _jobs(args.input, args.output, args.format)
     for _, target in jobs:
         check_writable(target, args.bits)
+    Network(args.model)  # told now if there is none, not for each file
     failures = 0
     seconds = 0.0
     began = time.monotonic()

@@ -14,6 +14,7 @@ from percepnet.bench import machine
 from percepnet.cli import FAILURE, INTERRUPTED
 from percepnet.cli.audio_files import read_mono
 from percepnet.cli.options import path_of, within
+from percepnet.cli.processes import end_in_order
 from percepnet.cli.progress import add_quiet, progress_bar
 from server import loadtest, secretfile
 from server.app import static_folder
@@ -51,7 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=within(int, 0, 2**31), default=1, help="of all chance (default: 1)")
     parser.add_argument("--processes", type=within(int, 1, 64), default=1, help="of callers (default: 1)")
     parser.add_argument(
-        "--recording", type=path_of, metavar="FILE", help="what is said (default: the page's sample)"
+        "--recording",
+        type=path_of,
+        metavar="FILE",
+        help="what is said; noisy, or nothing tells whether calls are enhanced (default: the page's sample)",
     )
 
     network = parser.add_argument_group("network between callers and server")
@@ -106,11 +110,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the loads; prints a table or JSON. 1 where no call was made, 130 after Ctrl-C, which still reports."""
+    end_in_order()
     if (args.url is None) == (args.compare is None):
         raise ValueError("give the URL of a server, or --compare to start two")
     check_server(args.url, args.server_options, args.compare is not None)
     if args.compare is not None and not args.compare.is_file():
         raise FileNotFoundError(2, "no echo server; give --compare SCRIPT", str(args.compare))
+    if args.compare is not None and args.pid is not None:
+        raise ValueError(f"--pid {args.pid}: of a running server; --compare starts its own")
     if args.repeat and len(args.calls) > 1:
         raise ValueError(f"--repeat goes with one number of calls, not with {len(args.calls)}")
     speech = Speech.of(read_mono(args.recording or static_folder() / "audio" / "sample.flac"))

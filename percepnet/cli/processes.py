@@ -4,15 +4,28 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from percepnet.cli import describe
 
+ENDED: Final = 128  # and the signal's number: exit status, as shells have it
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+
+def end_in_order() -> None:
+    """Let SIGTERM and SIGHUP end this process as an error does, so that what it has begun is undone."""
+    if threading.current_thread() is not threading.main_thread():  # who calls from another decides for itself
+        return
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number and signal.getsignal(number) is signal.SIG_DFL:  # and not ignored, as by nohup
+            signal.signal(number, lambda number, _: sys.exit(ENDED + number))
 
 
 def each(

@@ -9,6 +9,7 @@ from percepnet.cli import FAILURE, INTERRUPTED
 from percepnet.cli.audio_files import read_mono
 from percepnet.cli.load import add_output, add_server, check_server, shown, token
 from percepnet.cli.options import within
+from percepnet.cli.processes import end_in_order
 from server.app import static_folder
 from server.loadtest.options import Load
 from server.loadtest.speech import Speech
@@ -51,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the soak; prints a table or JSON. 1 where a quantity has grown, 130 after Ctrl-C, which still reports."""
+    """Runs the soak; prints a table or JSON. 1 where a quantity has grown or a call has failed, 130 after Ctrl-C,
+    which still reports."""
+    end_in_order()
     check_server(args.url, args.server_options, args.url is None)
     speech = Speech.of(read_mono(static_folder() / "audio" / "sample.flac"))
     with servers(args.url, None, args.server_options) as addresses:
@@ -76,4 +79,5 @@ def run(args: argparse.Namespace) -> int:
         args.report.write_text(page(found), encoding="utf-8")
     if found["load"]["interrupted"]:
         return INTERRUPTED
-    return 0 if is_flat(found) and found["load"]["overall"]["calls"]["ok"] else FAILURE
+    calls = found["load"]["overall"]["calls"]
+    return 0 if is_flat(found) and calls["ok"] and not calls["failed"] + calls["broken"] else FAILURE

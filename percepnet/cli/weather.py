@@ -10,6 +10,7 @@ from percepnet.cli import FAILURE
 from percepnet.cli.audio_files import read_mono
 from percepnet.cli.load import ECHO, add_output, add_server, check_server, token
 from percepnet.cli.options import path_of, within
+from percepnet.cli.processes import end_in_order
 from percepnet.cli.progress import progress_bar
 from server.loadtest.speech import Speech
 from server.weather import conditions
@@ -71,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     """Makes the calls; prints a table or JSON. 1 where the server lost one."""
     import percepnet.evaluation  # noqa: F401  # what it needs is missed now, and not after the first call
 
+    end_in_order()
     check_server(args.url, args.server_options, args.url is None)
     if not args.no_echo and not args.echo.is_file():
         raise FileNotFoundError(2, "no echo server; give --echo SCRIPT or --no-echo", str(args.echo))

@@ -92,6 +92,12 @@ class Corpus:
 
     def __init__(self, folder: Path, cache: Path, split: str) -> None:
         samples, index, source = cache / "corpus.i16", cache / "corpus.csv", cache / "corpus.folder"
+        wanted = scan(folder)
+        for kind in ("speech", "noise"):
+            if not any((r.kind, r.split) == (kind, split) for r in wanted):  # told before hours of decoding
+                raise ValueError(
+                    f"{folder} has no recording of {kind} in the split {split}; two are the least, one to validate with"
+                )
         if not index.exists():
             _decode_all(folder, samples, index)
             source.write_bytes(os.fsencode(folder.resolve()))
@@ -104,7 +110,7 @@ class Corpus:
                 )
                 for r in csv.DictReader(rows)
             ]
-        if [replace(r, start=0, length=0) for r in entries] != scan(folder):
+        if [replace(r, start=0, length=0) for r in entries] != wanted:
             raise ValueError(
                 f"{folder} has other recordings than when {cache} was made from it; use another --cache"
             )
@@ -117,7 +123,8 @@ class Corpus:
         )
         if not self.speech or not self.noise:
             raise ValueError(
-                f"{folder} has {len(self.speech)} {split} recordings of speech, {len(self.noise)} of noise"
+                f"{folder} has {len(self.speech)} recordings of speech and {len(self.noise)} of noise that can be"
+                f" read in the split {split}"
             )
 
     def crop(self, recording: Recording, length: int, rng: np.random.Generator) -> NDArray[np.float32]:

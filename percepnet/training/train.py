@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import wait
 from typing import Any, Final
 
 import numpy as np
@@ -207,6 +208,10 @@ class _Training:
                 losses.clear()
                 self._save(report)
                 bar.write(json.dumps(report))
+                if self._failed(within=0):  # a run that goes on hears only what there is
+                    raise RuntimeError(
+                        "a process that makes mixtures has failed; the run can go on where it was"
+                    )
         bar.close()
 
     @property
@@ -258,10 +263,13 @@ class _Training:
         gradients = torch.autograd.grad(loss, list(self.model.parameters()))
         return float(loss.detach()), gradients, [part.detach() for part in state]
 
-    def _failed(self) -> bool:
-        """Whether a maker of mixtures has ended by a fault; waits a second for it."""
-        self.producers[0].join(timeout=1)
-        return bool(self.producers[0].exitcode)
+    def _failed(self, within: float = 1.0) -> bool:
+        """Whether a maker of mixtures has ended by a fault; waits for that so many seconds."""
+        ended = wait([producer.sentinel for producer in self.producers], within)
+        for producer in self.producers:
+            if producer.sentinel in ended:
+                producer.join()
+        return any(producer.exitcode for producer in self.producers)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

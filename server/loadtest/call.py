@@ -25,6 +25,7 @@ LEAST_HEARD: Final = (
 LEARNING: Final = SAMPLE_RATE  # at their beginning: the network has heard too little to judge it
 REFUSALS: Final = (429, 503)  # status
 CONNECT_TIME: Final = 15.0  # s from the offer to the first packet
+DEAD: Final = 3.0  # s at a call's end in which nothing came back: its server is no longer
 STEADY: Final = (
     4  # of so many callers (not of a single one) one never toggles: it shows whether calls are enhanced
 )
@@ -163,9 +164,13 @@ class MeasuredCall:
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):
             async with http.get(f"{line.url}/calls/{line.id}") as response:
                 self.report = await response.json() if response.status == 200 else {}
+        silent = time.monotonic() - self.tape.came.at[-1]
         if line.is_over:
             self.outcome = "broken"
             self._reason = f"ended by the server {until - time.monotonic():.1f} s early"
+        elif silent > DEAD + self.load.weather.blackout:
+            self.outcome = "broken"
+            self._reason = f"nothing came back in the last {silent:.1f} s"
 
     def _watch(self, line: Line) -> None:
         if line.is_over:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from .watch import Watch, watcher
 
-STARTED: Final = re.compile(r"serves on (http://\S+)")
+STARTED: Final = re.compile(r"serves on (https?://[^\s\"]+)")
 SAID: Final = 50  # last lines of a server that are kept, to be told if it does not start
 
 Measure = Callable[[str, Watch | None, int], dict[str, Any]]  # URL, server, calls → result of the load
@@ -47,7 +47,8 @@ class Bound:
             reasons.append(f"{found['missing_percent']:.2f} % missing")
         judged = found["enhanced"]
         if self.enhanced and judged["enhanced"] < max(1, judged["checked"]):
-            reasons.append(f"{judged['checked'] - judged['enhanced']} of {judged['checked']} not enhanced")
+            missed = f"{judged['checked'] - judged['enhanced']} of {judged['checked']} not enhanced"
+            reasons.append(missed if judged["checked"] else f"{missed}: too short, or nothing to take away")
         return reasons
 
 
@@ -146,9 +147,15 @@ def compare(servers: Sequence[Contestant], counts: Sequence[int], measure: Measu
 
 @contextmanager
 def running(server: Contestant, core: int | None = None) -> Iterator[tuple[str, int]]:
-    """``server`` in a process, pinned to ``core`` if one is given; yields the URL it prints, and its id."""
+    """``server`` in a process, pinned to ``core`` if one is given; yields the URL it prints, and its id.
+
+    Its options are those of its command; what the environment says is for servers that people start.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PERCEPNET_")}
     # In a session of its own: Ctrl-C is for us, who stop it when its calls have ended.
-    process = subprocess.Popen(server.command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        server.command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment
+    )
     assert process.stderr is not None
     if core is not None:
         os.sched_setaffinity(process.pid, {core})  # before it has threads, which would keep their own

@@ -27,6 +27,7 @@ PAUSES_DB: Final = -6.0  # enhanced: the pauses between words have become quiete
 SPEECH_DB: Final = 6.0  # and the loud parts have kept their level within this
 WINDOW: Final = 2 * SAMPLE_RATE  # samples that are looked for at a time
 REACH: Final = 2 * SAMPLE_RATE  # and how far before and behind
+CLEAN_DB: Final = 40.0  # pauses that are quieter than speech by this have nothing that could be taken away
 LOUD, QUIET = 80, 20  # percentiles of a recording's levels that are speech for sure, and pauses
 
 Times = NDArray[np.float64]
@@ -139,15 +140,15 @@ def _way(late: int) -> tuple[int, int]:
 def enhancement(sent: Pcm, heard: Pcm, known: NDArray[np.bool_]) -> tuple[float, float] | None:
     """By how many dB the pauses and the speech of ``heard`` are louder than those of ``sent``; both aligned.
 
-    Medians over frames of 20 ms that are wholly ``known``. None where these are less than a second, or have
-    no pauses: the level of ``sent`` is the same throughout.
+    Medians over frames of 20 ms that are wholly ``known``. None where these are less than a second, have no
+    pauses (the level of ``sent`` is the same throughout), or none with noise.
     """
     whole = _frames(known).all(1)
     if whole.sum() * PACKET < SAMPLE_RATE:
         return None
     before, after = _levels_db(sent)[whole], _levels_db(heard)[whole]
     loud, quiet = np.percentile(before, [LOUD, QUIET])
-    if loud - quiet < SPEECH_DB:
+    if not SPEECH_DB <= loud - quiet <= CLEAN_DB:
         return None
     change = after - before
     return float(np.median(change[before <= quiet])), float(np.median(change[before >= loud]))

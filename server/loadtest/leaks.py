@@ -15,7 +15,7 @@ def in_a_row(load: Load, measure: Callable[[Load], Run]) -> tuple[list[Run], dic
     """Make ``load.repeat`` calls in a row, with a stop after the first ``WARM``; the holdings by calls made.
 
     ``given_back``: files, threads and tasks are at the end no more than after the first calls, and memory no
-    more than 10 MB above. None where the server could not be seen.
+    more than 10 MB above. None where that cannot be told: the server could not be seen, or calls were not made.
     """
     assert load.repeat is not None
     parts = [WARM, load.repeat - WARM] if load.repeat > WARM else [load.repeat]
@@ -27,12 +27,16 @@ def in_a_row(load: Load, measure: Callable[[Load], Run]) -> tuple[list[Run], dic
         runs.append(found)
         if found.before and not holdings:
             holdings["0"] = found.before.holdings()
-        made += part * load.calls
+        made += sum(call.outcome in ("ok", "broken") for call in found.calls)
         if found.after:
             holdings[str(made)] = found.after.holdings()
         if found.interrupted:
             break
-    return runs, {"holdings": holdings, "given_back": _given_back(list(holdings.values()))}
+    all_made = made == load.repeat * load.calls
+    return runs, {
+        "holdings": holdings,
+        "given_back": _given_back(list(holdings.values())) if all_made else None,
+    }
 
 
 def _given_back(seen: list[dict[str, Any]]) -> bool | None:

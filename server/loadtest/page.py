@@ -69,9 +69,12 @@ def _curves(steps: Sequence[dict[str, Any]], servers: Sequence[str]) -> list[str
     def curve(value: Callable[[dict[str, Any]], float | None]) -> dict[str, charts.Points]:
         return {
             name: sorted(
-                (step["options"]["calls"], value(step))
-                for step in steps
-                if step.get("server_name", "") == name
+                (
+                    (step["options"]["calls"], value(step))
+                    for step in steps
+                    if step.get("server_name", "") == name
+                ),
+                key=lambda point: point[0],
             )
             for name in servers
         }

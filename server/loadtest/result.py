@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -120,7 +121,7 @@ def over_time(run: Run) -> dict[str, list[Any]]:
         "refused": [[_rounded(time - run.begin), news.refused] for time, news in run.news],
         "cpu_percent": [
             [_rounded(b.at - run.begin), _rounded(100 * (b.cpu_s - a.cpu_s) / (b.at - a.at))]
-            for a, b in zip(run.samples, run.samples[1:], strict=False)
+            for a, b in _steps(run.samples)
         ],
         "shed": [
             [_rounded(sample.at - run.begin), sample.shed]
@@ -133,17 +134,21 @@ def over_time(run: Run) -> dict[str, list[Any]]:
 def _cost(run: Run, samples: list[Sample]) -> dict[str, Any] | None:
     """Processor time while all calls are there: in all, and per call; None where it was not seen."""
     steady = run.begin + run.load.ramp_time + CONNECTING
-    seen = [sample for sample in samples if steady <= sample.at <= run.end] or samples
-    if len(seen) < 2:
+    steps = _steps([sample for sample in samples if steady <= sample.at <= run.end]) or _steps(samples)
+    if not steps:
         return None
-    first, last = seen[0], seen[-1]
-    cores = (last.cpu_s - first.cpu_s) / (last.at - first.at)
-    calls = _live(run, first.at, last.at).mean()
+    cores = sum(b.cpu_s - a.cpu_s for a, b in steps) / sum(b.at - a.at for a, b in steps)
+    calls = _live(run, steps[0][0].at, steps[-1][1].at).mean()
     return {
         "cpu_percent": round(100 * cores, 1),
         "cpu_percent_per_call": round(100 * cores / calls, 2) if calls else None,
         "calls": round(float(calls), 1),
     }
+
+
+def _steps(samples: list[Sample]) -> list[tuple[Sample, Sample]]:
+    """Neighbours between which no process has gone, and taken with it what it had used of the processor."""
+    return [(a, b) for a, b in pairwise(samples) if b.cpu_s >= a.cpu_s]
 
 
 def _live(run: Run, start: float, end: float) -> NDArray[Any]:

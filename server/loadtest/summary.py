@@ -62,7 +62,11 @@ def held(leaks: dict[str, Any]) -> str:
         tasks = "–" if holdings["tasks"] is None else holdings["tasks"]
         memory = f"{holdings['memory_mb']:.1f} MB"
         lines.append(f"{made:>11}{holdings['fds']:>8}{holdings['threads']:>9}{tasks:>7}{memory:>11}")
-    verdict = {True: "all given back", False: "NOT all given back", None: "the server could not be seen"}
+    verdict = {
+        True: "all given back",
+        False: "NOT all given back",
+        None: "cannot be told: the server was not seen, or not all calls were made",
+    }
     return "\n".join([*lines, verdict[leaks["given_back"]]])
 
 
@@ -72,7 +76,14 @@ def verdict(comparison: dict[str, Any]) -> str:
         f"{name} {'' if comparison['limited'][name] else 'at least '}{count}"
         for name, count in comparison["carried"].items()
     )
-    ratio = "" if comparison["ratio"] is None else f"; {comparison['ratio']:.1f} times as many"
+    ours, other = comparison["limited"].values()
+    about = {(True, True): "", (False, True): "at least ", (True, False): "at most "}.get((ours, other))
+    ratio = (
+        f"; {about}{comparison['ratio']:.1f} times as many"
+        if comparison["ratio"] and about is not None
+        else ""
+    )
+    ratio += "" if comparison["finished"] else "; interrupted"
     bounds = "; ".join(
         f"{name}: delay p99 ≤ {bound['delay_p99_ms']:g} ms, growing by ≤ {bound['drift_ms']:g} ms, "
         f"< {bound['missing_percent']:g} % missing{', enhanced' if bound['enhanced'] else ''}"

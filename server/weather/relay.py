@@ -31,9 +31,7 @@ MOST_WAITING: Final = 1000  # datagrams of one way that are on their way
 class Relay:
     """The relay of one call in ``weather``, to be closed after it. ``tape`` is told what gets lost."""
 
-    def __init__(
-        self, weather: Weather, seed: str, tape: Tape | None = None, both_ways: bool = False
-    ) -> None:
+    def __init__(self, weather: Weather, seed: str, tape: Tape | None = None) -> None:
         self._weather = weather
         self._tape = tape or Tape()
         self._caller: Address | None = None
