@@ -26,7 +26,7 @@ form.addEventListener("submit", (event) => {
   else start();
 });
 form.addEventListener("keydown", (event) => {
-  if (event.key !== "Enter") return;
+  if (event.key !== "Enter" || event.target.tagName === "A") return;
   const { type } = event.target;
   const held = event.repeat; // or it would start and hang up, and start again
   if (!held && type !== "checkbox" && type !== "range" && (type === "submit" || !session)) return;

@@ -124,6 +124,16 @@ def test_a_double_click_and_a_key_that_is_held_start_one_call(server: Server) ->
         assert sum(url.endswith("/offer") for url in browser.requested) == 2
 
 
+def test_links_lead_on_from_the_keyboard_during_a_call(server: Server) -> None:
+    with browsing(server.url) as browser:
+        page = browser.page
+        for link, there in (("Talk to somebody else", "A room of two"), ("Leave it", "You hear yourself")):
+            call(page, "sample")
+            page.get_by_role("link", name=link).press("Enter")
+            expect(page.locator("#company")).to_contain_text(there)
+        assert browser.complaints == []
+
+
 def test_leaving_the_page_ends_its_call(server: Server) -> None:
     with browsing(server.url) as browser:
         with browser.page.expect_response("**/offer") as answered:
