@@ -42,7 +42,11 @@ def _secret(default: Any) -> Any:
 class Config:
     """Options of the server: ``--some-name`` as an argument, ``PERCEPNET_SOME_NAME`` in the environment."""
 
-    host: str = _option("127.0.0.1", str, "address to listen on")
+    host: str = _option(
+        "127.0.0.1",
+        str,
+        "address to listen on; 0.0.0.0 means all of IPv4, :: all of IPv6, and --host '' both",
+    )
     port: int = _option(8080, number(0, 65535, whole=True), "port to listen on; 0 takes any that is free")
     tls_cert: Path | None = _option(None, path_of, "certificate chain (PEM) to serve https with")
     tls_key: Path | None = _option(

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,12 @@ from server.metrics import Figures
 DOCKER = Path(__file__).parent.parent / "docker"
 KUBERNETES = DOCKER / "kubernetes"
 NO_SCHEMA = ("Kustomization", "PodMonitor")  # of tools, not of Kubernetes
+# What containers have in /etc/hosts, before a Python program
+HOSTS = """
+import socket
+ask, hosts = socket.getaddrinfo, {"localhost": ("::1", "127.0.0.1")}
+socket.getaddrinfo = lambda name, *more: [each for host in hosts.get(name, [name]) for each in ask(host, *more)]
+"""
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
 
 
@@ -93,21 +100,37 @@ def test_the_image_runs_as_nobody_in_particular_and_hears_signals() -> None:
     assert stage["COPY"] == ["--from=build /opt/percepnet /opt/percepnet"]
 
 
-def test_the_health_check_finds_a_server_and_misses_one(certificate: tuple[Path, Path]) -> None:
-    command = json.loads(dockerfile()["HEALTHCHECK"][0].partition("CMD ")[2])
-    assert command[0] == "python"
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
 
-    def status(port: str, **more: str) -> int:
-        environment = {**os.environ, "PERCEPNET_PORT": port, **more}
+
+def test_the_health_check_finds_a_server_and_misses_one(certificate: tuple[Path, Path]) -> None:
+    python, option, check = json.loads(dockerfile()["HEALTHCHECK"][0].partition("CMD ")[2])
+    assert (python, option) == ("python", "-c")
+
+    def status(port: str, check: str = check, **more: str) -> int:
         return subprocess.run(
-            [sys.executable, *command[1:]], env=environment, stderr=subprocess.DEVNULL, timeout=60
+            [sys.executable, "-c", HOSTS + check],
+            env={**os.environ, "PERCEPNET_PORT": port, **more},
+            stderr=subprocess.DEVNULL,
+            timeout=60,
         ).returncode
 
     with serving("--workers", "1", "--rated-calls", "1") as server:
         port = server.url.rpartition(":")[2]
         assert status(port) == 0
         assert status(port, PERCEPNET_TLS_CERT="cert.pem") != 0
+        # To the server an empty variable is none.
+        assert status(port, PERCEPNET_TLS_CERT="") == 0
+        assert status("", check.replace(str(Config().port), port)) == 0
     assert status(port) != 0
+    if has_ipv6():
+        with serving("--workers", "1", "--rated-calls", "1", "--host", "::", "--access", "open") as server:
+            assert status(server.url.rpartition(":")[2]) == 0
     cert, key = map(str, certificate)
     with serving("--workers", "1", "--rated-calls", "1", "--tls-cert", cert, "--tls-key", key) as server:
         port = server.url.rpartition(":")[2]
