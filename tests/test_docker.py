@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import fields
 from importlib import import_module
@@ -174,6 +175,19 @@ def test_manifests_are_as_kubernetes_has_them() -> None:
     for resource in resources():
         if resource["kind"] not in NO_SCHEMA:
             kubernetes_validate.validate(resource, "1.31", strict=True)
+
+
+def test_pods_have_the_image_that_is_pushed() -> None:
+    (kustomization,) = documents(KUBERNETES / "kustomization.yaml")
+    (image,) = kustomization["images"]
+    pods = [r["spec"]["template"]["spec"] for r in resources() if r["kind"] == "Deployment"]
+    assert image["name"] in [container["image"] for pod in pods for container in pod["containers"]]
+    project = tomllib.loads((DOCKER.parent / "pyproject.toml").read_text())["project"]
+    assert image["newTag"] == project["version"]
+    named = f"{image['newName']}:{image['newTag']}"
+    section = (DOCKER / "README.md").read_text().partition("## Kubernetes")[2]
+    built, pushed, applied = map(section.index, (f" -t {named} .", f"docker push {named}", "kubectl apply"))
+    assert built < pushed < applied
 
 
 def test_a_pod_has_time_to_drain_and_may_do_nothing_else() -> None:
