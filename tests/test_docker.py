@@ -162,6 +162,17 @@ def test_compose_sets_our_containers_in_a_sandbox_and_names_files_that_exist() -
     assert grace >= int(services["server"]["environment"]["PERCEPNET_DRAIN_TIME"]) + ENDING_TIME + 2
 
 
+def test_compose_says_nothing_again_that_its_images_say() -> None:
+    (compose,) = documents(DOCKER / "compose.yaml")
+    found = environments()
+    assert not found["compose.yaml"].items() & found["Dockerfile"].items()
+    udp = found["Dockerfile"]["PERCEPNET_UDP_PORTS"]
+    assert f"{udp}:{udp}/udp" in compose["services"]["server"]["ports"]
+    entry = re.search(r"^ENTRYPOINT (.+)", (DOCKER / "janus/Dockerfile").read_text(), re.MULTILINE)
+    assert entry is not None
+    assert not {*json.loads(entry[1])} & {*compose["services"]["janus"]["command"]}
+
+
 def test_the_sidecars_command_line_is_understood() -> None:
     (compose,) = documents(DOCKER / "compose.yaml")
     command, *arguments = compose["services"]["sidecar"]["command"]
