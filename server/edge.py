@@ -26,9 +26,7 @@ OFFERS: Final = ("/offer", "/whip/{room}", "/whep/{room}")  # where calls begin,
 CALLER_HEADER: Final = "X-Percepnet-Caller"  # with which the front tells a worker the caller's address
 HEADERS: Final = {
     "Content-Security-Policy": (
-        "default-src 'self'; media-src 'self' blob: mediastream:; img-src 'self' data: blob:; "
-        "worker-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
+        "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",

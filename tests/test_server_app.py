@@ -65,7 +65,9 @@ async def test_the_page_is_served_with_headers_that_protect_it(server: Server) -
         assert answer.status == 200
         assert answer.content_type == "text/html"
         page = await answer.text()
-        assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+        policy = answer.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'self';")
+        assert {where for rule in policy.split(";") for where in rule.split()[1:]} == {"'self'", "'none'"}
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert "microphone=(self)" in answer.headers["Permissions-Policy"]
     for path in re.findall(r'(?:src|href)="([\w./-]+)"', page):
