@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 
 from percepnet.cli import COMMANDS
 from percepnet.training import train
@@ -29,6 +30,13 @@ def test_linked_files_exist() -> None:
     assert links
     for link in links:
         assert (TOP / link).is_file(), link
+
+
+def test_pictures_and_papers_are_in_no_wheel() -> None:
+    """Nor are they served: what is in static/ is."""
+    installed = {file.distribution_path for file in WheelBuilder(str(TOP)).recurse_included_files()}
+    assert {"percepnet/models/subband.onnx", "server/static/index.html"} <= installed
+    assert not [path for path in installed if "pictures" in path or path.endswith("EXPERIMENTS.md")]
 
 
 def test_training_commands_are_understood() -> None:
