@@ -9,8 +9,15 @@ import { Stats } from "./stats.js";
 import { keep, takeFromAddress } from "./token.js";
 
 const STATS_EVERY = 500; // ms
+const QUIET_READINGS = 5; // without figures, which come five times a second: 2 s at least
 const SAMPLE_RATE = 48_000; // Hz, so that the spectrograms reach 24 kHz
-const STATES = { idle: "Ready", connecting: "Connecting…", live: "Live", failed: "Stopped" };
+const STATES = {
+  idle: "Ready",
+  connecting: "Connecting…",
+  live: "Live",
+  waiting: "Waiting for the server…",
+  failed: "Stopped",
+};
 
 const $ = (id) => document.getElementById(id);
 const [form, player, limit] = [$("controls"), $("player"), $("limit")];
@@ -18,7 +25,7 @@ const [out, back] = [new Scope($("out")), new Scope($("back"))];
 
 let lostOut = null; // packets that the server missed
 let dry = ""; // why the server gives back dry audio though it should be enhanced
-let session = null; // what is open while a call is: {call, context, source, timer}
+let session = null; // what is open while a call is: {call, context, source, timer, quiet}
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
@@ -63,7 +70,7 @@ async function start() {
     show("failed");
     return say(`This browser lends no WebRTC or no sound to the page: ${error.message}`);
   }
-  const opened = { call, context, source: null, timer: null };
+  const opened = { call, context, source: null, timer: null, quiet: -Infinity }; // it waits for what has come before
   session = opened;
   show("connecting");
   $("alert").hidden = true;
@@ -72,7 +79,7 @@ async function start() {
   player.play().catch(() => {});
   call.addEventListener("remote", ({ detail }) => hear(context, detail));
   call.addEventListener("live", () => live(opened));
-  call.addEventListener("figures", ({ detail }) => showServer(detail));
+  call.addEventListener("figures", ({ detail }) => hearFrom(opened, detail));
   call.addEventListener("ended", ({ detail }) => end(opened, detail));
   try {
     opened.source = await (chosen() === "microphone" ? openMicrophone() : openSample(context));
@@ -108,7 +115,17 @@ function live(opened) {
   $("token-field").hidden = true;
   show("live");
   const stats = new Stats(opened.call.connection);
-  opened.timer = setInterval(async () => showStats(await stats.read()), STATS_EVERY);
+  opened.timer = setInterval(async () => {
+    // Readings are counted, and not time: a page that sleeps misses its timers and the figures alike.
+    if (++opened.quiet === QUIET_READINGS) show("waiting");
+    showStats(await stats.read());
+  }, STATS_EVERY);
+}
+
+function hearFrom(opened, figures) {
+  if (opened.quiet >= QUIET_READINGS) show("live");
+  opened.quiet = 0;
+  showServer(figures);
 }
 
 function end(ended, error) {
@@ -171,7 +188,7 @@ function describe() {
 function show(state) {
   $("status").dataset.state = state;
   $("status").textContent = STATES[state];
-  const running = state === "connecting" || state === "live";
+  const running = ["connecting", "live", "waiting"].includes(state);
   $("start").textContent = running ? "Stop" : "Start";
   $("start").classList.toggle("stop", running);
   if (running && $("sources").contains(document.activeElement)) $("start").focus(); // or it would be nowhere

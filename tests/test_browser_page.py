@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import time
 from collections.abc import Iterator
 from urllib.request import urlopen
@@ -131,6 +132,36 @@ def test_links_lead_on_from_the_keyboard_during_a_call(server: Server) -> None:
             call(page, "sample")
             page.get_by_role("link", name=link).press("Enter")
             expect(page.locator("#company")).to_contain_text(there)
+        assert browser.complaints == []
+
+
+def test_a_server_that_stands_still_is_waited_for_and_a_page_that_does_is_not_alarmed() -> None:
+    with serving("--workers", "1", "--drain-time", "0") as server, browsing(server.url) as browser:
+        page = browser.page
+        call(page, "sample")
+        figures = page.locator("#figures")
+        expect(page.locator("#figure-server")).to_have_text(re.compile("ms$"))
+        page.evaluate("""() => {
+            window.said = [];
+            const status = document.getElementById("status");
+            new MutationObserver(() => said.push(status.textContent)).observe(status, { childList: true });
+            const until = performance.now() + 4000;
+            while (performance.now() < until);
+        }""")
+        page.wait_for_timeout(1000)
+        assert page.evaluate("said") == []
+
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            expect(page.get_by_role("status")).to_have_text("Waiting for the server…", timeout=5000)
+            expect(figures).to_have_class("figures old")
+            expect(page.get_by_role("button", name="Stop")).to_be_enabled()
+            page.wait_for_timeout(1000)
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        expect(page.get_by_role("status")).to_have_text("Live")
+        expect(figures).to_have_class("figures")
+        assert page.evaluate("said") == ["Waiting for the server…", "Live"]  # each once: it is read out
         assert browser.complaints == []
 
 
