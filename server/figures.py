@@ -16,6 +16,8 @@ KEPT_STEPS: Final = 1000  # what the percentiles of the step time are taken over
 LAG_INTERVAL: Final = 0.05  # s between looks at the event loop
 KEPT_LAGS: Final = 11  # half a second; a median of so many ignores single stalls
 STEP_BOUNDS: Final = (0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1)  # s
+# s of time.monotonic() at which the process began: it has been busy with imports since.
+BEGAN: Final = time.monotonic() - time.process_time()
 
 
 class Histogram:
@@ -119,12 +121,13 @@ class LoopLag:
 
 
 def process_figures() -> dict[str, object]:
-    """Processor time since start, memory, descriptors, threads and tasks; in the event loop's thread.
+    """Age, processor time since start, memory, descriptors, threads and tasks; in the event loop's thread.
 
     What the system does not tell is None: memory, descriptors and threads, those of libraries too, come from ``/proc``.
     """
     return {
         "pid": os.getpid(),
+        "age_s": round(time.monotonic() - BEGAN, 6),
         "cpu_s": round(time.process_time(), 3),
         "rss_bytes": _told(
             lambda: int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

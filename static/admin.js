@@ -20,6 +20,7 @@ const charts = {
 };
 const load = new Load();
 let timer = null;
+let shown = Promise.resolve(); // once all that was to be shown is
 
 class TokenNeeded extends Error {}
 
@@ -34,25 +35,32 @@ addEventListener("hashchange", () => {
 });
 document.addEventListener("visibilitychange", show);
 
-/** Ask and draw now, and again and again while the page is seen. */
-async function show() {
+/** Ask and draw now, and again and again while the page is seen; one after the other. */
+function show() {
+  shown = shown.then(showOnce);
+}
+
+async function showOnce() {
   clearTimeout(timer);
   if (document.hidden) return;
-  timer = setTimeout(show, EVERY);
   try {
     const [stats, { calls }] = await Promise.all([ask("stats"), ask("calls")]);
-    const points = load.take(stats, performance.now());
+    const points = load.take(stats);
     for (const [name, chart] of Object.entries(charts)) chart.add(points[name]);
     list(calls);
     say("live", "Live");
     $("access").hidden = true;
   } catch (error) {
-    if (!(error instanceof TokenNeeded)) return say("failed", "The server cannot be reached");
-    clearTimeout(timer);
-    say("failed", authorization().Authorization ? "The server does not take this token" : "The server needs a token");
-    $("access").hidden = false;
-    $("token").focus();
+    if (error instanceof TokenNeeded) return askForToken();
+    say("failed", "The server cannot be reached");
   }
+  timer = setTimeout(show, EVERY);
+}
+
+function askForToken() {
+  say("failed", authorization().Authorization ? "The server does not take this token" : "The server needs a token");
+  $("access").hidden = false;
+  $("token").focus();
 }
 
 async function ask(path) {

@@ -5,32 +5,33 @@ const greatest = (values) => values.reduce((most, value) => (value === null ? mo
 
 export class Load {
   #before = new Map(); // figures of each process by its id
-  #time = null; // ms
 
   /**
    * Points for the charts; null where there is nothing to tell, such as at first.
    * @param {{workers: object[], front?: object}} stats
-   * @param {number} now ms
    */
-  take({ workers, front }, now) {
-    const seconds = this.#time === null ? null : (now - this.#time) / 1000;
+  take({ workers, front }) {
+    const first = this.#before.size === 0;
     const processes = front ? [...workers, front] : workers;
-    // A process that was not there before has begun meanwhile: all that it has is new.
-    const more = (list, read) => sum(list.map((it) => read(it) - (this.#before.has(it.pid) ? read(this.#before.get(it.pid)) : 0)));
-    const since = (list, read) => (seconds === null ? null : more(list, read));
+    // A process that was not there before, or was an older one, has begun meanwhile: all that it has is new.
+    const more = (it, read) => {
+      const before = this.#before.get(it.pid);
+      return read(it) - (before?.age_s < it.age_s ? read(before) : 0);
+    };
+    const since = (list, read) => (first ? null : sum(list.map((it) => more(it, read))));
     const batches = since(workers, (it) => sum(Object.values(it.batches)));
     const enhanced = since(workers, (it) => sum(Object.entries(it.batches).map(([size, count]) => size * count)));
-    const cpu = since(processes, (it) => it.cpu_s);
+    // By the clock of each process: the network may hold one answer up, and not the next.
+    const cpu = sum(processes.map((it) => more(it, ({ cpu_s }) => cpu_s) / more(it, ({ age_s }) => age_s)));
     const points = {
       calls: [sum(workers.map((it) => it.calls)), sum(workers.map((it) => it.listeners)), sum(workers.map((it) => it.rated_calls))],
-      cpu: [cpu === null ? null : cpu / seconds],
+      cpu: [first ? null : cpu],
       step: [greatest(workers.map((it) => it.step_ms.p50)), greatest(workers.map((it) => it.step_ms.p99))],
       batch: [batches ? enhanced / batches : null],
       delay: this.#delay(workers, since),
       trouble: [sum(workers.map((it) => it.shed + it.failed)), since(workers, (it) => it.sheds), since(workers, (it) => it.refused)],
     };
     for (const it of processes) this.#before.set(it.pid, it); // one that does not answer once is no new one later
-    this.#time = now;
     return points;
   }
 

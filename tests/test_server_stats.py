@@ -77,6 +77,7 @@ async def test_the_figures_are_those_of_this_process() -> None:
     assert 0 < after["step_ms"]["p50"] <= after["step_ms"]["p99"]
     assert after["calls"] == 1
     assert after["cpu_s"] > before["cpu_s"]
+    assert after["age_s"] > before["age_s"] > 0
     assert after["fds"] > before["fds"]
     assert after["tasks"] > before["tasks"]
     assert after["rss_bytes"] > 1e7
