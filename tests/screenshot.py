@@ -11,7 +11,7 @@ from pathlib import Path
 from chromium import browsing, call, record, serving
 from PIL import Image
 
-PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "page.png"
+PICTURE = Path(__file__).parent / "pictures" / "page.png"
 SHOWN = 8.0  # s across a spectrogram
 DRY = 2.4  # s at its start
 

@@ -12,7 +12,7 @@ from screenshot import save
 from percepnet import enhance
 from percepnet.framing import SAMPLE_RATE
 
-PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "spectrograms.png"
+PICTURE = Path(__file__).parent / "pictures" / "spectrograms.png"
 QUIET, LOUD = -115.0, -45.0  # dB
 
 
