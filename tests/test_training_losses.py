@@ -49,10 +49,19 @@ def test_who_answers_as_its_teacher_has_nothing_to_learn() -> None:
     """Though both go through the post-filter, and an ideal answer does not."""
     gain, strength, levels = full(0.4), full(0.2), full(0)
     gain[..., ::2] = 0.1
-    kind = Loss(distortion=1)
     ideal = full(1), full(0), full(1), SPOKEN
-    assert total_loss(gain, strength, ideal, levels, kind, taught=(gain, strength)) < 1e-4
-    assert total_loss(gain, strength, (gain, strength, *ideal[2:]), levels, kind) > 0.01
+    assert total_loss(gain, strength, ideal, levels, Loss(), taught=(gain, strength)) < 1e-4
+    assert total_loss(gain, strength, (gain, strength, *ideal[2:]), levels, Loss()) > 0.01
+
+
+def test_but_for_what_distorts_speech_against_the_ideal() -> None:
+    gain, strength, levels = full(0.4), full(0.2), full(0)
+    gain[..., ::2] = 0.1
+    ideal = full(1), full(0), full(1), SPOKEN
+    taught = total_loss(gain, strength, ideal, levels, Loss(distortion=3), taught=(gain, strength))
+    distorted = distortion_loss(gain, ideal[0], levels, *ideal[2:])
+    assert float(distorted) > 0.01
+    assert float(taught) == pytest.approx(3 * float(distorted), abs=1e-4)
 
 
 def spoken(*hops: int, length: int = 60) -> torch.Tensor:
@@ -92,7 +101,7 @@ class TestOnset:
         self, gain: torch.Tensor, strength: torch.Tensor, *, ideal: float = 1, **changed: float
     ) -> float:
         best = ideal * self.ONES, self.IDEAL[1], self.ONES, self.SPEAKING
-        kind = replace(Loss(onset=4, distortion=1), **changed)
+        kind = replace(Loss(onset=4), **changed)
         return float(total_loss(gain, strength, best, 0 * self.ONES, kind, taught=self.TAUGHT))
 
     def answers(self) -> list[torch.Tensor]:
@@ -112,7 +121,7 @@ class TestOnset:
     def test_it_weighs_more(self) -> None:
         gain, strength = self.answers()
         gain = gain - 0.2 * self.ONSET
-        found = {n: self.loss(gain, strength, onset=n, loudness=0, distortion=0) for n in (4, 9)}
+        found = {n: self.loss(gain, strength, onset=n, loudness=0) for n in (4, 9)}
         shares = {n: 13 * (1 + n) / (47 + 13 * (1 + n)) for n in found}  # of 60 hops
         assert found[9] / found[4] == pytest.approx(shares[9] / shares[4])
 

@@ -63,6 +63,7 @@ def total_loss(
 ) -> Tensor:
     """What training lowers. ``ideal`` as ``batches.split`` has it, ``levels [B, T, 34]``: the band levels that the
     network was told; ``taught``: a teacher's gains and strengths, in whose gains the post-filter has its part, too.
+    The distortion is that against the ideal gains all the same: so a pupil may learn what its teacher does not know.
     """
     *answers, weight, speaking = ideal
     wanted = answers[0]  # behind the post-filter
@@ -78,7 +79,7 @@ def total_loss(
     if kind.loudness:
         loss = loss + kind.loudness * loudness_loss(gain, wanted, levels, weight, kind.added)
     if kind.distortion:
-        loss = loss + kind.distortion * distortion_loss(gain, wanted, levels, weight, speaking)
+        loss = loss + kind.distortion * distortion_loss(gain, ideal[0], levels, weight, speaking)
     return loss
 
 
