@@ -48,7 +48,7 @@ def resample(samples: Float, source_rate: int, target_rate: int) -> Float:
     Rates: 8 000…192 000 Hz.
     """
     resampler = Resampler(len(samples), source_rate, target_rate)
-    if checked_rate(source_rate) == target_rate:
+    if source_rate == target_rate:
         return samples
     starts = range(0, samples.shape[-1], BLOCK)
     parts = [resampler.push(samples[:, start : start + BLOCK]) for start in starts]

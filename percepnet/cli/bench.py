@@ -7,7 +7,7 @@ from typing import Final
 
 from percepnet import native
 from percepnet.bench import Load, machine, measure, report
-from percepnet.cli.options import path_of, within
+from percepnet.cli.options import counts, path_of, within
 from percepnet.cli.progress import add_quiet, progress_bar
 
 MOST_STREAMS: Final = 1024
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``percepnet bench``."""
     parser.add_argument(
         "--streams",
-        type=_counts,
+        type=counts(MOST_STREAMS),
         default=[1, 8, 16, 32, 64],
         metavar="N,N,…",
         help="how many calls at once (default: 1,8,16,32,64)",
@@ -83,9 +83,3 @@ def table(loads: list[Load]) -> str:
             f"{load.p50_ms:>7.2f} ms  {load.p99_ms:>6.2f} ms"
         )
     return "\n".join(lines)
-
-
-def _counts(text: str) -> list[int]:
-    """``1,8,16`` as numbers."""
-    check = within(int, 1, MOST_STREAMS)
-    return [int(check(part)) for part in text.split(",")]

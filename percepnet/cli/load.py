@@ -13,7 +13,7 @@ from typing import Any, Final
 from percepnet.bench import machine
 from percepnet.cli import FAILURE, INTERRUPTED
 from percepnet.cli.audio_files import read_mono
-from percepnet.cli.options import path_of, within
+from percepnet.cli.options import counts, path_of, within
 from percepnet.cli.processes import end_in_order
 from percepnet.cli.progress import add_quiet, progress_bar
 from server import loadtest, secretfile
@@ -41,7 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     seconds = within(float, 0.1, LONGEST)
     parser.add_argument("url", nargs="?", metavar="URL", help="of the server, such as http://127.0.0.1:8080")
     parser.add_argument(
-        "--calls", type=_counts, default=[1], metavar="N,N,…", help="at once; several: a curve (default: 1)"
+        "--calls",
+        type=counts(MOST_CALLS),
+        default=[1],
+        metavar="N,N,…",
+        help="at once; several: a curve (default: 1)",
     )
     parser.add_argument(
         "--ramp", type=within(float, 0.01, 1000), default=2.0, help="calls begun in a second (default: 2)"
@@ -248,9 +252,3 @@ def _text(found: dict[str, Any]) -> str:
     if "in_a_row" in found:
         parts.append(summary.held(found["in_a_row"]))
     return "\n\n".join(parts)
-
-
-def _counts(text: str) -> list[int]:
-    """``1,5,10`` as numbers."""
-    check = within(int, 1, MOST_CALLS)
-    return [int(check(part)) for part in text.split(",")]

@@ -90,3 +90,9 @@ def within(kind: type[float] | type[int], lowest: float, highest: float) -> Call
         return value
 
     return convert
+
+
+def counts(highest: int) -> Callable[[str], list[int]]:
+    """A converter for argparse: ``1,8,16`` as numbers from 1 to ``highest``."""
+    check = within(int, 1, highest)
+    return lambda text: [int(check(part)) for part in text.split(",")]
