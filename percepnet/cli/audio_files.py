@@ -23,12 +23,10 @@ from percepnet.resampling import resample
 
 GAP: Final = 0.05  # s between what has been decoded and the next frame, from which on silence fills it
 LOOK: Final = 0.5  # s of audio after it that must be late, too: stamps of what was only held up catch up
-LONGEST_GAP: Final = (
-    600.0  # s; beyond this the file's clock has jumped, unless the file says that it is so long
-)
-LONGEST_PAUSE: Final = (
-    12 * 3600.0
-)  # s; and beyond this in any case: clocks begin anew after 13 hours and more
+# s; beyond the first the file's clock has jumped, unless the file says that it is so long, and beyond the second in any
+# case: clocks begin anew after 13 hours and more
+LONGEST_GAP: Final = 600.0
+LONGEST_PAUSE: Final = 12 * 3600.0
 PIECE: Final = 1.0  # s of silence at once
 AUDIO_SUFFIXES: Final = (  # what a walk through a directory takes for audio
     ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".au", ".avi", ".caf", ".flac", ".flv", ".m2ts",
@@ -184,9 +182,8 @@ def _blocks(
     form = layout, rate  # of the frames that come now
     # Of several tracks all begin with the file; one alone begins as it does.
     start = (container.start_time or 0) / av.time_base if container.streams.video else None
-    left = min(
-        LONGEST_PAUSE, (container.duration or 0) / av.time_base
-    )  # s of the file that are still to come
+    # s of the file that are still to come
+    left = min(LONGEST_PAUSE, (container.duration or 0) / av.time_base)
     with naming(path):
         for frame, ahead in _looking_ahead(chain([first], others)):
             if form != (form := (frame.layout.name, frame.sample_rate)):

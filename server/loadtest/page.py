@@ -68,14 +68,11 @@ def _curves(steps: Sequence[dict[str, Any]], servers: Sequence[str]) -> list[str
 
     def curve(value: Callable[[dict[str, Any]], float | None]) -> dict[str, charts.Points]:
         return {
-            name: sorted(
-                (
-                    (step["options"]["calls"], value(step))
-                    for step in steps
-                    if step.get("server_name", "") == name
-                ),
-                key=lambda point: point[0],
-            )
+            name: [
+                (step["options"]["calls"], value(step))
+                for step in sorted(steps, key=lambda step: step["options"]["calls"])
+                if step.get("server_name", "") == name
+            ]
             for name in servers
         }
 

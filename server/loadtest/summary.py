@@ -78,12 +78,9 @@ def verdict(comparison: dict[str, Any]) -> str:
     )
     ours, other = comparison["limited"].values()
     about = {(True, True): "", (False, True): "at least ", (True, False): "at most "}.get((ours, other))
-    ratio = (
-        f"; {about}{comparison['ratio']:.1f} times as many"
-        if comparison["ratio"] and about is not None
-        else ""
-    )
-    ratio += "" if comparison["finished"] else "; interrupted"
+    ratio = "" if comparison["finished"] else "; interrupted"
+    if comparison["ratio"] and about is not None:
+        ratio = f"; {about}{comparison['ratio']:.1f} times as many{ratio}"
     bounds = "; ".join(
         f"{name}: delay p99 ≤ {bound['delay_p99_ms']:g} ms, growing by ≤ {bound['drift_ms']:g} ms, "
         f"< {bound['missing_percent']:g} % missing{', enhanced' if bound['enhanced'] else ''}"

@@ -137,7 +137,7 @@ class Following(Generic[P]):
     ) -> None:
         """``before`` has followed the same feed: what it gives back must not be what this one has taken."""
         if before is not None:
-            await finished(_done(before))
+            await finished(asyncio.wait([before]))
         backoff = Backoff()
         while True:
             try:
@@ -183,7 +183,3 @@ class Following(Generic[P]):
 
     def _twins_of(self, feed: Feed) -> list[Feed]:
         return [twin for twin, of in self.twins.items() if of == str(feed)]
-
-
-async def _done(task: asyncio.Task[None]) -> None:
-    await asyncio.wait([task])
