@@ -14,6 +14,7 @@ import aiohttp
 import numpy as np
 from aiohttp import web
 from aiortc import RTCConfiguration, RTCPeerConnection
+from caller import Caller
 from numpy.typing import NDArray
 
 from server import engine
@@ -21,7 +22,6 @@ from server.api import CALLS
 from server.app import create_app
 from server.calls import Calls
 from server.config import Config
-from server.loadtest.caller import Caller
 from server.overload import Overload
 
 TIMEOUT = 20.0  # s, far above what anything takes

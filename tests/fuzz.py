@@ -21,13 +21,13 @@ from weakref import WeakSet
 import aioice.ice
 import numpy as np
 from aiortc import RTCPeerConnection
+from caller import Caller
 from calling import Server, serving, until
 from fuzz_datagrams import attack
 from fuzz_offers import throw
 from tqdm import tqdm
 
 from server import call, eventloop
-from server.loadtest.caller import Caller
 
 GIVEN_BACK_IN = 10.0  # s
 tqdm.monitor_interval = 0  # its thread would look like one that was left behind

@@ -23,10 +23,10 @@ import pylibsrtp
 from aiortc import RTCCertificate
 from aiortc.rtcdtlstransport import SRTP_PROFILES
 from aiortc.sdp import SessionDescription
+from caller import Caller
 from calling import Server, packets
 from OpenSSL import SSL
 
-from server.loadtest.caller import Caller
 from server.media import guard
 
 AT_ONCE: Final = 10  # datagrams between two moments for the server

@@ -11,10 +11,10 @@ import numpy as np
 from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 from av import AudioFrame
+from caller import RecordedTrack
 from janus_server import ROOM, JanusServer
 from numpy.typing import NDArray
 
-from server.loadtest.caller import RecordedTrack
 from server.media import audiolevel, receiver
 from server.sidecar.claims import Feed, enhanced_feed
 from server.sidecar.janus import Session, session

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection
+from caller import Caller
 from calling import START, TIMEOUT, Server, given_back, holdings, serving, until
 from yarl import URL
 
 from server import edge, sections
 from server.call import Call
-from server.loadtest.caller import Caller
 from server.offer import LONGEST_SDP, Offer
 
 

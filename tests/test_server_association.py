@@ -4,10 +4,10 @@ import struct
 
 import numpy as np
 import pytest
+from caller import Caller
 from calling import packets, serving, until
 from fuzz_datagrams import sealed
 
-from server.loadtest.caller import Caller
 from server.media import association
 from server.media.association import MOST_FRAGMENTS, is_harmless
 

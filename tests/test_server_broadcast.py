@@ -9,11 +9,11 @@ import pytest
 from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 from av import AudioFrame
+from caller import RecordedTrack
 from calling import until
 
 from server import broadcast
 from server.broadcast import ListenerTrack
-from server.loadtest.caller import RecordedTrack
 from server.media import opus
 
 

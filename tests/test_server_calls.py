@@ -13,6 +13,7 @@ import aioice.ice
 import numpy as np
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection
+from caller import Caller
 from calling import (
     PACKET,
     TIMEOUT,
@@ -28,7 +29,6 @@ from calling import (
 from numpy.typing import NDArray
 
 from percepnet import Enhancer
-from server.loadtest.caller import Caller
 from server.loadtest.hearing import lag
 from server.loadtest.wire import Tape, Wire
 from server.media import closing

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from aiortc import RTCRtpSender
 from aiortc.sdp import SessionDescription
+from caller import Caller
 from calling import Server, level_db, packets, serving
 from numpy.typing import NDArray
 
-from server.loadtest.caller import Caller
 from server.media import receiver, sender
 
 Pcm = NDArray[np.int16]

@@ -15,6 +15,7 @@ import aiohttp
 import aiortc.clock
 import numpy as np
 import pytest
+from caller import Caller
 from calling import PACKET, TIMEOUT, Server, packets, serving, until
 from numpy.typing import NDArray
 from test_server_engine import Ear, Gate, alone, delayed
@@ -29,7 +30,6 @@ from server.controls import Changes
 from server.ending import Ending
 from server.engine import MOST_DEATHS, Engine
 from server.fallback import WARM_UP_PACKETS
-from server.loadtest.caller import Caller
 from server.overload import Overload
 from server.worker import Parent
 

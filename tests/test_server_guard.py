@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from aiortc.rtp import RtcpByePacket, RtcpRrPacket, RtcpRtpfbPacket
 from aiortc.sdp import SessionDescription
+from caller import Caller
 from calling import Server, packets, serving, until
 from fuzz_datagrams import binding
 
 from server.allowance import BURST, Allowance
 from server.call import MOST_CHANNELS
 from server.frames import FASTEST
-from server.loadtest.caller import Caller
 from server.loadtest.wire import Tape, Wire
 from server.media import guard
 

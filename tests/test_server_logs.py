@@ -8,13 +8,13 @@ import logging
 import aiohttp
 import numpy as np
 import pytest
+from caller import Caller
 from calling import TIMEOUT
 from test_server_workers import served
 
 from percepnet import Enhancer
 from server import logs
 from server.engine import Engine
-from server.loadtest.caller import Caller
 
 SILENCE = np.zeros(960, np.int16)
 TOKEN = "correct-horse-battery-staple"

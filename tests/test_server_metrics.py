@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from caller import Caller
 from calling import Server, packets, serving, until
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from whip_peers import listening, publishing
 
 from server.figures import Histogram
-from server.loadtest.caller import Caller
 from server.metrics import PACKETS, Figures
 from server.overview import line
 from server.totals import Totals

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from aiortc import RTCConfiguration, RTCIceGatherer, RTCPeerConnection
 from aiortc.sdp import SessionDescription
+from caller import Caller
 from calling import Server, given_back, holdings, offered, packets, serving, until
 
 from server import eventloop
 from server.advertise import advertised
-from server.loadtest.caller import Caller
 from server.media import ports
 from server.media.ports import Sockets
 

@@ -10,10 +10,10 @@ import aioice
 import numpy as np
 import pytest
 from aiortc import RTCPeerConnection
+from caller import Caller
 from calling import TIMEOUT, packets, serving, until
 from numpy.typing import NDArray
 
-from server.loadtest.caller import Caller
 from server.media import rebinding
 from server.weather.conditions import Weather
 from server.weather.relay import Relay

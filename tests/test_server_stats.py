@@ -5,11 +5,11 @@ import os
 
 import numpy as np
 import pytest
+from caller import Caller
 from calling import Server, given_back, holdings, offered, packets, serving, until
 
 from server.engine import Engine
 from server.figures import KEPT_STEPS, BatchFigures, LoopLag
-from server.loadtest.caller import Caller
 
 SILENCE = np.zeros(960, np.int16)
 

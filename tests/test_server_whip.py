@@ -5,13 +5,13 @@ import re
 
 import numpy as np
 import pytest
+from caller import Caller, RecordedTrack
 from calling import given_back, holdings, level_db, packets, serving, unlikeness_db, until
 from numpy.typing import NDArray
 from whip_peers import listening, publishing
 
 from server import broadcast, calls, whipclient
 from server.call import MOST_CANDIDATES
-from server.loadtest.caller import Caller, RecordedTrack
 from server.loadtest.hearing import lag
 from server.media import closing, opus, sender
 from server.whipclient import EndpointError

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer, make_mocked_request
+from caller import Caller
 from calling import PACKET, START, TIMEOUT, offered, packets, serving, until
 from multidict import CIMultiDict
 
@@ -28,7 +29,6 @@ from server import worker as worker_module
 from server.config import Config
 from server.ending import Ending
 from server.heartbeat import BEAT, Heartbeat
-from server.loadtest.caller import Caller
 from server.worker import Parent
 from server.workers import LONGEST_PAUSE, STEADY_TIME, WorkerFailed, Workers, next_pause
 

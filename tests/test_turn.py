@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from aiortc import RTCConfiguration, RTCIceServer, RTCIceTransportPolicy, RTCPeerConnection
+from caller import Caller
 from calling import TIMEOUT, packets, serving
 from numpy.typing import NDArray
 
 from server.config import IceServer
-from server.loadtest.caller import Caller
 from server.loadtest.hearing import enhancement, is_enhanced, lag
 
 RATE = 48_000

@@ -10,11 +10,11 @@ import numpy as np
 from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 from av import AudioFrame
+from caller import RecordedTrack
 from calling import until
 from numpy.typing import NDArray
 
 from server import whipclient
-from server.loadtest.caller import RecordedTrack
 from server.media import closing
 from server.whipclient import WhipSession
 

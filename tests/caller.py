@@ -13,11 +13,10 @@ from av import AudioFrame
 
 from percepnet.framing import SAMPLE_RATE
 from server.frames import PACKET
+from server.loadtest.line import Line
+from server.loadtest.speech import TIME_BASE, Pcm
 from server.media import audiolevel, receiver
 from server.weather.relay import Relay
-
-from .line import Line
-from .speech import TIME_BASE, Pcm
 
 
 class RecordedTrack(MediaStreamTrack):
