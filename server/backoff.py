@@ -15,8 +15,7 @@ STEADY: Final = (
 class Backoff:
     """Made as the first attempt begins."""
 
-    def __init__(self, shortest: float = SHORTEST, longest: float = LONGEST) -> None:
-        self._shortest, self._longest = shortest, longest
+    def __init__(self) -> None:
         self._failures = 0
         self._began = time.monotonic()
 
@@ -24,7 +23,7 @@ class Backoff:
         """The pause (s) to make now that an attempt has failed: half to all of what is due."""
         if time.monotonic() - self._began >= STEADY:
             self._failures = 0
-        due = min(self._longest, self._shortest * 2.0 ** min(self._failures, 30))
+        due = min(LONGEST, SHORTEST * 2.0 ** min(self._failures, 30))
         self._failures += 1
         return due * random.uniform(0.5, 1)
 

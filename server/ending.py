@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 from collections.abc import Coroutine
-from types import TracebackType
 from typing import Any, Final, Self
 
 ENDING_TIME: Final = 10.0  # s that calls and threads have to end before the process ends without them
@@ -32,9 +31,7 @@ class Ending:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._last_resort.cancel()
 
     @property

@@ -66,9 +66,9 @@ async def trickle(request: web.Request, call: Call) -> web.Response:
     return web.Response(status=204)
 
 
-def endpoint(accepted: str = SDP) -> web.Response:
+def endpoint() -> web.Response:
     """The answer to ``GET`` and ``OPTIONS`` at an endpoint: there is nothing to see, but offers are taken."""
-    return web.Response(status=204, headers={"Accept-Post": accepted, "Allow": "OPTIONS, GET, POST"})
+    return web.Response(status=204, headers={"Accept-Post": SDP, "Allow": "OPTIONS, GET, POST"})
 
 
 async def _created(

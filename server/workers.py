@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from .config import Config
@@ -47,9 +46,7 @@ class Workers:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         self._ending.set()
         for worker in self._workers.values():
             worker.process.kill()

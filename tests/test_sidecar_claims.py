@@ -74,9 +74,9 @@ def test_twins_tell_whom_they_are_of_and_people_are_none() -> None:
 
 
 def test_pauses_grow_to_a_limit_and_differ() -> None:
-    growing = backoff.Backoff(shortest=1, longest=8)
+    growing = backoff.Backoff()
     pauses = [growing.next() for _ in range(8)]
-    for pause, due in zip(pauses, [1, 2, 4, 8, 8, 8, 8, 8], strict=True):
+    for pause, due in zip(pauses, [0.5, 1, 2, 4, 8, 16, 30, 30], strict=True):
         assert due / 2 <= pause <= due
     assert len(set(pauses)) == 8
 

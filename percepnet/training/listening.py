@@ -17,6 +17,7 @@ from percepnet.training.mixing import Mixer, Mixture
 from percepnet.training.topologies import AnyTopology, build
 
 _COUNT: Final = 12
+_SECONDS: Final = 8
 _SEED: Final = 2 * 10**6  # of no shard
 _RANGE: Final = (
     1e-3  # a hop is speech down to 30 dB below the loud ones, and a pause from 50 dB below them on
@@ -27,8 +28,8 @@ _PAUSE: Final = 1e-5
 class Examples:
     """A few validation mixtures of speech with noise."""
 
-    def __init__(self, corpus: Corpus, seconds: float = 8) -> None:
-        mixer = Mixer(corpus, round(seconds * SAMPLE_RATE), _SEED)
+    def __init__(self, corpus: Corpus) -> None:
+        mixer = Mixer(corpus, _SECONDS * SAMPLE_RATE, _SEED)
         self.mixtures: list[Mixture] = []
         while len(self.mixtures) < _COUNT:
             mixture = mixer.draw()
