@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Float: TypeAlias = NDArray[np.float32]
 Complex: TypeAlias = NDArray[np.complex64]
+Pcm: TypeAlias = NDArray[np.int16]
 
 SAMPLE_RATE: Final = 48_000  # Hz
 HOP: Final = 480  # samples, 10 ms
@@ -19,6 +20,7 @@ BINS: Final = WINDOW // 2 + 1  # 481 bins of 50 Hz
 BIN_HZ: Final = SAMPLE_RATE / WINDOW
 LOOKAHEAD: Final = 2  # hops that the network and the comb filter see ahead of the frame they decide
 LATENCY: Final = HOP + LOOKAHEAD * HOP  # samples: 10 ms overlap + 20 ms look-ahead = 30 ms
+FULL_SCALE: Final = 32_768  # of signed 16-bit samples
 SEAM: Final = 240  # samples, 5 ms, over which a step between pieces of audio is spread
 
 
@@ -92,3 +94,13 @@ def continued(samples: Float, before: float, last: float) -> Float:
     joined = samples.copy()
     joined[:SEAM] += (last - before) * np.linspace(1, 0, SEAM, dtype=np.float32)
     return joined
+
+
+def from_pcm(pcm: Pcm) -> Float:
+    """Signed 16-bit samples, any shape, as float with full scale ±1."""
+    return pcm * np.float32(1 / FULL_SCALE)
+
+
+def to_pcm(samples: Float) -> Pcm:
+    """Samples with full scale ±1, any shape, as signed 16-bit; what is beyond is clipped."""
+    return (samples * FULL_SCALE).round().clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)

@@ -7,10 +7,9 @@ from typing import Final
 
 import numpy as np
 
-from percepnet.framing import HOP, Float
+from percepnet.framing import FULL_SCALE, HOP, Float
 
 RNNOISE_DELAY: Final = 960  # samples
-INT16_SCALE: Final = 32_768
 
 
 def rnnoise(samples: Float) -> Float:
@@ -22,7 +21,7 @@ def rnnoise(samples: Float) -> Float:
         raise ModuleNotFoundError(message, name=missing.name) from missing
 
     padding = RNNOISE_DELAY + (-len(samples) - RNNOISE_DELAY) % HOP
-    frames: Float = np.pad(samples * np.float32(INT16_SCALE), (0, padding)).reshape(-1, HOP)
+    frames: Float = np.pad(samples * np.float32(FULL_SCALE), (0, padding)).reshape(-1, HOP)
     state = binding.create()
     try:
         for frame in frames:  # in place, in the scale of int16; the package's own wrapper would round to it
@@ -31,7 +30,7 @@ def rnnoise(samples: Float) -> Float:
     finally:
         binding.destroy(state)
     out: Float = frames.reshape(-1)[RNNOISE_DELAY : RNNOISE_DELAY + len(samples)]
-    return out * np.float32(1 / INT16_SCALE)
+    return out * np.float32(1 / FULL_SCALE)
 
 
 def deepfilternet3(samples: Float) -> Float:

@@ -5,18 +5,15 @@ import math
 from fractions import Fraction
 from pathlib import Path
 from types import EllipsisType
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from percepnet.enhancer import LOUDEST, Enhancer, bounded
-from percepnet.framing import HOP, LATENCY, SAMPLE_RATE, Float, continued
+from percepnet.framing import HOP, LATENCY, SAMPLE_RATE, Float, Pcm, continued, from_pcm, to_pcm
 from percepnet.resampling import StreamingResampler, checked_rate
 
-Pcm: TypeAlias = NDArray[np.int16]
-
-FULL_SCALE: Final = 32768
 RETRY_HOPS: Final = 500  # 5 s of dry audio after a fault, then enhancement is tried again
 WARM_UP_HOPS: Final = 5  # the last of these: computed, but not heard before the very last, which fades in
 _RAMP: Final = np.linspace(0, 1, HOP, dtype=np.float32)
@@ -129,8 +126,7 @@ class StreamingEnhancer:
         if not isinstance(pcm, np.ndarray) or pcm.dtype != np.int16:
             kind = pcm.dtype if isinstance(pcm, np.ndarray) else type(pcm).__name__
             raise TypeError(f"pcm is {kind}; allowed: numpy int16")
-        y = self.process(pcm * np.float32(1 / FULL_SCALE))
-        return (y * FULL_SCALE).round().clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+        return to_pcm(self.process(from_pcm(pcm)))
 
     def _enhance(self, x: Float) -> Float:
         """Enhanced ``x``, whole hops at 48 kHz; dry where that fails."""

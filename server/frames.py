@@ -6,14 +6,12 @@ from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from av import AudioFrame
-from numpy.typing import NDArray
 
 from percepnet.concealment import SEAM, Concealer
-from percepnet.framing import HOP, LATENCY, SAMPLE_RATE, Float
+from percepnet.framing import FULL_SCALE, HOP, LATENCY, SAMPLE_RATE, Float, Pcm, from_pcm, to_pcm
 from percepnet.resampling import Filters
 
 PACKET: Final = 2 * HOP  # samples, 20 ms
-FULL_SCALE: Final = 32768
 TIME_BASE: Final = Fraction(1, SAMPLE_RATE)
 LONGEST_FILL: Final = 6 * PACKET  # 120 ms: longer gaps are not filled but skipped
 CUT: Final = round(SEAM * SAMPLE_RATE)
@@ -76,10 +74,6 @@ def cut(dropped: Float, kept: Float) -> Float:
     fall = np.linspace(1, 0, CUT, dtype=np.float32)
     head = kept[:CUT] + (dropped[:CUT] - kept[:CUT]) * fall
     return np.concatenate([head, kept[CUT:]])
-
-
-def to_pcm(samples: Float) -> NDArray[np.int16]:
-    return (samples * FULL_SCALE).round().clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
 
 
 class FrameReader:
@@ -204,7 +198,7 @@ class FrameWriter:
             return self._resampled(packet.time, pcm)
         return self._stamped(packet.time, pcm.repeat(2) if self._layout == "stereo" else pcm)
 
-    def _resampled(self, time: int, pcm: NDArray[np.int16]) -> AudioFrame:
+    def _resampled(self, time: int, pcm: Pcm) -> AudioFrame:
         frame = AudioFrame.from_ndarray(pcm[np.newaxis], format="s16", layout="mono")
         frame.sample_rate = SAMPLE_RATE
         if self._resampler is None:
@@ -220,7 +214,7 @@ class FrameWriter:
         ready, self._kept = self._kept[0, :count], self._kept[:, count:]
         return self._stamped(time, ready)
 
-    def _stamped(self, time: int, pcm: NDArray[np.int16]) -> AudioFrame:
+    def _stamped(self, time: int, pcm: Pcm) -> AudioFrame:
         """A frame of interleaved ``pcm``."""
         channels = 1 if self._layout == "mono" else 2
         frame = AudioFrame(format="s16", layout=self._layout, samples=len(pcm) // channels)
@@ -236,7 +230,6 @@ def _mono(frame: AudioFrame) -> Float:
     plane = memoryview(frame.planes[0])  # longer than the samples in it; a fifth of the time of to_ndarray()
     pcm = np.frombuffer(plane, np.int16, frame.samples * channels).reshape(-1, channels)
     if channels == 1:
-        mono: Float = pcm[:, 0] * np.float32(1 / FULL_SCALE)
-    else:
-        mono = (pcm[:, 0].astype(np.float32) + pcm[:, 1]) * np.float32(0.5 / FULL_SCALE)
+        return from_pcm(pcm[:, 0])
+    mono: Float = (pcm[:, 0].astype(np.float32) + pcm[:, 1]) * np.float32(0.5 / FULL_SCALE)
     return mono

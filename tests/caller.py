@@ -10,10 +10,10 @@ from aiortc import MediaStreamTrack, RTCConfiguration, RTCDataChannel
 from aiortc.mediastreams import MediaStreamError
 from av import AudioFrame
 
-from percepnet.framing import SAMPLE_RATE
+from percepnet.framing import SAMPLE_RATE, Pcm
 from server.frames import PACKET
 from server.loadtest.line import Line
-from server.loadtest.speech import TIME_BASE, Pcm
+from server.loadtest.speech import TIME_BASE
 from server.media import audiolevel, receiver
 from server.weather.relay import Relay
 

@@ -12,16 +12,14 @@ from aiortc.mediastreams import MediaStreamError
 from av import AudioFrame
 from caller import RecordedTrack
 from janus_server import ROOM, JanusServer
-from numpy.typing import NDArray
 
+from percepnet.framing import Pcm
 from server.media import audiolevel, receiver
 from server.sidecar.claims import Feed, enhanced_feed
 from server.sidecar.janus import Session, session
 from server.sidecar.transport import Message, connected
 from server.sidecar.twin import Peer
 from server.sidecar.videoroom import Publisher, VideoRoom
-
-Pcm = NDArray[np.int16]
 
 
 @asynccontextmanager

@@ -8,13 +8,11 @@ import numpy as np
 from calling import TIMEOUT, until
 from livekit import rtc
 from livekit_server import KEY, ROOM, SECRET, LiveKitServer
-from numpy.typing import NDArray
 
+from percepnet.framing import Pcm
 from server.frames import PACKET
 from server.sidecar.livekit.people import twins_there
 from server.sidecar.livekit.token import signed
-
-Pcm = NDArray[np.int16]
 
 
 class Somebody:

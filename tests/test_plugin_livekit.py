@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from percepnet import StreamingEnhancer
+from percepnet.framing import Pcm
 from server.loadtest.hearing import lag
 
 pytest.importorskip("livekit.rtc")
@@ -19,7 +20,6 @@ from livekit import rtc
 from percepnet.integrations.livekit import PercepNetProcessor
 
 TIMEOUT = 20.0  # s
-Pcm = NDArray[np.int16]
 
 
 @pytest.fixture

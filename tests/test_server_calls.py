@@ -29,12 +29,12 @@ from calling import (
 from numpy.typing import NDArray
 
 from percepnet import Enhancer
+from percepnet.framing import Pcm
 from server.loadtest.hearing import lag
 from server.loadtest.wire import Tape, Wire
 from server.media import closing
 from server.media.opus import LOOKAHEAD, SPEECH_LOOKAHEAD
 
-Pcm = NDArray[np.int16]
 LATENCY = 1440
 ENCODERS_LOOKAHEAD = (
     SPEECH_LOOKAHEAD + LOOKAHEAD

@@ -19,9 +19,10 @@ from chromium import SAMPLE_RATE, browsing, record, write_wav
 from chromium import serving as serving_apart
 from conftest import RECORDINGS
 from numpy.typing import NDArray
-from whip_peers import Pcm, listening
+from whip_peers import listening
 
 from percepnet import enhance
+from percepnet.framing import Pcm
 from server.loadtest.hearing import lag
 
 NOISY = RECORDINGS / "noisy.flac"

@@ -10,11 +10,9 @@ from aiortc import RTCRtpSender
 from aiortc.sdp import SessionDescription
 from caller import Caller
 from calling import Server, level_db, packets, serving
-from numpy.typing import NDArray
 
+from percepnet.framing import Pcm
 from server.media import receiver, sender
-
-Pcm = NDArray[np.int16]
 
 
 class Asking:

@@ -17,13 +17,13 @@ from calling import TIMEOUT, Server, serving, until
 from numpy.typing import NDArray
 from whip_peers import listening, publishing
 
+from percepnet.framing import Pcm
 from server import forward, whipclient
 from server.backoff import Backoff
 from server.loadtest.hearing import lag
 from server.media import sender
 from server.media.opus import Encoded
 
-Pcm = NDArray[np.int16]
 SDP = {"Content-Type": "application/sdp"}
 
 

@@ -10,13 +10,13 @@ from calling import given_back, holdings, level_db, packets, serving, unlikeness
 from numpy.typing import NDArray
 from whip_peers import listening, publishing
 
+from percepnet.framing import Pcm
 from server import broadcast, calls, whipclient
 from server.call import MOST_CANDIDATES
 from server.loadtest.hearing import lag
 from server.media import closing, opus, sender
 from server.whipclient import EndpointError
 
-Pcm = NDArray[np.int16]
 SDP = {"Content-Type": "application/sdp"}
 FRAGMENT = {"Content-Type": "application/trickle-ice-sdpfrag"}
 

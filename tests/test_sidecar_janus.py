@@ -13,12 +13,13 @@ import aiohttp
 import numpy as np
 import pytest
 from calling import PACKET, START, TIMEOUT, at_work, given_back, holdings, unlikeness_db, until
-from janus_people import Listener, Pcm, Speaker, Watcher, in_session, watching
+from janus_people import Listener, Speaker, Watcher, in_session, watching
 from janus_server import ROOM, JanusServer, installed
 from numpy.typing import NDArray
 from twin_voice import HEARD, LATENCY, enhanced_voice, is_the_enhanced
 
 from percepnet import Enhancer
+from percepnet.framing import Pcm
 from server.loadtest.hearing import lag
 from server.media.opus import LOOKAHEAD, SPEECH_LOOKAHEAD
 from server.overload import Overload

@@ -27,9 +27,10 @@ pytest.importorskip("livekit.rtc")
 pytest.importorskip("livekit.protocol")
 
 from livekit import rtc
-from livekit_people import Listener, Pcm, Speaker, Watcher
+from livekit_people import Listener, Speaker, Watcher
 from livekit_server import KEY, ROOM, SECRET, LiveKitServer
 
+from percepnet.framing import Pcm
 from server.sidecar.livekit.options import LiveKitOptions
 from server.sidecar.livekit.sidecar import Sidecar
 from server.sidecar.livekit.token import signed

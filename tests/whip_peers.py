@@ -12,13 +12,11 @@ from aiortc.mediastreams import MediaStreamError
 from av import AudioFrame
 from caller import RecordedTrack
 from calling import until
-from numpy.typing import NDArray
 
+from percepnet.framing import Pcm
 from server import whipclient
 from server.media import closing
 from server.whipclient import WhipSession
-
-Pcm = NDArray[np.int16]
 
 
 class Ear:

@@ -16,9 +16,8 @@ import numpy as np
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
-from numpy.typing import NDArray
 
-from percepnet.framing import SAMPLE_RATE, Float
+from percepnet.framing import SAMPLE_RATE, Float, Pcm, to_pcm
 from percepnet.resampling import resample
 
 GAP: Final = 0.05  # s between what has been decoded and the next frame, from which on silence fills it
@@ -297,9 +296,9 @@ def mono(path: Path) -> Float:
     return resample(samples.mean(axis=0, keepdims=True), rate, SAMPLE_RATE)[0]
 
 
-def read_mono(path: Path) -> NDArray[np.int16]:
+def read_mono(path: Path) -> Pcm:
     """:func:`mono` as s16."""
-    return np.rint(mono(path) * 32768).clip(-32768, 32767).astype(np.int16)
+    return to_pcm(mono(path))
 
 
 @contextmanager

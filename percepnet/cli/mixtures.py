@@ -13,7 +13,7 @@ from percepnet.cli.audio_files import read_mono
 from percepnet.cli.audio_writing import write
 from percepnet.cli.options import path_of, within
 from percepnet.cli.progress import add_quiet, progress_bar
-from percepnet.framing import SAMPLE_RATE, Float
+from percepnet.framing import SAMPLE_RATE, Float, from_pcm
 from percepnet.mixture import PEAK, active_level, at_ratio, excerpt
 from percepnet.resampling import resample
 from percepnet.training.corpus import Recording, scan
@@ -133,7 +133,7 @@ def _excerpt(folder: Path, recordings: list[Recording], length: int, rng: np.ran
             continue
         if not len(decoded):
             continue
-        part = excerpt(decoded.astype(np.float32) / np.float32(32768), length, rng)
+        part = excerpt(from_pcm(decoded), length, rng)
         if np.abs(part).max() > 1e-3:
             return part
     raise ValueError(f"{_TRIES} recordings of {folder}, one after the other, are silent or cannot be read")

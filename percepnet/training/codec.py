@@ -6,11 +6,10 @@ from typing import Final
 import av
 import numpy as np
 
-from percepnet.framing import SAMPLE_RATE, Float
+from percepnet.framing import FULL_SCALE, SAMPLE_RATE, Float
 
 RATES: Final = (12_000, 48_000)  # bit/s of one voice: from a poor line to what browsers send at the most
 _LATE: Final = 312  # samples, that libopus's encoder looks ahead at this rate
-_FULL_SCALE: Final = 32768
 
 
 def through_opus(samples: Float, rate: int) -> Float:
@@ -24,9 +23,9 @@ def through_opus(samples: Float, rate: int) -> Float:
     encoder.open()
     whole = np.pad(samples, (0, _LATE))
     frame = av.AudioFrame.from_ndarray(
-        np.clip(whole * _FULL_SCALE, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)[None], "s16", "mono"
+        np.clip(whole * FULL_SCALE, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)[None], "s16", "mono"
     )
     frame.sample_rate, frame.time_base, frame.pts = SAMPLE_RATE, Fraction(1, SAMPLE_RATE), 0
     packets = [*encoder.encode(frame), *encoder.encode(None)]
     heard = np.concatenate([part.to_ndarray()[0] for packet in packets for part in decoder.decode(packet)])
-    return (heard[_LATE : _LATE + len(samples)] / _FULL_SCALE).astype(np.float32)
+    return (heard[_LATE : _LATE + len(samples)] / FULL_SCALE).astype(np.float32)

@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from percepnet.cli.audio_files import audio_below, read_mono
-from percepnet.framing import SAMPLE_RATE
+from percepnet.framing import SAMPLE_RATE, Float, from_pcm
 
 logger = logging.getLogger(__name__)
 
@@ -127,15 +126,12 @@ class Corpus:
                 f" read in the split {split}"
             )
 
-    def crop(self, recording: Recording, length: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    def crop(self, recording: Recording, length: int, rng: np.random.Generator) -> Float:
         """``length`` samples of a recording from a random place, looped where it is shorter; full scale is 1."""
         offset = int(rng.integers(max(recording.length - length, 0) + 1))
         size = min(length, recording.length - offset)
-        part = (
-            self.samples[recording.start + offset : recording.start + offset + size].astype(np.float32)
-            / 32768
-        )
-        return np.resize(part, length)
+        start = recording.start + offset
+        return np.resize(from_pcm(self.samples[start : start + size]), length)
 
 
 def _decode_all(folder: Path, samples: Path, index: Path) -> None:

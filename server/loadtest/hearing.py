@@ -7,11 +7,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from percepnet.framing import SAMPLE_RATE
+from percepnet.framing import SAMPLE_RATE, Pcm
 from server.frames import PACKET
 from server.media.opus import LOOKAHEAD, SPEECH_LOOKAHEAD
 
-from .speech import Pcm
 from .wire import Log
 
 # What audio may be late by inside its packets, in samples: the algorithm, and what both encoders look ahead.

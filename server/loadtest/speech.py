@@ -9,10 +9,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from percepnet.framing import SAMPLE_RATE
+from percepnet.framing import SAMPLE_RATE, Pcm
 from server.frames import PACKET
-
-Pcm = NDArray[np.int16]
 
 BIT_RATE: Final = 48_000  # bit/s, of a mono voice
 TIME_BASE: Final = Fraction(1, SAMPLE_RATE)

@@ -12,7 +12,8 @@ import aiortc.rtp
 import numpy as np
 from av import AudioFrame
 
-FULL_SCALE: Final = 32768
+from percepnet.framing import FULL_SCALE
+
 SILENCE_DBOV: Final = -127
 
 logger = logging.getLogger(__name__)

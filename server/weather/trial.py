@@ -9,12 +9,12 @@ from typing import Any, Final
 import aiohttp
 import numpy as np
 
-from percepnet.framing import SAMPLE_RATE, Float
+from percepnet.framing import SAMPLE_RATE, Float, Pcm, from_pcm
 from percepnet.resampling import resample
 from server.loadtest.call import CallResult, MeasuredCall
 from server.loadtest.hearing import UNDER_WAY, course, lag
 from server.loadtest.options import Load
-from server.loadtest.speech import Pcm, Speech, decode
+from server.loadtest.speech import Speech, decode
 from server.media.opus import LOOKAHEAD, SPEECH_LOOKAHEAD
 
 from .conditions import CALM, Weather
@@ -109,8 +109,7 @@ def _pesq(call: MeasuredCall, heard: Pcm, first: int) -> float | None:
 
 
 def _at_rate(pcm: Pcm, rate: int) -> Float:
-    samples = (pcm / np.float32(32768)).astype(np.float32)
-    return resample(samples[np.newaxis], SAMPLE_RATE, rate)[0]
+    return resample(from_pcm(pcm)[np.newaxis], SAMPLE_RATE, rate)[0]
 
 
 def _concealed(report: dict[str, Any]) -> float | None:

@@ -7,12 +7,12 @@ from typing import Final
 
 import numpy as np
 
-from percepnet.framing import SAMPLE_RATE, Float
+from percepnet.framing import SAMPLE_RATE, Float, from_pcm, to_pcm
 from server.controls import Controls
 from server.ending import first
 from server.engine import Engine
 from server.figures import RecentDelays
-from server.frames import BACKLOG_PACKETS, FULL_SCALE, PACKET, cut, to_pcm
+from server.frames import BACKLOG_PACKETS, PACKET, cut
 
 from .sdk import rtc
 
@@ -65,9 +65,8 @@ class Voice:
     async def _hear(self) -> None:
         time_ = 0
         async for event in self._heard:
-            pcm = np.frombuffer(event.frame.data, np.int16)
             self._came.append((time_, time.monotonic()))
-            self.port.submit(time_, pcm * np.float32(1 / FULL_SCALE))
+            self.port.submit(time_, from_pcm(np.frombuffer(event.frame.data, np.int16)))
             time_ += PACKET
 
     def _enhanced(self, time_: int, samples: Float) -> None:
