@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from test_server_engine import Ear, Gate, alone, delayed
 
 from percepnet.cli import main
-from percepnet.framing import SEAM
+from percepnet.framing import SEAM, Pcm
 from percepnet.network import Network
 from server import engine as engine_module
 from server.api import CALLS, ENGINE
@@ -222,9 +222,8 @@ async def reported(server: Server, caller: Caller, enhancement: str) -> dict[str
             await asyncio.sleep(0.02)
 
 
-async def test_calls_go_on_through_faults_and_say_so(noisy: NDArray[np.float32]) -> None:
+async def test_calls_go_on_through_faults_and_say_so(speech: Pcm) -> None:
     """A network that answers with NaN, then an engine that stands still for 2 s, under two calls."""
-    speech = (noisy * 32768).astype(np.int16)
     async with (
         serving(standstill=0.5, queue_packets=50) as server,
         Caller(server.url, speech) as one,
@@ -256,7 +255,7 @@ async def test_calls_go_on_through_faults_and_say_so(noisy: NDArray[np.float32])
 
 @deadly
 async def test_a_worker_without_an_engine_keeps_its_calls_and_ends_after_the_last(
-    noisy: NDArray[np.float32],
+    speech: Pcm,
 ) -> None:
     class Deadly(Network):
         def __call__(self, features: Float, state: Float) -> tuple[Float, Float, Float]:
@@ -264,7 +263,7 @@ async def test_a_worker_without_an_engine_keeps_its_calls_and_ends_after_the_las
 
     ours, theirs = socket.socketpair()
     with theirs, Ending(300) as ending:
-        async with serving() as server, Caller(server.url, (noisy * 32768).astype(np.int16)) as caller:
+        async with serving() as server, Caller(server.url, speech) as caller:
             engine = server.calls._engine
             parent = await Parent.connected(ours)
             life = asyncio.create_task(
@@ -285,10 +284,7 @@ async def test_a_worker_without_an_engine_keeps_its_calls_and_ends_after_the_las
         assert b'{"failed": "has lost its engine"}' in theirs.recv(10_000)
 
 
-async def test_a_clock_that_jumps_is_nobodys_clock(
-    noisy: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    speech = (noisy * 32768).astype(np.int16)
+async def test_a_clock_that_jumps_is_nobodys_clock(speech: Pcm, monkeypatch: pytest.MonkeyPatch) -> None:
     wall, now = time.time, aiortc.clock.current_datetime
     async with serving() as server, Caller(server.url, speech) as caller:
         await packets(caller, 20)
@@ -315,7 +311,7 @@ async def test_a_clock_that_jumps_is_nobodys_clock(
 
 
 @needs_full
-async def test_a_server_whose_log_finds_no_room_serves(noisy: NDArray[np.float32]) -> None:
+async def test_a_server_whose_log_finds_no_room_serves(speech: Pcm) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "percepnet", "serve", "--port", str(port), "--workers", "2"]
@@ -324,7 +320,7 @@ async def test_a_server_whose_log_finds_no_room_serves(noisy: NDArray[np.float32
     try:
         url = f"http://127.0.0.1:{port}"
         await healthy(url, process)
-        async with Caller(url, (noisy * 32768).astype(np.int16)) as caller:
+        async with Caller(url, speech) as caller:
             await packets(caller, 20)
         process.terminate()
         assert await asyncio.to_thread(process.wait, TIMEOUT) in (

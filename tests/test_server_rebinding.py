@@ -12,8 +12,8 @@ import pytest
 from aiortc import RTCPeerConnection
 from caller import Caller
 from calling import TIMEOUT, packets, serving, until
-from numpy.typing import NDArray
 
+from percepnet.framing import Pcm
 from server.media import rebinding
 from server.weather.conditions import Weather
 from server.weather.relay import Relay
@@ -26,8 +26,7 @@ def ice_of(connection: RTCPeerConnection) -> aioice.Connection:
     return transceiver.receiver.transport.transport._connection
 
 
-async def test_a_call_goes_on_from_another_address(noisy: NDArray[np.float32]) -> None:
-    speech = (noisy * 32768).astype(np.int16)
+async def test_a_call_goes_on_from_another_address(speech: Pcm) -> None:
     relay = Relay(Weather(rebind=True, begin=BEGIN), "1")
     async with serving() as server, Caller(server.url, speech, relay=relay) as caller:
         call = server.calls.get(caller.id)
@@ -41,11 +40,10 @@ async def test_a_call_goes_on_from_another_address(noisy: NDArray[np.float32]) -
         assert report["state"] == "connected"
 
 
-async def test_a_stranger_moves_nobody(noisy: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stranger_moves_nobody(speech: Pcm, monkeypatch: pytest.MonkeyPatch) -> None:
     """It sends what looks like audio, and answers the server's question as well as it can without the passwords."""
     monkeypatch.setattr(rebinding, "ASKED_EVERY", 0.0)
     loop = asyncio.get_running_loop()
-    speech = (noisy * 32768).astype(np.int16)
     async with serving() as server, Caller(server.url, speech) as caller:
         call = server.calls.get(caller.id)
         pair = ice_of(call._connection)._nominated[1]

@@ -16,8 +16,8 @@ import pytest
 from aiortc import RTCConfiguration, RTCIceServer, RTCIceTransportPolicy, RTCPeerConnection
 from caller import Caller
 from calling import TIMEOUT, packets, serving
-from numpy.typing import NDArray
 
+from percepnet.framing import Pcm
 from server.config import IceServer
 from server.loadtest.hearing import enhancement, is_enhanced, lag
 
@@ -94,7 +94,7 @@ def way(connection: RTCPeerConnection) -> tuple[str, str]:
     return pair.local_candidate.type, pair.remote_candidate.type
 
 
-async def assert_enhanced(caller: Caller, said: NDArray[np.int16]) -> None:
+async def assert_enhanced(caller: Caller, said: Pcm) -> None:
     await packets(caller, 175)
     heard = caller.heard()
     late = lag(np.resize(said, len(heard)), heard)
@@ -105,13 +105,12 @@ async def assert_enhanced(caller: Caller, said: NDArray[np.int16]) -> None:
     assert is_enhanced(*change)
 
 
-async def test_a_caller_with_nothing_but_a_relay_is_enhanced(noisy: NDArray[np.float32], turn: Turn) -> None:
-    said = (noisy * 32768).astype(np.int16)
-    async with serving() as server, Caller(server.url, said, configuration=turn.only()) as caller:
+async def test_a_caller_with_nothing_but_a_relay_is_enhanced(speech: Pcm, turn: Turn) -> None:
+    async with serving() as server, Caller(server.url, speech, configuration=turn.only()) as caller:
         assert caller.connection.localDescription.sdp.count(" typ ") > 0
         assert "typ host" not in caller.connection.localDescription.sdp
         assert way(caller.connection)[0] == "relay"
-        await assert_enhanced(caller, said)
+        await assert_enhanced(caller, speech)
 
 
 class Relayed:
@@ -130,17 +129,14 @@ class Relayed:
         pass
 
 
-async def test_a_server_that_is_reached_through_a_relay_alone_enhances(
-    noisy: NDArray[np.float32], turn: Turn
-) -> None:
-    said = (noisy * 32768).astype(np.int16)
+async def test_a_server_that_is_reached_through_a_relay_alone_enhances(speech: Pcm, turn: Turn) -> None:
     own = IceServer(turn.url, *turn.credentials(VALID))
     async with (
         serving(ice_servers=(own,)) as server,
-        Caller(server.url, said, relay=Relayed(), configuration=turn.only()) as caller,  # type: ignore[arg-type]
+        Caller(server.url, speech, relay=Relayed(), configuration=turn.only()) as caller,  # type: ignore[arg-type]
     ):
         assert way(server.calls.get(caller.id)._connection) == ("relay", "relay")
-        await assert_enhanced(caller, said)
+        await assert_enhanced(caller, speech)
 
 
 async def test_credentials_whose_time_is_over_open_nothing(turn: Turn) -> None:
