@@ -1,6 +1,7 @@
 """A caller as a program: sends recorded audio in real time, keeps what comes back."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any, Self
@@ -46,6 +47,42 @@ class RecordedTrack(MediaStreamTrack):
         return frame
 
 
+class Ear:
+    """Keeps what a track brings."""
+
+    def __init__(self) -> None:
+        self.frames: list[tuple[int, Pcm]] = []  # pts, mono samples
+        self.first = asyncio.Event()  # there is one
+        self._reader: asyncio.Task[None] | None = None
+
+    def listen(self, track: MediaStreamTrack) -> None:
+        self._reader = asyncio.create_task(self._read(track))
+
+    async def close(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()  # a track that never received anything is never told of its end
+            await asyncio.gather(self._reader, return_exceptions=True)
+
+    def heard(self, count: int | None = None) -> Pcm:
+        """The first ``count`` frames, or all, as one signal; silence where nothing came."""
+        frames = self.frames[:count]
+        start = frames[0][0]
+        pcm = np.zeros(max(pts + len(samples) for pts, samples in frames) - start, np.int16)
+        for pts, samples in frames:
+            pcm[pts - start : pts - start + len(samples)] = samples
+        return pcm
+
+    async def _read(self, track: MediaStreamTrack) -> None:
+        with contextlib.suppress(MediaStreamError):
+            while True:
+                frame = await track.recv()
+                assert isinstance(frame, AudioFrame)
+                assert frame.pts is not None
+                samples = np.asarray(frame.to_ndarray(), np.int16).reshape(frame.samples, -1)
+                self.frames.append((frame.pts, samples[:, 0].copy()))
+                self.first.set()
+
+
 class Caller(Line):
     """One call to the server at ``url``, as an async context manager that is connected inside.
 
@@ -64,10 +101,9 @@ class Caller(Line):
         super().__init__(url, RecordedTrack(pcm), options, relay, configuration)
         self.channel: RTCDataChannel = self.connection.createDataChannel("control")
         self.messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()  # from the control channel
-        self.frames: list[tuple[int, Pcm]] = []  # what came back: pts, mono samples
-        self.first_frame = asyncio.Event()
+        self.ear = Ear()
+        self.frames = self.ear.frames  # what came back
         self._open = asyncio.Event()
-        self._reader: asyncio.Task[None] | None = None
         self._reception: receiver.Reception | None = None
         self.connection.on("track", self._on_track)
         self.channel.on("open", self._open.set)
@@ -78,7 +114,7 @@ class Caller(Line):
             await self.call()
             async with asyncio.timeout(15):
                 await self._open.wait()
-                await self.first_frame.wait()
+                await self.ear.first.wait()
         except BaseException:
             await self.hang_up()
             raise
@@ -91,30 +127,12 @@ class Caller(Line):
         await super().hang_up()
         if self._reception is not None:
             self._reception.close()
-        if self._reader is not None:
-            self._reader.cancel()  # a track that never received anything is never told of its end
-            await asyncio.gather(self._reader, return_exceptions=True)
+        await self.ear.close()
 
     def heard(self) -> Pcm:
-        """All that has come back, on the timeline of its pts; silence where nothing came."""
-        start = self.frames[0][0]
-        pcm = np.zeros(max(pts + len(samples) for pts, samples in self.frames) - start, np.int16)
-        for pts, samples in self.frames:
-            pcm[pts - start : pts - start + len(samples)] = samples
-        return pcm
+        """All that has come back."""
+        return self.ear.heard()
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         self._reception = receiver.install(self.transceiver.receiver)
-        self._reader = asyncio.create_task(self._read(track))
-
-    async def _read(self, track: MediaStreamTrack) -> None:
-        try:
-            while True:
-                frame = await track.recv()
-                assert isinstance(frame, AudioFrame)
-                assert frame.pts is not None
-                stereo = np.asarray(frame.to_ndarray(), np.int16).reshape(frame.samples, -1)
-                self.frames.append((frame.pts, stereo[:, 0].copy()))
-                self.first_frame.set()
-        except MediaStreamError:
-            pass
+        self.ear.listen(track)

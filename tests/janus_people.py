@@ -1,16 +1,12 @@
 """People in a Janus room: they speak a recording, and listen to others."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self
 
 import aiohttp
-import numpy as np
 from aiortc import MediaStreamTrack
-from aiortc.mediastreams import MediaStreamError
-from av import AudioFrame
-from caller import RecordedTrack
+from caller import Ear, RecordedTrack
 from janus_server import ROOM, JanusServer
 
 from percepnet.framing import Pcm
@@ -68,12 +64,10 @@ class Listener:
 
     def __init__(self, room: VideoRoom, publisher: Publisher) -> None:
         self.peer = Peer("listener", ())
-        self.packets = 0
-        self.stretch: list[Pcm] = []  # what was heard since the last gap
+        self.ear = Ear()
         self._room = room
         self._publisher = publisher
         self._reception: receiver.Reception | None = None
-        self._reader: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         connection = self.peer.connection
@@ -89,29 +83,12 @@ class Listener:
         await self.peer.close()
         if self._reception is not None:
             self._reception.close()
-        if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
+        await self.ear.close()
 
     def on_track(self, track: MediaStreamTrack) -> None:
         (transceiver,) = self.peer.connection.getTransceivers()
         self._reception = receiver.install(transceiver.receiver)
-        self._reader = asyncio.create_task(self._read(track))
-
-    async def _read(self, track: MediaStreamTrack) -> None:
-        expected = 0
-        try:
-            while True:
-                frame = await track.recv()
-                assert isinstance(frame, AudioFrame)
-                if frame.pts != expected:
-                    self.stretch = []
-                expected = (frame.pts or 0) + frame.samples
-                samples = np.asarray(frame.to_ndarray(), np.int16).reshape(frame.samples, -1)[:, 0]
-                self.stretch.append(samples.copy())
-                self.packets += 1
-        except MediaStreamError:
-            pass
+        self.ear.listen(track)
 
 
 class Watcher:

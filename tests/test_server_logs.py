@@ -113,7 +113,7 @@ async def test_a_servers_lines_are_json_with_the_call_and_without_secrets(
         caller = Caller(server.url, SILENCE)
         async with aiohttp.ClientSession(headers=headers) as http:
             await caller.call(http)
-        await asyncio.wait_for(caller.first_frame.wait(), TIMEOUT)
+        await asyncio.wait_for(caller.ear.first.wait(), TIMEOUT)
         await server.http.get(f"/calls/{caller.id}", headers=headers)
         await caller.hang_up()
         await server.read_until("ended after")

@@ -1,16 +1,10 @@
 """Peers of aiortc that publish by WHIP and listen by WHEP."""
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import aiohttp
-import numpy as np
-from aiortc import MediaStreamTrack
-from aiortc.mediastreams import MediaStreamError
-from av import AudioFrame
-from caller import RecordedTrack
+from caller import Ear, RecordedTrack
 from calling import until
 
 from percepnet.framing import Pcm
@@ -19,30 +13,13 @@ from server.media import closing
 from server.whipclient import WhipSession
 
 
-class Ear:
-    """Keeps what a track brings."""
-
-    def __init__(self) -> None:
-        self.frames: list[tuple[int, Pcm]] = []
-
-    async def listen(self, track: MediaStreamTrack) -> None:
-        with contextlib.suppress(MediaStreamError):
-            while True:
-                frame = await track.recv()
-                assert isinstance(frame, AudioFrame)
-                assert frame.pts is not None
-                pcm = np.asarray(frame.to_ndarray(), np.int16).reshape(frame.samples, -1)
-                self.frames.append((frame.pts, pcm[:, 0]))
+class Listener(Ear):
+    """Of WHEP."""
 
     async def has(self, count: int) -> Pcm:
         """That many frames, once they are there, as one signal; on a busy machine with holes."""
         await until(lambda: len(self.frames) >= count, f"{count} frames")
-        frames = self.frames[:count]
-        (first, _), (last, pcm) = frames[0], frames[-1]
-        signal = np.zeros(last - first + len(pcm), np.int16)
-        for pts, pcm in frames:
-            signal[pts - first :][: len(pcm)] = pcm
-        return signal
+        return self.heard(count)
 
 
 @asynccontextmanager
@@ -62,11 +39,10 @@ async def publishing(
 
 
 @asynccontextmanager
-async def listening(http: aiohttp.ClientSession, room: str) -> AsyncIterator[tuple[Ear, WhipSession]]:
-    connection, ear = whipclient.connection(), Ear()
+async def listening(http: aiohttp.ClientSession, room: str) -> AsyncIterator[tuple[Listener, WhipSession]]:
+    connection, ear = whipclient.connection(), Listener()
     connection.addTransceiver("audio", direction="recvonly")
-    tasks: list[asyncio.Task[None]] = []
-    connection.on("track", lambda track: tasks.append(asyncio.create_task(ear.listen(track))))
+    connection.on("track", ear.listen)
     try:
         session = await WhipSession.open(http, f"/whep/{room}", connection)
         try:
@@ -74,7 +50,5 @@ async def listening(http: aiohttp.ClientSession, room: str) -> AsyncIterator[tup
         finally:
             await session.end(http)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ear.close()
         await closing.close(connection)
