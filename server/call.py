@@ -23,6 +23,7 @@ from .advertise import advertised
 from .config import Config
 from .control import ControlChannel
 from .controls import Changes
+from .ending import happens
 from .engine import Engine
 from .frames import Layout
 from .media import association, closing, guard, opus, rebinding, receiver, sender
@@ -141,12 +142,12 @@ class Call:
     async def live(self) -> None:
         """Wait for the end of the call, push its figures meanwhile, and free what it held."""
         try:
-            if not await self._happens(self._connected, self._config.connect_timeout):
+            if not await happens(self._connected, self._config.connect_timeout):
                 logger.info("did not connect")
                 return
             end = self._began + self._config.max_call_time
             turn = time.monotonic()
-            while not await self._happens(self._ended, min(FIGURES_INTERVAL, end - time.monotonic())):
+            while not await happens(self._ended, min(FIGURES_INTERVAL, end - time.monotonic())):
                 now = time.monotonic()
                 if (stood := now - turn - FIGURES_INTERVAL) > STANDSTILL and self._guard is not None:
                     self._guard.excuse(stood)  # what came meanwhile has not been read
@@ -203,7 +204,7 @@ class Call:
         reception = self._reception
         p50, p99 = self._track.delays_ms() or (None, None)
         return known | {
-            "controls": port.controls.as_dict(),
+            "controls": port.controls.as_changes(),
             "degraded": figures.degraded,
             "enhancement": port.enhancement,
             "datagrams": {"refused": self._guard.refused, "faults": self._guard.faults}
@@ -253,14 +254,6 @@ class Call:
         if not listens and self._guard is not None and now - self._guard.spoken > self._config.idle_time:
             return f"is idle: no audio has come for {self._config.idle_time:g} s"
         return None
-
-    async def _happens(self, event: asyncio.Event, within: float) -> bool:
-        try:
-            async with asyncio.timeout(within):
-                await event.wait()
-        except TimeoutError:
-            return False
-        return True
 
     def _on_state(self) -> None:
         match self._connection.connectionState:

@@ -1,7 +1,7 @@
 """What a caller may turn during a call; the same for HTTP, the offer's options and the data channel."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Self, TypedDict
 
 from percepnet.enhancer import MAX_ATTENUATION_LIMIT_DB
@@ -30,9 +30,6 @@ class Controls:
 
     def merged(self, changes: Changes) -> Self:
         return replace(self, **changes)
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
     def as_changes(self) -> Changes:
         """All of them."""

@@ -1,6 +1,7 @@
 """How a process that holds calls comes to its end, once it is told to."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -92,3 +93,11 @@ async def first(*waits: Coroutine[Any, Any, object], within: float | None = None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def happens(event: asyncio.Event, within: float) -> bool:
+    """Whether ``event`` is set within so many seconds."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within):
+            await event.wait()
+    return event.is_set()

@@ -1,7 +1,6 @@
 """The workers of a server: all started, each replaced when it dies, all drained. What they do is given to them."""
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import shutil
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from .config import Config
-from .ending import ENDING_TIME, Ending
+from .ending import ENDING_TIME, Ending, happens
 from .heartbeat import PATIENCE
 from .worker import Target, Worker
 
@@ -127,9 +126,7 @@ class Workers:
                 return
             pause = next_pause(pause, loop.time() - began)
             logger.warning("%s; the next one starts in %.2f s", end, pause)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ending.wait(), pause)
-            if self.draining:
+            if await happens(self._ending, pause):
                 return
 
     async def _once(self, number: int, generation: int, on_ready: Callable[[], None]) -> str:

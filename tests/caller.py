@@ -12,9 +12,8 @@ from aiortc.mediastreams import MediaStreamError
 from av import AudioFrame
 
 from percepnet.framing import SAMPLE_RATE, Pcm
-from server.frames import PACKET
+from server.frames import PACKET, TIME_BASE
 from server.loadtest.line import Line
-from server.loadtest.speech import TIME_BASE
 from server.media import audiolevel, receiver
 from server.weather.relay import Relay
 

@@ -11,6 +11,7 @@ from av import AudioFrame
 from numpy.typing import NDArray
 from opus_packets import PACKET, packets
 
+from server.frames import TIME_BASE
 from server.media import libopus
 from server.media.libopus import UNIT, LibopusDecoder, OpusError
 from server.media.opus import OpusDecoder, OpusEncoder, OpusOptions
@@ -53,7 +54,7 @@ def test_it_encodes_as_pyav_does_without_its_threads(
     for n in range(50, 100):
         samples = (clean[n * PACKET :][:PACKET] * 32767).astype(np.int16).repeat(channels)
         frame = AudioFrame.from_ndarray(samples[np.newaxis], "s16", "stereo" if channels == 2 else "mono")
-        frame.sample_rate, frame.time_base, frame.pts = 48_000, libopus.TIME_BASE, n * PACKET
+        frame.sample_rate, frame.time_base, frame.pts = 48_000, TIME_BASE, n * PACKET
         sent = [encoder.encode(frame, -20) for encoder in ours]
         if n == 50:
             assert len(os.listdir("/proc/self/task")) == before
@@ -62,7 +63,7 @@ def test_it_encodes_as_pyav_does_without_its_threads(
 
 def test_it_reads_no_samples_that_are_not_there() -> None:
     encoder, frame = OpusEncoder(OpusOptions(stereo=True)), AudioFrame("s16", "mono", PACKET)
-    frame.sample_rate, frame.time_base, frame.pts = 48_000, libopus.TIME_BASE, 0
+    frame.sample_rate, frame.time_base, frame.pts = 48_000, TIME_BASE, 0
     with pytest.raises(ValueError, match="s16 in 1 channels at 48000 Hz; allowed: s16 in 2 at 48000"):
         encoder.encode(frame, -20)
     encoder, frame.sample_rate = OpusEncoder(OpusOptions()), 8_000

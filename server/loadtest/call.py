@@ -10,11 +10,12 @@ from typing import Any, Final
 import aiohttp
 
 from percepnet.framing import SAMPLE_RATE
+from server.ending import happens
 from server.frames import PACKET
 from server.weather.relay import Relay
 
 from .hearing import Delays, delays, enhancement, is_enhanced, lag, percentiles, tardiness
-from .line import Line, Refused, happens
+from .line import Line, Refused
 from .options import Load
 from .speech import Speech, decode
 from .wire import PackedSender, Recorder, Tape, Wire

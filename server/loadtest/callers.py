@@ -14,9 +14,9 @@ from typing import Any, Final, TypeVar
 import aiohttp
 
 from server.access import headers
+from server.ending import happens
 
 from .call import CONNECT_TIME, MeasuredCall
-from .line import happens
 from .options import Load
 from .speech import Speech
 

@@ -1,7 +1,5 @@
 """A connection to the server as a caller has it: offer, answer, hanging up."""
 
-import asyncio
-import contextlib
 import json
 import time
 from collections.abc import Mapping
@@ -87,16 +85,6 @@ class Line:
         await closing.close(self.connection)
         if self._relay is not None:
             await self._relay.close()
-
-
-async def happens(event: asyncio.Event, within: float) -> bool:
-    """Whether ``event`` is set within so many seconds."""
-    if within <= 0:
-        return event.is_set()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(within):
-            await event.wait()
-    return event.is_set()
 
 
 def _reason(text: str) -> str:

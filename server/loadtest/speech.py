@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Final, Self
 
 import av
@@ -10,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from percepnet.framing import SAMPLE_RATE, Pcm
-from server.frames import PACKET
+from server.frames import PACKET, TIME_BASE
 
 BIT_RATE: Final = 48_000  # bit/s, of a mono voice
-TIME_BASE: Final = Fraction(1, SAMPLE_RATE)
 
 
 @dataclass(frozen=True, slots=True)

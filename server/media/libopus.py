@@ -10,7 +10,6 @@ import ctypes.util
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -23,13 +22,14 @@ from av import AudioFrame
 
 from percepnet.framing import SAMPLE_RATE
 
+from ..frames import TIME_BASE
+
 MADE_FOR: Final = (1, 5)  # the first with opus_packet_has_lbrr
 LONGEST_PACKET: Final = 5760  # samples, 120 ms
 LARGEST_PACKET: Final = 1275  # bytes of one frame (RFC 6716, 3.4)
 SPEECH, LOW_DELAY = 2048, 2051  # OPUS_APPLICATION_VOIP and _RESTRICTED_LOWDELAY
 BITRATE, COMPLEXITY, FEC, EXPECTED_LOSS, CONSTRAINED = 4002, 4010, 4012, 4014, 4020  # OPUS_SET_…
 UNIT: Final = 120  # samples, 2.5 ms: what the decoder fills is a multiple of it
-TIME_BASE: Final = Fraction(1, SAMPLE_RATE)
 _FUNCTIONS: Final[dict[str, tuple[Any, list[Any]]]] = {  # result and arguments
     "opus_get_version_string": (ctypes.c_char_p, []),
     "opus_decoder_get_size": (ctypes.c_int, [ctypes.c_int]),

@@ -7,7 +7,6 @@ wrapper of it, which takes all of that but DTX: see :class:`Pauses`.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Any, Final, Self, TypeAlias
 
 from aiortc.codecs.base import Decoder
@@ -19,7 +18,7 @@ from av.audio.codeccontext import AudioCodecContext
 
 from percepnet.framing import SAMPLE_RATE
 
-from ..frames import time_of
+from ..frames import TIME_BASE, time_of
 from . import libopus
 
 MIME_TYPE: Final = "audio/opus"
@@ -30,7 +29,6 @@ COMPLEXITY: Final = 5  # of 10; saves a third of the time for 0.01 PESQ
 EXPECTED_LOSS: Final = 10  # %, what FEC is made for: libopus adds none where no loss is expected
 LOOKAHEAD: Final = 120  # samples of 48 kHz that the transform alone is late
 SPEECH_LOOKAHEAD: Final = 312  # the same with speech coding, which aiortc's own encoder has ready, too
-TIME_BASE: Final = Fraction(1, SAMPLE_RATE)
 
 Payload: TypeAlias = bytes
 Encoded: TypeAlias = "Packet[Any]"  # in quotes: PyAV's is generic for type checkers only
