@@ -212,9 +212,7 @@ class TestEvaluate:
         assert "allowed are files named .csv" in capsys.readouterr().err
 
     def test_processes_give_the_same(self, folder: Path, tmp_path: Path) -> None:
-        tasks = [
-            Task(folder, Path(name), False, (), None, True, None) for name in ("one.flac", "deeper/two.flac")
-        ]
+        tasks = [Task(folder, Path(name), False, (), {}) for name in ("one.flac", "deeper/two.flac")]
         here, elsewhere = (dict(each(score, tasks, jobs)) for jobs in (1, 2))
         for index in (0, 1):
             for system in ("noisy", "enhanced"):
@@ -230,7 +228,7 @@ class TestEvaluate:
         assert time.monotonic() - began < 300
 
     def test_the_cost_of_every_suppressor_is_told(self, folder: Path, tmp_path: Path) -> None:
-        found = score(Task(folder, Path("one.flac"), False, (), None, True, None))
+        found = score(Task(folder, Path("one.flac"), False, (), {}))
         assert 0 < found["enhanced"]["cpu"] < 1000
         assert math.isnan(found["noisy"]["cpu"])
 

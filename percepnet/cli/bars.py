@@ -5,9 +5,8 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -15,7 +14,14 @@ from percepnet import bars, recogniser
 from percepnet.bars import BARS
 from percepnet.cli import FAILURE
 from percepnet.cli.audio_files import audio_files, mono
-from percepnet.cli.options import add_enhancer_options, add_jobs, add_peers, path_of, within
+from percepnet.cli.options import (
+    add_enhancer_options,
+    add_jobs,
+    add_peers,
+    enhancer_settings,
+    path_of,
+    within,
+)
 from percepnet.cli.processes import collect
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.framing import SAMPLE_RATE, Float
@@ -41,11 +47,9 @@ class Task:
     english: bool
     number: int
     seed: int
-    model: Path | None
     exact: Path | None  # the same model in float
     peers: tuple[str, ...]
-    postfilter: bool
-    attenuation_limit_db: float | None
+    settings: Mapping[str, Any]  # of the enhancer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,10 +101,7 @@ def run(args: argparse.Namespace) -> int:
 def measure(task: Task) -> Clip:
     """All measures of one clip, and of peers those that need no network to take apart."""
     rng = np.random.default_rng((task.seed, task.number))
-    suppressor = partial(
-        bars.suppressor, postfilter=task.postfilter, attenuation_limit_db=task.attenuation_limit_db
-    )
-    enhance = suppressor(task.model)
+    enhance = bars.suppressor(**task.settings)
     systems = {OURS: enhance, **{name: PEERS[name] for name in task.peers}}
     noise, _ = _clip(task.noise, rng)
     if task.speech is None:
@@ -118,11 +119,12 @@ def measure(task: Task) -> Clip:
         }
         for name, system in systems.items()
     }
-    without = suppressor(task.model, comb=False)
+    without = bars.suppressor(**task.settings, comb=False)
     found[OURS] |= bars.comb_gain(enhance, without, speech, noise)
     found[OURS] |= bars.machine(enhance, without, rng)
     if task.exact:
-        found[OURS] |= bars.eight_bits(enhance, suppressor(task.exact), speech, noise)
+        exact = bars.suppressor(**{**task.settings, "model": task.exact})
+        found[OURS] |= bars.eight_bits(enhance, exact, speech, noise)
     return found
 
 
@@ -193,8 +195,8 @@ def _tasks(args: argparse.Namespace) -> list[Task]:
         order = rng.permutation(len(paths))
         for n in range(args.count) if paths else ():
             pairs.append((paths[order[n % len(paths)]], noise[rng.integers(len(noise))], is_english))
-    rest = (args.seed, args.model, args.exact, args.peers, args.postfilter, args.attenuation_limit_db)
-    return [Task(*pair, number, *rest) for number, pair in enumerate(pairs)]
+    seed, exact, peers, settings = args.seed, args.exact, args.peers, enhancer_settings(args)
+    return [Task(*pair, number, seed, exact, peers, settings) for number, pair in enumerate(pairs)]
 
 
 def _clip(path: Path, rng: np.random.Generator) -> tuple[Float, int]:

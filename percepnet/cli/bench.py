@@ -7,7 +7,7 @@ from typing import Final
 
 from percepnet import native
 from percepnet.bench import Load, machine, measure, report
-from percepnet.cli.options import counts, path_of, within
+from percepnet.cli.options import add_enhancer_options, counts, within
 from percepnet.cli.progress import add_quiet, progress_bar
 
 MOST_STREAMS: Final = 1024
@@ -33,17 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--repeats", type=within(int, 1, 100), default=3, help="runs, of which the median counts (default: 3)"
     )
     parser.add_argument(
-        "--model",
-        type=path_of,
-        metavar="MODEL",
-        help="a shipped network or an .onnx file (default: subband)",
-    )
-    parser.add_argument(
-        "--no-postfilter", dest="postfilter", action="store_false", help="leave the envelope post-filter out"
-    )
-    parser.add_argument(
         "--numpy", action="store_true", help="as where there was no C compiler to install with"
     )
+    add_enhancer_options(parser, limit=False)
     add_quiet(parser)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from percepnet.cli import FAILURE, describe
 from percepnet.cli.audio_files import audio_files, reading
 from percepnet.cli.audio_writing import FORMATS, beyond, check_writable, writing
-from percepnet.cli.options import add_enhancer_options, path_of
+from percepnet.cli.options import add_enhancer_options, enhancer_settings, path_of
 from percepnet.cli.processes import end_in_order
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.enhancer import Enhancer
@@ -90,12 +90,7 @@ def _enhance(
     """One file, some seconds of it in memory at a time; returns its seconds and how many samples were clipped."""
     done = clipped = 0
     with reading(source) as track:
-        enhancer = Enhancer(
-            streams=track.channels,
-            model=args.model,
-            postfilter=args.postfilter,
-            attenuation_limit_db=args.attenuation_limit_db,
-        )
+        enhancer = Enhancer(streams=track.channels, **enhancer_settings(args))
         with writing(
             target,
             track.channels,

@@ -9,14 +9,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from percepnet.bench import STEP
 from percepnet.cli import FAILURE
 from percepnet.cli.audio_files import audio_files, read
-from percepnet.cli.options import add_enhancer_options, add_jobs, add_peers, path_of, within
+from percepnet.cli.options import (
+    add_enhancer_options,
+    add_jobs,
+    add_peers,
+    enhancer_settings,
+    path_of,
+    within,
+)
 from percepnet.cli.processes import collect
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.enhancer import Enhancer
@@ -41,9 +48,7 @@ class Task:
     name: Path
     enhanced: bool  # DIR/enhanced holds the answer
     peers: tuple[str, ...]
-    model: Path | None
-    postfilter: bool
-    attenuation_limit_db: float | None
+    settings: Mapping[str, Any]  # of the enhancer
     picture: bool = False
 
 
@@ -91,16 +96,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--csv {args.csv}: allowed are files named .csv")
     names = _names(args.folder, "enhanced" if ready else None)
     tasks = [
-        Task(
-            args.folder,
-            name,
-            ready,
-            args.peers,
-            args.model,
-            args.postfilter,
-            args.attenuation_limit_db,
-            number < args.pictures,
-        )
+        Task(args.folder, name, ready, args.peers, enhancer_settings(args), number < args.pictures)
         for number, name in enumerate(names)
     ]
     with progress_bar(len(tasks), "files", quiet=args.quiet) as bar:
@@ -129,7 +125,7 @@ def score(task: Task) -> Scores:
         found["enhanced"] = scores(clean, ready, rate) | {COST: math.nan}
     systems: dict[str, Callable[[Float], Float]] = {peer: PEERS[peer] for peer in task.peers}
     if not task.enhanced:
-        systems = {"enhanced": partial(_streamed, task)} | systems
+        systems = {"enhanced": partial(_streamed, task.settings)} | systems
     wide = resample(noisy[None], rate, SAMPLE_RATE)[0]
     for system, enhance in systems.items():
         began = time.process_time()
@@ -142,19 +138,13 @@ def score(task: Task) -> Scores:
         path = task.folder / "pictures" / task.name.with_suffix(".jpg")
         path.parent.mkdir(parents=True, exist_ok=True)
         exact = resample(clean[None], rate, SAMPLE_RATE)[0]
-        path.write_bytes(portrait(exact, wide, task.name.stem, _enhancer(task)))
+        path.write_bytes(portrait(exact, wide, task.name.stem, Enhancer(**task.settings)))
     return found
 
 
-def _enhancer(task: Task) -> Enhancer:
-    return Enhancer(
-        model=task.model, postfilter=task.postfilter, attenuation_limit_db=task.attenuation_limit_db
-    )
-
-
-def _streamed(task: Task, samples: Float) -> Float:
+def _streamed(settings: Mapping[str, Any], samples: Float) -> Float:
     """``samples [n]`` at 48 kHz through the enhancer as a call brings them, without the delay."""
-    enhancer = _enhancer(task)
+    enhancer = Enhancer(**settings)
     packets = np.pad(samples, (0, LATENCY + (-len(samples) - LATENCY) % STEP)).reshape(-1, 1, STEP)
     out = np.concatenate([enhancer.process(packet)[0] for packet in packets])
     return out[LATENCY : LATENCY + len(samples)]

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from percepnet.cli.cores import available_cores
 from percepnet.enhancer import MAX_ATTENUATION_LIMIT_DB
@@ -10,8 +11,8 @@ from percepnet.network import DEFAULT_MODEL
 from percepnet.peers import PEERS
 
 
-def add_enhancer_options(parser: argparse.ArgumentParser) -> None:
-    """How the enhancer is set: ``model``, ``postfilter``, ``attenuation_limit_db``."""
+def add_enhancer_options(parser: argparse.ArgumentParser, *, limit: bool = True) -> None:
+    """How the enhancer is set: ``model``, ``postfilter`` and, with ``limit``, ``attenuation_limit_db``."""
     group = parser.add_argument_group("enhancer")
     group.add_argument(
         "--model",
@@ -22,12 +23,18 @@ def add_enhancer_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-postfilter", dest="postfilter", action="store_false", help="leave the envelope post-filter out"
     )
-    group.add_argument(
-        "--attenuation-limit-db",
-        type=within(float, 0, MAX_ATTENUATION_LIMIT_DB),
-        metavar="DB",
-        help=f"most that anything is attenuated by, 0 to {MAX_ATTENUATION_LIMIT_DB:g} dB (default: no limit)",
-    )
+    if limit:
+        group.add_argument(
+            "--attenuation-limit-db",
+            type=within(float, 0, MAX_ATTENUATION_LIMIT_DB),
+            metavar="DB",
+            help=f"most that anything is attenuated by, 0 to {MAX_ATTENUATION_LIMIT_DB:g} dB (default: no limit)",
+        )
+
+
+def enhancer_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What these options say, as keyword arguments of ``Enhancer``."""
+    return {name: getattr(args, name) for name in ("model", "postfilter", "attenuation_limit_db")}
 
 
 def add_peers(parser: argparse.ArgumentParser, verb: str) -> None:
