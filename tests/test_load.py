@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from percepnet.cli import INTERRUPTED, main
-from percepnet.cli.load import ECHO
+from percepnet.cli.measuring import ECHO
 from server.loadtest.callers import tell
 from server.loadtest.charts import bars, lines
 from server.loadtest.compare import OURS, contestants, running

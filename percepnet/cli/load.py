@@ -1,39 +1,34 @@
 """``percepnet load URL``: synthetic callers, what a call costs the server, and how good it is."""
 
 import argparse
-import json
-import os
-import re
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from percepnet.bench import machine
 from percepnet.cli import FAILURE, INTERRUPTED
 from percepnet.cli.audio_files import read_mono
+from percepnet.cli.measuring import ECHO, Found, add_output, add_token, check_server, shown, tell, token
 from percepnet.cli.options import counts, path_of, within
 from percepnet.cli.processes import end_in_order
-from percepnet.cli.progress import add_quiet, progress_bar
-from server import loadtest, secretfile
 from server.app import static_folder
 from server.loadtest import summary
-from server.loadtest.callers import News
 from server.loadtest.compare import compare, contestants
 from server.loadtest.leaks import in_a_row
 from server.loadtest.options import Load
 from server.loadtest.page import page
 from server.loadtest.result import result
 from server.loadtest.run import Run
-from server.loadtest.run import run as run_load
 from server.loadtest.speech import Speech
 from server.loadtest.watch import Watch, watcher
 from server.weather.conditions import Weather
 
 MOST_CALLS: Final = 10_000
 LONGEST: Final = 86_400  # s
-ECHO: Final = Path(loadtest.__file__).with_name("echo_server.py")
+
+Measure = Callable[[Load, Watch | None], Run]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,15 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the loads; prints a table or JSON. 1 where no call was made, 130 after Ctrl-C, which still reports."""
     end_in_order()
-    if (args.url is None) == (args.compare is None):
-        raise ValueError("give the URL of a server, or --compare to start two")
-    check_server(args.url, args.server_options, args.compare is not None)
-    if args.compare is not None and not args.compare.is_file():
-        raise FileNotFoundError(2, "no echo server; give --compare SCRIPT", str(args.compare))
-    if args.compare is not None and args.pid is not None:
-        raise ValueError(f"--pid {args.pid}: of a running server; --compare starts its own")
-    if args.repeat and len(args.calls) > 1:
-        raise ValueError(f"--repeat goes with one number of calls, not with {len(args.calls)}")
+    _check(args)
     speech = Speech.of(read_mono(args.recording or static_folder() / "audio" / "sample.flac"))
     load = Load(
         url=args.url or "",
@@ -143,75 +130,52 @@ def run(args: argparse.Namespace) -> int:
     def measure(load: Load, watch: Watch | None) -> Run:
         return shown(load, speech, watch, quiet=args.quiet)
 
-    found: dict[str, Any] = {"machine": machine()}
-    if args.compare:
-        servers = contestants(args.compare, args.server_options)
-
-        def one(url: str, watch: Watch | None, calls: int) -> dict[str, Any]:
-            return result(measure(replace(load, url=url, calls=calls), watch))
-
-        found["comparison"] = compare(servers, args.calls, one)
-        found["steps"] = found["comparison"].pop("steps")
-    else:
-        watch = watcher(args.url, args.pid, load.token)
-        if watch is None:
-            print(f"percepnet: {_unseen(args.url, args.pid, load.token)}", file=sys.stderr)
-        if load.repeat:
-            load = replace(load, calls=args.calls[0])
-            runs, found["in_a_row"] = in_a_row(load, lambda part: measure(part, watch))
-            found["steps"] = [result(run) for run in runs]
-        else:
-            found["steps"] = []
-            for calls in args.calls:
-                found["steps"].append(result(measure(replace(load, calls=calls), watch)))
-                if found["steps"][-1]["interrupted"]:
-                    break
-    print(json.dumps(found, indent=2) if args.json else _text(found))
-    if args.report:  # after the figures: where it finds no room, they are told
-        args.report.write_text(page(found), encoding="utf-8")
+    found: Found = {"machine": machine()}
+    found |= _compared(args, load, measure) if args.compare else _measured(args, load, measure)
+    tell(args, found, _text, page)
     if found["steps"][-1]["interrupted"]:
         return INTERRUPTED
     return 0 if any(step["overall"]["calls"]["ok"] for step in found["steps"]) else FAILURE
 
 
-def shown(load: Load, speech: Speech, watch: Watch | None, *, quiet: bool) -> Run:
-    """Run ``load``, with a progress bar."""
-    with progress_bar(round(load.total, 1), "s", quiet=quiet) as bar:
-
-        def progress(seconds: float, news: News) -> None:
-            bar.set_description(
-                f"{news.live} of {load.calls} calls, {news.refused} refused, {news.failed} failed",
-                refresh=False,
-            )
-            bar.update(min(seconds, bar.total or 0) - bar.n)
-
-        return run_load(load, speech, watch, progress)
-
-
-def add_output(parser: argparse.ArgumentParser) -> None:
-    """``--json``, ``--report``, ``--quiet``."""
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    parser.add_argument("--report", type=path_of, metavar="FILE", help="a page of plots (.html)")
-    add_quiet(parser)
+def _check(args: argparse.Namespace) -> None:
+    """ValueError or FileNotFoundError for options that do not go together."""
+    if (args.url is None) == (args.compare is None):
+        raise ValueError("give the URL of a server, or --compare to start two")
+    check_server(args.url, args.server_options, args.compare is not None)
+    if args.compare is not None and not args.compare.is_file():
+        raise FileNotFoundError(2, "no echo server; give --compare SCRIPT", str(args.compare))
+    if args.compare is not None and args.pid is not None:
+        raise ValueError(f"--pid {args.pid}: of a running server; --compare starts its own")
+    if args.repeat and len(args.calls) > 1:
+        raise ValueError(f"--repeat goes with one number of calls, not with {len(args.calls)}")
 
 
-def add_server(parser: argparse.ArgumentParser) -> None:
-    """``url`` of a server, or ``--server-options`` of one that is started, and its ``--token-file``."""
-    parser.add_argument("url", nargs="?", metavar="URL", help="of a running server (default: one is started)")
-    parser.add_argument(
-        "--server-options", type=shlex.split, default=[], metavar="TEXT", help="of the server that is started"
-    )
-    add_token(parser)
+def _compared(args: argparse.Namespace, load: Load, measure: Measure) -> Found:
+    """Ours and the echo, each under all the loads that it takes to find its limit."""
+
+    def one(url: str, watch: Watch | None, calls: int) -> Found:
+        return result(measure(replace(load, url=url, calls=calls), watch))
+
+    comparison = compare(contestants(args.compare, args.server_options), args.calls, one)
+    steps = comparison.pop("steps")
+    return {"comparison": comparison, "steps": steps}
 
 
-def check_server(url: str | None, options: list[str], started: bool) -> None:
-    """ValueError for a ``url`` that is none, and for options of a server that nobody starts."""
-    if url is not None and not re.fullmatch("https?://[^/]+.*", url):
-        raise ValueError(f"{url!r} is no URL of a server; allowed are those like http://127.0.0.1:8080")
-    if options and not started:
-        raise ValueError(
-            f"--server-options {shlex.join(options)}: of a server that is started; {url} runs already"
-        )
+def _measured(args: argparse.Namespace, load: Load, measure: Measure) -> Found:
+    """The server at the URL: one load after the other, or calls in a row."""
+    watch = watcher(args.url, args.pid, load.token)
+    if watch is None:
+        print(f"percepnet: {_unseen(args.url, args.pid, load.token)}", file=sys.stderr)
+    if load.repeat:
+        runs, leaks = in_a_row(replace(load, calls=args.calls[0]), lambda part: measure(part, watch))
+        return {"in_a_row": leaks, "steps": [result(run) for run in runs]}
+    steps: list[Found] = []
+    for calls in args.calls:
+        steps.append(result(measure(replace(load, calls=calls), watch)))
+        if steps[-1]["interrupted"]:
+            break
+    return {"steps": steps}
 
 
 def _unseen(url: str, pid: int | None, token: str | None) -> str:
@@ -222,27 +186,7 @@ def _unseen(url: str, pid: int | None, token: str | None) -> str:
     return f"{url}/stats does not answer, or wants {wanted}: with one, or --pid, it is shown what calls cost"
 
 
-def add_token(parser: argparse._ActionsContainer) -> None:
-    """``--token-file``."""
-    parser.add_argument(
-        "--token-file",
-        type=path_of,
-        metavar="FILE",
-        help="the first line has the token that the server asks for; or in PERCEPNET_TOKEN",
-    )
-
-
-def token(path: Path | None) -> str | None:
-    """The first of a file, else that of the environment, if there is one."""
-    if path is None:
-        return os.environ.get("PERCEPNET_TOKEN")
-    tokens = [token for _, token in secretfile.read(path)]
-    if not tokens:
-        raise ValueError(f"no token is in {path}")
-    return tokens[0]
-
-
-def _text(found: dict[str, Any]) -> str:
+def _text(found: Found) -> str:
     parts = ["{processor}, {cores} cores, {system}; {date}".format(**found["machine"])]
     parts.append(summary.table(found["steps"]))
     if "comparison" in found:

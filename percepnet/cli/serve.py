@@ -1,4 +1,4 @@
-"""``percepnet serve``: the WebRTC server. The only place where this package meets ``server``."""
+"""``percepnet serve``: the WebRTC server."""
 
 import argparse
 import logging

@@ -1,13 +1,11 @@
 """``percepnet soak [URL]``: calls that come, go, lose and turn controls for long; does the server stay as it is?"""
 
 import argparse
-import json
-from typing import Any
 
 from percepnet.bench import machine
 from percepnet.cli import FAILURE, INTERRUPTED
 from percepnet.cli.audio_files import read_mono
-from percepnet.cli.load import add_output, add_server, check_server, shown, token
+from percepnet.cli.measuring import Found, add_output, add_server, check_server, shown, tell, token
 from percepnet.cli.options import within
 from percepnet.cli.processes import end_in_order
 from server.app import static_folder
@@ -73,10 +71,8 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
         )
         seen = shown(load, speech, watcher(url, token=load.token), quiet=args.quiet)
-    found: dict[str, Any] = {"machine": machine(), **judge(seen)}
-    print(json.dumps(found, indent=2) if args.json else summary(found))
-    if args.report:  # after the figures: where it finds no room, they are told
-        args.report.write_text(page(found), encoding="utf-8")
+    found: Found = {"machine": machine(), **judge(seen)}
+    tell(args, found, summary, page)
     if found["load"]["interrupted"]:
         return INTERRUPTED
     calls = found["load"]["overall"]["calls"]

@@ -1,14 +1,13 @@
 """``percepnet weather [URL]``: what a call becomes in bad networks, beside a plain aiortc echo."""
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from percepnet.bench import machine
 from percepnet.cli import FAILURE
 from percepnet.cli.audio_files import read_mono
-from percepnet.cli.load import ECHO, add_output, add_server, check_server, token
+from percepnet.cli.measuring import ECHO, Found, add_output, add_server, check_server, tell, token
 from percepnet.cli.options import path_of, within
 from percepnet.cli.processes import end_in_order
 from percepnet.cli.progress import progress_bar
@@ -93,15 +92,15 @@ def run(args: argparse.Namespace) -> int:
                 progress=lambda done: bar.update(done - bar.n),
             )
     options = {"seconds": args.seconds, "seed": args.seed, "both_ways": args.both_ways}
-    found: dict[str, Any] = {"machine": machine(), "options": options, "results": results}
-    if args.json:
-        print(json.dumps(found, indent=2))
-    else:
-        print("{processor}, {cores} cores, {system}; {date}\n".format(**found["machine"]) + table(results))
-    if args.report:  # after the figures: where it finds no room, they are told
-        args.report.write_text(page(found), encoding="utf-8")
+    found: Found = {"machine": machine(), "options": options, "results": results}
+    tell(args, found, _text, page)
     lost = [one for one in results if one["server_name"] == next(iter(addresses)) and one["outcome"] != "ok"]
     return FAILURE if lost else 0
+
+
+def _text(found: Found) -> str:
+    machine = "{processor}, {cores} cores, {system}; {date}".format(**found["machine"])
+    return f"{machine}\n{table(found['results'])}"
 
 
 def _conditions(text: str) -> list[str]:
