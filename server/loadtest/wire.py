@@ -20,10 +20,10 @@ from aiortc.rtcrtpparameters import RTCRtpSendParameters
 
 from percepnet.framing import SAMPLE_RATE
 from server.frames import PACKET
+from server.media.fitting import MADE_FOR
 
 from .speech import Speech
 
-MADE_FOR: Final = "1.15 to 1.16"
 HEADER: Final = struct.Struct("!BBHLL")  # of RTP (RFC 3550, 5.1): no CSRC, no extension
 RTP_VERSION: Final = 2 << 6
 

@@ -6,15 +6,14 @@ kept, without bound, until the rest of their message comes. None comes from a pe
 """
 
 import inspect
-import logging
 from collections import Counter
 from struct import unpack_from
 from typing import Any, Final
 
-import aiortc
 from aiortc import RTCSctpTransport
 
-MADE_FOR: Final = "1.15 to 1.16"
+from .fitting import fits, lacking
+
 COMMON_HEADER: Final = 12  # bytes (RFC 9260, 3.1)
 DATA: Final = 0  # type of the chunk that a packet has many of (RFC 9260, 3.3.1)
 MOST_CHUNKS: Final = 64  # of data in a packet; the shortest that 1200 bytes hold are 59
@@ -26,8 +25,6 @@ MOST_GAPS: Final = 4096  # packets that a SACK may name; we send some 10 a secon
 MOST_FRAGMENTS: Final = 1024  # that wait for the rest of their message, or for those before
 MOST_STREAMS: Final = 64  # a caller may open fewer channels
 _NEEDED: Final = {"_advertised_rwnd": int, "_sack_misordered": set, "_inbound_streams": dict}
-
-logger = logging.getLogger(__name__)
 
 
 def is_harmless(packet: bytes) -> bool:
@@ -75,17 +72,11 @@ def install(sctp: RTCSctpTransport) -> None:
 
     Does nothing, with a warning, where aiortc is not built as it must be for that.
     """
-    missing = [name for name, kind in _NEEDED.items() if not isinstance(getattr(sctp, name, None), kind)]
+    missing = lacking(sctp, _NEEDED)
     handle: Any = getattr(sctp, "_handle_data", None)
     if not inspect.iscoroutinefunction(handle):
         missing.append("_handle_data")
-    if missing:
-        logger.warning(
-            "aiortc %s is not built like %s, which our checks of data channels were made for (no %s)",
-            aiortc.__version__,
-            MADE_FOR,
-            ", ".join(missing),
-        )
+    if not fits(missing, "our check of data channels", "they go unchecked"):
         return
 
     async def checked(data: bytes) -> None:

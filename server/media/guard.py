@@ -16,12 +16,11 @@ from itertools import islice
 from typing import Any, Final, Protocol
 
 import aioice
-import aiortc
 from aiortc import RTCDtlsTransport
 
 from ..allowance import Allowance
+from .fitting import fits, lacking
 
-MADE_FOR: Final = "aiortc 1.15 to 1.16 with aioice 0.10 to 0.13"
 MOST_WAITING: Final = 512  # datagrams that aiortc has not fetched
 FROM_CALLER: Final = 600.0  # datagrams a second in the long run; audio has 50, or 400 in packets of 2.5 ms
 DTLS: Final = 100.0  # of them, DTLS: each may hold dozens of messages of a data channel, at 50 µs
@@ -195,21 +194,14 @@ def install(dtls: RTCDtlsTransport) -> Guard | None:
     open as aiortc leaves it.
     """
     ice = getattr(dtls.transport, "_connection", None)
-    missing = [name for name in _ICE if not isinstance(getattr(ice, name, None), _ICE[name])]
+    missing = lacking(ice, _ICE)
     missing += [name for name in _DTLS if not inspect.iscoroutinefunction(getattr(dtls, name, None))]
     protocols = getattr(ice, "_protocols", [])
     if not all(callable(getattr(protocol, "datagram_received", None)) for protocol in protocols):
         missing.append("datagram_received")
     if not hasattr(aioice.Candidate.from_sdp("1 1 udp 1 127.0.0.1 9 typ host"), "_network_host"):
         missing.append("address of a candidate")
-    if missing:
-        logger.warning(
-            "aiortc %s with aioice %s is not built like %s, which our guard was made for (no %s): it does without",
-            aiortc.__version__,
-            aioice.__version__,
-            MADE_FOR,
-            ", ".join(missing),
-        )
+    if not fits(missing, "our guard", "calls go without"):
         return None
     assert ice is not None
     guard = Guard(ice)

@@ -19,7 +19,8 @@ from aioice import stun
 from aioice.ice import CandidatePair
 from aiortc import RTCIceTransport
 
-MADE_FOR: Final = "0.10 to 0.13"
+from .fitting import fits, lacking
+
 ASKED_EVERY: Final = 0.5  # s, among those that ICE knows, and among others
 REPETITIONS: Final = 2  # of a check that is not answered; within 3.5 s, in which others are asked, too
 COMPONENT: Final = 1  # RTP and RTCP, together
@@ -111,18 +112,14 @@ def install(transport: RTCIceTransport) -> Rebinding | None:
     """
     ice = getattr(transport, "_connection", None)
     needed = {"_nominated": dict, "_protocols": list, "_remote_candidates": list, "_check_list": list}
-    missing = [name for name, kind in needed.items() if not isinstance(getattr(ice, name, None), kind)]
+    missing = lacking(ice, needed)
     missing += ["build_request"] if not callable(getattr(ice, "build_request", None)) else []
     missing += ["check_message_integrity"] if not hasattr(stun.Message, "check_message_integrity") else []
     for protocol in getattr(ice, "_protocols", []):
         if not inspect.iscoroutinefunction(getattr(protocol, "request", None)):
             missing.append("request")
-    if missing or not isinstance(ice, aioice.Connection):
-        logger.warning(
-            "aioice %s is not built like %s, which following callers was made for (no %s): they are not followed",
-            aioice.__version__,
-            MADE_FOR,
-            ", ".join(missing),
-        )
+    missing += [] if isinstance(ice, aioice.Connection) else ["_connection"]
+    if not fits(missing, "following callers", "they are not followed"):
         return None
+    assert isinstance(ice, aioice.Connection)
     return Rebinding(ice)

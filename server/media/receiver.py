@@ -7,7 +7,6 @@ reader turns into delay and memory. None of these has a public switch.
 
 import asyncio
 import inspect
-import logging
 import math
 import time
 from collections.abc import Callable
@@ -26,11 +25,11 @@ from percepnet.framing import SAMPLE_RATE
 from ..allowance import Allowance
 from ..frames import FASTEST, LONGEST_BACKLOG, PACKET
 from .decoding import Audio, Decoding
+from .fitting import fits
 from .guard import MOST_SOURCES
 from .jitter import LONGEST_WAIT, HoleWait, InterarrivalJitter
 from .jitterbuffer import AudioJitterBuffer, Counts
 
-MADE_FOR: Final = "1.15 to 1.16"
 _PRIVATE: Final = "_RTCRtpReceiver__"
 _CODECS: Final = _PRIVATE + "codecs"  # by payload type
 _STREAMS: Final = _PRIVATE + "remote_streams"  # statistics of each source, the oldest first
@@ -39,8 +38,6 @@ _WORKER: Final = "decoder_worker"  # what the decoder's thread runs
 _WORKER_PARAMETERS: Final = ["loop", "input_q", "output_q", "decode_error"]
 
 Arrival: TypeAlias = tuple[RtpPacket, RTCRtpCodecParameters, float]  # the last: time.monotonic() when it came
-
-logger = logging.getLogger(__name__)
 
 
 class SteadyTime:
@@ -276,13 +273,7 @@ def install(receiver: RTCRtpReceiver) -> Reception | None:
     worker = getattr(aiortc.rtcrtpreceiver, _WORKER, None)
     if not callable(worker) or list(inspect.signature(worker).parameters) != _WORKER_PARAMETERS:
         missing.append(f"{_WORKER}({', '.join(_WORKER_PARAMETERS)})")
-    if missing:
-        logger.warning(
-            "aiortc %s is not built like %s, which our jitter buffer was made for (no %s): it keeps its own",
-            aiortc.__version__,
-            MADE_FOR,
-            ", ".join(missing),
-        )
+    if not fits(missing, "our jitter buffer", "it keeps its own"):
         return None
     reception = Reception(receiver)
     setattr(receiver, _PRIVATE + "jitter_buffer", reception)

@@ -4,10 +4,8 @@ An encoder takes 0.1 to 0.2 ms for 20 ms of audio, short enough for the loop; a 
 """
 
 import inspect
-import logging
 from typing import Final
 
-import aiortc
 import aiortc.rtcrtpsender
 from aiortc import RTCRtpSender
 from aiortc.codecs import get_encoder
@@ -16,15 +14,13 @@ from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from av import AudioFrame, Packet
 
 from .audiolevel import audio_level_dbov
+from .fitting import fits
 from .opus import MIME_TYPE, OpusEncoder, OpusOptions, Pauses, level_of
 
-MADE_FOR: Final = "1.15 to 1.16"
 LONGEST_STEP: Final = 0.025  # s between packets of a talkspurt; rates that do not divide 20 ms vary a little
 _METHOD: Final = "_next_encoded_frame"  # awaited by the sender for each packet that it makes
 _RESULT: Final = "RTCEncodedFrame"
 _RESULT_FIELDS: Final = ["payloads", "timestamp", "audio_level"]
-
-logger = logging.getLogger(__name__)
 
 
 class Unmarked(list[bytes]):
@@ -94,25 +90,14 @@ def install(sender: RTCRtpSender, options: OpusOptions) -> bool:
     Returns False, with a warning, where aiortc is not built as it must be for that; the call then has aiortc's
     own encoder, which wants stereo for Opus, and its threads.
     """
-    if _fits(sender):
-        setattr(sender, _METHOD, InlineEncoding(sender, options))
-        return True
-    logger.warning(
-        "aiortc %s is not built like %s, which our encoding was made for: it keeps its own, options of Opus"
-        " have no effect",
-        aiortc.__version__,
-        MADE_FOR,
-    )
-    return False
-
-
-def _fits(sender: RTCRtpSender) -> bool:
+    missing = [] if hasattr(sender, "_enabled") else ["_enabled"]
     method = getattr(sender, _METHOD, None)
+    if not inspect.iscoroutinefunction(method) or list(inspect.signature(method).parameters) != ["codec"]:
+        missing.append(f"{_METHOD}(codec)")
     result = getattr(aiortc.rtcrtpsender, _RESULT, None)
-    return (
-        hasattr(sender, "_enabled")
-        and inspect.iscoroutinefunction(method)
-        and list(inspect.signature(method).parameters) == ["codec"]
-        and inspect.isclass(result)
-        and list(inspect.signature(result).parameters) == _RESULT_FIELDS
-    )
+    if not inspect.isclass(result) or list(inspect.signature(result).parameters) != _RESULT_FIELDS:
+        missing.append(f"{_RESULT}({', '.join(_RESULT_FIELDS)})")
+    if not fits(missing, "our encoding", "it keeps its own, and options of Opus have no effect"):
+        return False
+    setattr(sender, _METHOD, InlineEncoding(sender, options))
+    return True
