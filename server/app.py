@@ -22,13 +22,14 @@ from .api import CALLS, CONFIG, ENGINE, PAGE, routes
 from .calls import Calls
 from .config import Config
 from .edge import IDLE_TIME, application, application_behind_front
-from .ending import ENDING_TIME, Ending, first
+from .ending import ENDING_TIME, Ending
 from .engine import running
 from .forward import Forwarding
 from .front import create_front
 from .heartbeat import BEAT
 from .media import audiolevel, libopus
 from .rating import measured
+from .waiting import first
 from .worker import Parent
 from .workers import Workers
 

@@ -23,7 +23,6 @@ from .advertise import advertised
 from .config import Config
 from .control import ControlChannel
 from .controls import Changes
-from .ending import happens
 from .engine import Engine
 from .frames import Layout
 from .media import association, closing, guard, opus, rebinding, receiver, sender
@@ -32,6 +31,7 @@ from .offer import MOST_ALIKE, Offer, OfferError
 from .rooms import Alone, Seat
 from .totals import Totals
 from .track import EnhancedTrack
+from .waiting import happens
 
 STANDSTILL: Final = (
     1.0  # s that the event loop was late by, from which on it is not its callers that were silent

@@ -1,13 +1,14 @@
 """How a process that holds calls comes to its end, once it is told to."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
 import threading
 from collections.abc import Coroutine
 from typing import Any, Final, Self
+
+from .waiting import first
 
 ENDING_TIME: Final = 10.0  # s that calls and threads have to end before the process ends without them
 
@@ -80,24 +81,3 @@ class Ending:
         self._last_resort = threading.Timer(seconds, os._exit, [1])
         self._last_resort.daemon = True
         self._last_resort.start()
-
-
-async def first(*waits: Coroutine[Any, Any, object], within: float | None = None) -> None:
-    """Wait until one is done, for so many seconds at most; the others are cancelled. Raises what one raised."""
-    tasks = [asyncio.create_task(wait) for wait in waits]
-    try:
-        done, _ = await asyncio.wait(tasks, timeout=within, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def happens(event: asyncio.Event, within: float) -> bool:
-    """Whether ``event`` is set within so many seconds."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(within):
-            await event.wait()
-    return event.is_set()

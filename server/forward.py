@@ -8,9 +8,9 @@ import aiohttp
 from aiortc import RTCRtpSender
 
 from .backoff import Backoff
-from .ending import first
 from .media import closing, opus, sender
 from .rooms import Room
+from .waiting import first
 from .whipclient import WhipSession, connection, told
 
 CONNECT_TIME: Final = 15.0  # s

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Final, Self
 
 from .config import Config
-from .ending import ENDING_TIME, Ending, happens
+from .ending import ENDING_TIME, Ending
 from .heartbeat import PATIENCE
+from .waiting import happens
 from .worker import Target, Worker
 
 STEADY_TIME: Final = 10.0  # s after which a worker that dies is replaced without a pause

@@ -6,7 +6,6 @@ from itertools import permutations
 import pytest
 
 from server import backoff, forward
-from server.ending import first
 from server.sidecar import process
 from server.sidecar import twin as janus_twin
 from server.sidecar.claims import (
@@ -21,6 +20,7 @@ from server.sidecar.claims import (
 )
 from server.sidecar.livekit import room as livekit_room
 from server.sidecar.livekit import twin as livekit_twin
+from server.waiting import first
 
 NAMES = ["one", "two", "three", "four"]
 FEEDS = range(1_000, 2_000)

@@ -10,8 +10,8 @@ from typing import Any, Final
 import aiohttp
 
 from percepnet.framing import SAMPLE_RATE
-from server.ending import happens
 from server.frames import PACKET
+from server.waiting import happens
 from server.weather.relay import Relay
 
 from .hearing import Delays, delays, enhancement, is_enhanced, lag, percentiles, tardiness

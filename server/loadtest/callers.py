@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 import aiohttp
 
 from server.access import headers
-from server.ending import happens
+from server.waiting import happens
 
 from .call import CONNECT_TIME, MeasuredCall
 from .options import Load

@@ -7,11 +7,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from server.backoff import Backoff
-from server.ending import first
 from server.engine import EngineFull
+from server.waiting import finished, first
 
 from .claims import Feed, beaten, patience
-from .owning import finished
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,9 @@ from typing import Any, Final
 
 import aiohttp
 
+from server.waiting import finished
+
 from .following import RoomOver
-from .owning import finished
 from .transport import Message, Transport
 
 KEEPALIVE: Final = (

@@ -11,8 +11,9 @@ from aiohttp import web
 
 from percepnet import Enhancer
 from server import eventloop
-from server.ending import Ending, first
+from server.ending import Ending
 from server.engine import Engine, running
+from server.waiting import first
 
 from .options import CommonOptions
 

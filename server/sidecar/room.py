@@ -3,10 +3,11 @@
 import logging
 from collections.abc import Callable
 
+from server.waiting import finished
+
 from .claims import Feed, enhanced_feed, sidecar_display, sidecar_name
 from .following import Following
 from .janus import Handle, JanusError, Session
-from .owning import finished
 from .transport import Message
 from .twin import Twin
 from .videoroom import Publisher, VideoRoom

@@ -8,9 +8,9 @@ import aiohttp
 from yarl import URL
 
 from server.backoff import Backoff
-from server.ending import first
 from server.engine import Engine
 from server.media import audiolevel, libopus
+from server.waiting import first
 
 from . import figures, process
 from .janus import BROKEN, JanusError, Session, SessionLost, session

@@ -13,12 +13,12 @@ from server.media import closing, guard, receiver, sender
 from server.media.opus import OpusOptions
 from server.track import EnhancedTrack
 from server.values import IceServer
+from server.waiting import finished
 
 from . import figures
 from .claims import Feed, twin_description, twin_display
 from .following import TwinFailed
 from .janus import Handle
-from .owning import finished
 from .transport import Message
 from .videoroom import Publisher, VideoRoom
 

@@ -10,10 +10,9 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-from server.ending import first
+from server.waiting import finished, first
 
 from ..following import Following, RoomOver, Twin, TwinFailed
-from ..owning import finished
 from .marks import SIDECAR, sidecar_attributes
 from .people import Person, person, sidecars, twins_there
 from .sdk import rtc

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 
 from server.backoff import Backoff
-from server.ending import first
 from server.engine import Engine
+from server.waiting import first
 
 from .. import figures, process
 from ..following import RoomOver

@@ -5,13 +5,12 @@ import logging
 from typing import Final
 
 from server.controls import Controls
-from server.ending import first
 from server.engine import Engine
+from server.waiting import finished, first
 
 from .. import figures
 from ..claims import Feed, twin_display
 from ..following import RoomOver, TwinFailed
-from ..owning import finished
 from .marks import twin_attributes
 from .people import Person
 from .room import Stay

@@ -9,10 +9,10 @@ import numpy as np
 
 from percepnet.framing import SAMPLE_RATE, Float, from_pcm, to_pcm
 from server.controls import Controls
-from server.ending import first
 from server.engine import Engine
 from server.figures import RecentDelays
 from server.frames import BACKLOG_PACKETS, PACKET, cut
+from server.waiting import first
 
 from .sdk import rtc
 
