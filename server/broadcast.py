@@ -16,6 +16,7 @@ from percepnet.framing import SAMPLE_RATE
 from .frames import PACKET
 from .media.audiolevel import audio_level_dbov
 from .media.opus import Encoded, OpusEncoder, OpusOptions, encoded
+from .waiting import cancelled
 
 WAITING_PACKETS: Final = 16  # that may wait for a slow listener before the oldest is dropped
 
@@ -61,8 +62,7 @@ class Broadcast:
     async def unpublish(self) -> None:
         """Nothing of the source is heard any more."""
         if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
+            await cancelled(self._reading)
 
     async def _read(self, source: MediaStreamTrack) -> None:
         offset: int | None = None

@@ -10,7 +10,7 @@ from aiortc import RTCRtpSender
 from .backoff import Backoff
 from .media import closing, opus, sender
 from .rooms import Room
-from .waiting import first
+from .waiting import cancelled, first
 from .whipclient import WhipSession, connection, told
 
 CONNECT_TIME: Final = 15.0  # s
@@ -53,9 +53,7 @@ class Forwarding:
         tasks = list(self._tasks.values())
         if tasks:  # each tells the server that it pushed to, which else would take it for there
             await asyncio.wait(tasks, timeout=ENDING_TIME)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancelled(*tasks)
 
     async def _push(self, room: Room) -> None:
         url = self._url.replace("{room}", room.name)

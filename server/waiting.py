@@ -26,9 +26,14 @@ async def first(*waits: Coroutine[Any, Any, object], within: float | None = None
         for task in done:
             task.result()
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancelled(*tasks)
+
+
+async def cancelled(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel them and wait until they have ended, however they do."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def happens(event: asyncio.Event, within: float) -> bool:

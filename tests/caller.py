@@ -15,6 +15,7 @@ from percepnet.framing import SAMPLE_RATE, Pcm
 from server.frames import PACKET, TIME_BASE
 from server.loadtest.line import Line
 from server.media import audiolevel, receiver
+from server.waiting import cancelled
 from server.weather.relay import Relay
 
 
@@ -59,8 +60,7 @@ class Ear:
 
     async def close(self) -> None:
         if self._reader is not None:
-            self._reader.cancel()  # a track that never received anything is never told of its end
-            await asyncio.gather(self._reader, return_exceptions=True)
+            await cancelled(self._reader)  # a track that never received anything is never told of its end
 
     def heard(self, count: int | None = None) -> Pcm:
         """The first ``count`` frames, or all, as one signal; silence where nothing came."""

@@ -23,6 +23,7 @@ from server.app import create_app
 from server.calls import Calls
 from server.config import Config
 from server.overload import Overload
+from server.waiting import cancelled
 
 TIMEOUT = 20.0  # s, far above what anything takes
 START = 120.0  # s, and what a process takes to start
@@ -64,8 +65,7 @@ async def at_work(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await cancelled(running)
 
 
 async def offered() -> dict[str, str]:

@@ -13,6 +13,7 @@ from percepnet.framing import Pcm
 from server.frames import PACKET
 from server.sidecar.livekit.people import twins_there
 from server.sidecar.livekit.token import signed
+from server.waiting import cancelled
 
 
 class Somebody:
@@ -51,8 +52,7 @@ class Speaker(Somebody):
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        self._speaking.cancel()
-        await asyncio.gather(self._speaking, return_exceptions=True)
+        await cancelled(self._speaking)
         await super().__aexit__(*error)
         await self._source.aclose()
 

@@ -20,6 +20,8 @@ from aiortc.sdp import SessionDescription, candidate_from_sdp
 from av import Packet
 from livekit.protocol import models, rtc
 
+from server.waiting import cancelled
+
 if TYPE_CHECKING:
     from livekit_server import Room
 
@@ -161,9 +163,7 @@ class Person:
                 await handler(getattr(request, kind))
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancelled(*self._tasks)
         for track in self.published.values():
             track.stop()
         for connection in (self._publisher, self._subscriber):

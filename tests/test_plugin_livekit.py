@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from percepnet import StreamingEnhancer
 from percepnet.framing import Pcm
 from server.loadtest.hearing import lag
+from server.waiting import cancelled
 
 pytest.importorskip("livekit.rtc")
 
@@ -52,8 +53,7 @@ async def speaking(voice: Pcm) -> AsyncIterator[rtc.LocalAudioTrack]:
     try:
         yield rtc.LocalAudioTrack.create_audio_track("microphone", source)
     finally:
-        talking.cancel()
-        await asyncio.gather(talking, return_exceptions=True)
+        await cancelled(talking)
         await source.aclose()
 
 

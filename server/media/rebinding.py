@@ -19,6 +19,7 @@ from aioice import stun
 from aioice.ice import CandidatePair
 from aiortc import RTCIceTransport
 
+from ..waiting import cancelled
 from .fitting import fits, lacking
 
 ASKED_EVERY: Final = 0.5  # s, among those that ICE knows, and among others
@@ -49,9 +50,7 @@ class Rebinding:
 
     async def close(self) -> None:
         self._asked = {True: float("inf"), False: float("inf")}
-        for asking in self._asking.values():
-            asking.cancel()
-        await asyncio.gather(*self._asking.values(), return_exceptions=True)
+        await cancelled(*self._asking.values())
 
     def _came(self, pass_on: PassOn, protocol: Any, data: bytes, addr: Any) -> None:
         """Called for each datagram in place of ``pass_on``."""

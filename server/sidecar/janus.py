@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from server.waiting import finished
+from server.waiting import cancelled, finished
 
 from .following import RoomOver
 from .transport import Message, Transport
@@ -233,6 +233,4 @@ async def session(transport: Transport, authorization: Mapping[str, str]) -> Asy
 
 async def _end(ending: Session, tasks: list[asyncio.Task[None]]) -> None:
     await ending.destroy()
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await cancelled(*tasks)

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-from server.waiting import finished, first
+from server.waiting import cancelled, finished, first
 
 from ..following import Following, RoomOver, Twin, TwinFailed
 from .marks import SIDECAR, sidecar_attributes
@@ -132,8 +132,7 @@ class Stay:
         finally:
             # Cancelled, the SDK would go on by itself, and nobody could leave the room.
             await asyncio.wait([joining], timeout=LEAVING_TIME)
-            joining.cancel()
-            await asyncio.gather(joining, return_exceptions=True)
+            await cancelled(joining)
 
     async def _leave(self) -> None:
         self.lose("it was left")

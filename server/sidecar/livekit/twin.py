@@ -6,7 +6,7 @@ from typing import Final
 
 from server.controls import Controls
 from server.engine import Engine
-from server.waiting import finished, first
+from server.waiting import cancelled, finished, first
 
 from .. import figures
 from ..claims import Feed, twin_display
@@ -73,8 +73,7 @@ class Twin:
 
     async def close(self) -> None:
         if self._running is not None:
-            self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
+            await cancelled(self._running)
         try:
             async with asyncio.timeout(CLOSING_TIME):
                 await first(self._withdraw(), self._stay.over())
