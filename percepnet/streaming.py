@@ -8,7 +8,6 @@ from types import EllipsisType
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from percepnet.enhancer import LOUDEST, Enhancer, bounded
 from percepnet.framing import HOP, LATENCY, SAMPLE_RATE, Float, Pcm, continued, from_pcm, to_pcm
@@ -169,5 +168,5 @@ class StreamingEnhancer:
         return dry if self._dry_hops else dry + (wet - dry) * _RAMP
 
 
-def _hops(x: Float) -> NDArray[np.float32]:
+def _hops(x: Float) -> Float:
     return x.reshape(-1, HOP)

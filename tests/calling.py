@@ -17,6 +17,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection
 from caller import Caller
 from numpy.typing import NDArray
 
+from percepnet.framing import Pcm
 from server import engine
 from server.api import CALLS
 from server.app import create_app
@@ -94,7 +95,7 @@ async def packets(caller: Caller, count: int) -> None:
     await until(lambda: len(caller.frames) >= wanted, f"{count} more packets")
 
 
-def level_db(pcm: NDArray[np.int16]) -> float:
+def level_db(pcm: Pcm) -> float:
     return float(10 * np.log10(np.mean(np.square(pcm / 32768)) + 1e-12))
 
 

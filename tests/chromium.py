@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
 
+from percepnet.framing import Float
+
 SAMPLE_RATE = 48_000  # Hz
 BUSY_SECONDS = 20  # that the server may be
 expect.set_options(timeout=30_000)
 RECORDER = Path(__file__).with_name("recorder.js")
 QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-
-Samples = NDArray[np.float32]
 
 
 @dataclass
@@ -123,7 +123,7 @@ def call(page: Page, source: str = "microphone") -> None:
 class Recording:
     """What came back: mono samples at 48 kHz. Times are ms of the page's clock."""
 
-    samples: Samples
+    samples: Float
     arrivals: NDArray[np.float64]  # of each 10 ms of samples
     clicks: NDArray[np.float64]
 
@@ -140,7 +140,7 @@ def record(page: Page, seconds: float, clicked: str = "", clicks: Sequence[float
     )
 
 
-def write_wav(path: Path, samples: Samples) -> Path:
+def write_wav(path: Path, samples: Float) -> Path:
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

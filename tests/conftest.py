@@ -14,9 +14,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from numpy.typing import NDArray
 
 from percepnet import native
+from percepnet.framing import Float, Pcm
 
 RECORDINGS = Path(__file__).parent / "recordings"
 PATIENT = Path(__file__).parent / "patient"
@@ -36,7 +36,7 @@ def patient_servers() -> Iterator[None]:
         yield
 
 
-def recording(name: str) -> NDArray[np.float32]:
+def recording(name: str) -> Float:
     """Mono samples at 48 kHz, full scale ±1."""
     with av.open(RECORDINGS / f"{name}.flac") as file:
         parts = [frame.to_ndarray().ravel() for frame in file.decode(audio=0)]
@@ -44,13 +44,13 @@ def recording(name: str) -> NDArray[np.float32]:
 
 
 @pytest.fixture(scope="session")
-def noisy() -> NDArray[np.float32]:
+def noisy() -> Float:
     """13.76 s of speech in noise at 7.5 dB."""
     return recording("noisy")
 
 
 @pytest.fixture(scope="session")
-def clean() -> NDArray[np.float32]:
+def clean() -> Float:
     """The speech in ``noisy``, aligned to the sample."""
     return recording("clean")
 
@@ -67,13 +67,13 @@ def processing(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-def speech(noisy: NDArray[np.float32]) -> NDArray[np.int16]:
+def speech(noisy: Float) -> Pcm:
     """``noisy`` as a caller sends it."""
     return (noisy * 32768).astype(np.int16)
 
 
 @pytest.fixture
-def hiss() -> NDArray[np.int16]:
+def hiss() -> Pcm:
     """Noise without speech, which an enhancer takes away."""
     return np.random.default_rng(3).normal(0, 1500, 48_000).astype(np.int16)
 

@@ -4,14 +4,14 @@ from fractions import Fraction
 
 import numpy as np
 from av import AudioFrame
-from numpy.typing import NDArray
 
+from percepnet.framing import Float
 from server.media.opus import OpusEncoder, OpusOptions
 
 PACKET = 960  # samples, 20 ms
 
 
-def packets(pcm: NDArray[np.float32], *, bitrate: int = 32_000, fec: bool = False) -> list[bytes]:
+def packets(pcm: Float, *, bitrate: int = 32_000, fec: bool = False) -> list[bytes]:
     """One for each 20 ms of ``pcm``, mono at 48 kHz."""
     encoder, result = OpusEncoder(OpusOptions(bitrate=bitrate, fec=fec)), []
     for start in range(0, len(pcm) - PACKET + 1, PACKET):

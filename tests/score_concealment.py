@@ -23,6 +23,7 @@ from speechmos import plcmos
 
 from percepnet.cli.audio_files import read_mono
 from percepnet.evaluation import SCORE_RATE, pesq_wb
+from percepnet.framing import Float
 from percepnet.resampling import resample
 from percepnet.training.corpus import scan
 from server.frames import FrameReader, FrameWriter, Packet
@@ -30,7 +31,6 @@ from server.media import decoding
 from server.media.decoding import Decoding
 from server.media.opus import OpusDecoder
 
-Float = NDArray[np.float32]
 Lost = NDArray[np.bool_]
 START = 5.0  # s into a recording
 ROUNDS = 5  # raters that PLCMOS is averaged over

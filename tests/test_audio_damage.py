@@ -7,15 +7,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from percepnet.cli.audio_files import load, read, reading
 from percepnet.cli.audio_writing import write
+from percepnet.framing import Float
 
-Samples = NDArray[np.float32]
 
-
-def film(path: Path, spoken: Samples, times: list[int]) -> None:
+def film(path: Path, spoken: Float, times: list[int]) -> None:
     """3 s of a picture, and of ``spoken`` frames of 20 ms in Opus at these times, in ms."""
     with av.open(path, "w") as container:
         video, audio = container.add_stream("mpeg4", rate=10), container.add_stream("libopus", rate=48_000)
@@ -36,7 +34,7 @@ def film(path: Path, spoken: Samples, times: list[int]) -> None:
                 container.mux(packet)
 
 
-def test_gaps_and_late_beginnings_of_a_film_are_silence(tmp_path: Path, clean: Samples) -> None:
+def test_gaps_and_late_beginnings_of_a_film_are_silence(tmp_path: Path, clean: Float) -> None:
     spoken = np.ascontiguousarray(clean[48_000:96_000])
     steady = [20 * n for n in range(50)]
     film(tmp_path / "whole.mkv", spoken, steady)
@@ -52,7 +50,7 @@ def test_gaps_and_late_beginnings_of_a_film_are_silence(tmp_path: Path, clean: S
 
 
 @pytest.mark.parametrize("held", [60, 150, 300])
-def test_packets_that_were_held_up_and_catch_up_are_no_gap(tmp_path: Path, clean: Samples, held: int) -> None:
+def test_packets_that_were_held_up_and_catch_up_are_no_gap(tmp_path: Path, clean: Float, held: int) -> None:
     """Files that are stamped as packets come."""
     spoken = np.ascontiguousarray(clean[: 2 * 48_000])
     steady = [20 * n for n in range(100)]
@@ -66,9 +64,7 @@ def test_packets_that_were_held_up_and_catch_up_are_no_gap(tmp_path: Path, clean
     assert np.array_equal(lately, steadily)
 
 
-def test_a_long_gap_takes_no_memory_and_a_late_beginning_may_be_longer(
-    tmp_path: Path, clean: Samples
-) -> None:
+def test_a_long_gap_takes_no_memory_and_a_late_beginning_may_be_longer(tmp_path: Path, clean: Float) -> None:
     spoken = np.ascontiguousarray(clean[:48_000])
     film(tmp_path / "x.mkv", spoken, [20 * n + 580_000 * (n >= 25) for n in range(50)])
     film(tmp_path / "y.mkv", spoken, [20 * n + 700_000 for n in range(50)])
@@ -81,7 +77,7 @@ def test_a_long_gap_takes_no_memory_and_a_late_beginning_may_be_longer(
 
 
 def test_a_clock_that_jumps_further_than_a_file_can_last_is_no_gap(
-    tmp_path: Path, clean: Samples, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, clean: Float, caplog: pytest.LogCaptureFixture
 ) -> None:
     jump = 13 * 3_600_000
     film(
@@ -98,7 +94,7 @@ def test_a_clock_that_jumps_further_than_a_file_can_last_is_no_gap(
     ("channels", "mask", "layout"), [(1, 1, "mono"), (1, 8, "mono"), (2, 0x30, "stereo")]
 )
 def test_one_or_two_channels_may_be_anywhere(
-    channels: int, mask: int, layout: str, tmp_path: Path, clean: Samples
+    channels: int, mask: int, layout: str, tmp_path: Path, clean: Float
 ) -> None:
     """As in WAVE_FORMAT_EXTENSIBLE, of stems that were taken apart."""
     pcm = np.rint(clean[: channels * 4800] * 32767).astype("<i2")
@@ -114,7 +110,7 @@ def test_one_or_two_channels_may_be_anywhere(
     assert np.array_equal(np.rint(samples.T * 32768).ravel(), pcm)
 
 
-def encode(path: Path, codec: str, spoken: Samples) -> None:
+def encode(path: Path, codec: str, spoken: Float) -> None:
     """Mono at 48 kHz in a codec that ``write`` has not."""
     with av.open(path, "w") as container:
         stream = container.add_stream(codec, rate=48_000, layout="mono")
@@ -128,7 +124,7 @@ def encode(path: Path, codec: str, spoken: Samples) -> None:
 
 
 def test_damage_for_which_ffmpeg_has_only_a_number_is_left_out(
-    tmp_path: Path, clean: Samples, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, clean: Float, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "a.ac3"
     encode(path, "ac3", clean[:96_000])
@@ -140,7 +136,7 @@ def test_damage_for_which_ffmpeg_has_only_a_number_is_left_out(
     assert "a.ac3 is damaged in " in caplog.text
 
 
-def test_a_stream_that_begins_late_in_a_transport_stream_ends_nothing(tmp_path: Path, clean: Samples) -> None:
+def test_a_stream_that_begins_late_in_a_transport_stream_ends_nothing(tmp_path: Path, clean: Float) -> None:
     path = tmp_path / "a.ts"
     encode(path, "aac", clean[:96_000])
     whole = read(path)[0].shape[1]
@@ -154,7 +150,7 @@ def test_a_stream_that_begins_late_in_a_transport_stream_ends_nothing(tmp_path: 
 
 
 def test_what_is_damaged_is_left_out_and_told(
-    tmp_path: Path, clean: Samples, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, clean: Float, caplog: pytest.LogCaptureFixture
 ) -> None:
     x = clean[None, : 4 * 48_000]
     for suffix in (".flac", ".mp3", ".m4a"):

@@ -7,13 +7,12 @@ import av
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from numpy.typing import NDArray
 
 from percepnet.cli import audio_writing
 from percepnet.cli.audio_files import _told, audio_files, load, no_places, read
 from percepnet.cli.audio_writing import FORMATS, write, writing
+from percepnet.framing import Float
 
-Samples = NDArray[np.float32]
 LOSSLESS = [
     (".wav", 16),
     (".wav", 24),
@@ -267,7 +266,7 @@ def test_files_that_become_large_say_so_or_are_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["small.wav"]
 
 
-def test_a_codec_that_cannot_be_decoded_is_named(tmp_path: Path, clean: Samples) -> None:
+def test_a_codec_that_cannot_be_decoded_is_named(tmp_path: Path, clean: Float) -> None:
     path = tmp_path / "odd.wav"
     write(path, clean[None, :48_000], 48_000)
     content = bytearray(path.read_bytes())
@@ -279,7 +278,7 @@ def test_a_codec_that_cannot_be_decoded_is_named(tmp_path: Path, clean: Samples)
 
 
 @pytest.mark.parametrize("suffix", [".flac", ".mp3", ".m4a", ".ogg", ".opus"])
-def test_tags_are_carried(tmp_path: Path, clean: Samples, suffix: str) -> None:
+def test_tags_are_carried(tmp_path: Path, clean: Float, suffix: str) -> None:
     path = tmp_path / f"tagged{suffix}"
     write(path, clean[None, :48_000], 48_000, tags={"title": "Interview 7", "artist": "Ann"})
     tags = {name.lower(): text for name, text in load(path).tags.items()}

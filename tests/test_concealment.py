@@ -5,11 +5,10 @@ import pytest
 from numpy.typing import NDArray
 
 from percepnet.concealment import SEAM, Concealer
+from percepnet.framing import Float
 
 PACKET = 960  # samples, 20 ms at 48 kHz
 EDGE = 48  # samples, 1 ms on either side of an edge
-
-Float = NDArray[np.float32]
 
 
 def concealed(x: Float, holes: NDArray[np.bool_], rate: int = 48_000) -> Float:

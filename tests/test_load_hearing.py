@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from percepnet.framing import Float, Pcm
 from server.loadtest.hearing import Delays, delays, enhancement, is_enhanced, lag, percentiles, tardiness
 from server.loadtest.speech import Speech, decode
 from server.loadtest.wire import Log
@@ -16,12 +17,12 @@ LOOKAHEAD = 624  # samples, of two encoders
 
 
 @pytest.fixture(scope="module")
-def pcm(noisy: NDArray[np.float32]) -> NDArray[np.int16]:
+def pcm(noisy: Float) -> Pcm:
     return (noisy * 32768).astype(np.int16)
 
 
 @pytest.fixture(scope="module")
-def speech(pcm: NDArray[np.int16]) -> Speech:
+def speech(pcm: Pcm) -> Speech:
     return Speech.of(pcm)
 
 
@@ -37,7 +38,7 @@ def log(times: NDArray[np.int64], at: NDArray[np.float64]) -> Log:
 
 
 @pytest.mark.parametrize("shift", [-30_000, -961, -1, 0, 1, 1440, 2064, 48_000, 100_001])
-def test_the_lag_is_that_of_the_audio(pcm: NDArray[np.int16], shift: int) -> None:
+def test_the_lag_is_that_of_the_audio(pcm: Pcm, shift: int) -> None:
     whole = pcm[: 6 * RATE]
     heard = pcm.take(range(-shift, 6 * RATE - shift), mode="wrap")
     assert lag(whole, heard) == shift
@@ -45,7 +46,7 @@ def test_the_lag_is_that_of_the_audio(pcm: NDArray[np.int16], shift: int) -> Non
     assert lag(whole, (heard * 0.1 + rng.normal(0, 300, len(heard))).astype(np.int16)) == shift
 
 
-def test_what_is_not_the_same_speech_has_no_lag(pcm: NDArray[np.int16]) -> None:
+def test_what_is_not_the_same_speech_has_no_lag(pcm: Pcm) -> None:
     noise = np.random.default_rng(0).normal(0, 3000, 6 * RATE).astype(np.int16)
     assert lag(pcm[: 6 * RATE], noise) is None
     assert lag(pcm[: 6 * RATE], np.zeros(6 * RATE, np.int16)) is None
@@ -146,13 +147,13 @@ def test_what_was_not_received_is_silent_and_unknown(speech: Speech) -> None:
     assert not heard[~known].any()
 
 
-def test_enhanced_is_what_has_quieter_pauses_and_the_same_speech(pcm: NDArray[np.int16]) -> None:
+def test_enhanced_is_what_has_quieter_pauses_and_the_same_speech(pcm: Pcm) -> None:
     level = np.square(pcm[: len(pcm) // PACKET * PACKET].reshape(-1, PACKET).astype(float)).mean(1)
     pause = np.repeat(level <= np.percentile(level, 30), PACKET)
     sent = pcm[: len(pause)]
     known = np.ones(len(sent), bool)
 
-    def judged(heard: NDArray[np.int16]) -> bool:
+    def judged(heard: Pcm) -> bool:
         change = enhancement(sent, heard, known)
         assert change is not None
         return is_enhanced(*change)
@@ -164,7 +165,7 @@ def test_enhanced_is_what_has_quieter_pauses_and_the_same_speech(pcm: NDArray[np
     assert not judged(np.where(pause, sent, sent // 10).astype(np.int16))
 
 
-def test_frames_that_did_not_come_are_not_judged(pcm: NDArray[np.int16]) -> None:
+def test_frames_that_did_not_come_are_not_judged(pcm: Pcm) -> None:
     sent = pcm[: 400 * PACKET]
     known = np.ones(len(sent), bool)
     known[100 * PACKET : 300 * PACKET + 1] = False
@@ -173,7 +174,7 @@ def test_frames_that_did_not_come_are_not_judged(pcm: NDArray[np.int16]) -> None
     assert enhancement(sent, sent, np.zeros(len(sent), bool)) is None
 
 
-def test_clean_speech_has_nothing_that_could_be_taken_away(clean: NDArray[np.float32]) -> None:
+def test_clean_speech_has_nothing_that_could_be_taken_away(clean: Float) -> None:
     sent = (clean * 32767).astype(np.int16)
     assert enhancement(sent, sent, np.ones(len(sent), bool)) is None
 

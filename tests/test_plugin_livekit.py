@@ -7,10 +7,9 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from percepnet import StreamingEnhancer
-from percepnet.framing import Pcm
+from percepnet.framing import Float, Pcm
 from server.loadtest.hearing import lag
 from server.waiting import cancelled
 
@@ -24,7 +23,7 @@ TIMEOUT = 20.0  # s
 
 
 @pytest.fixture
-def voice(noisy: NDArray[np.float32]) -> Pcm:
+def voice(noisy: Float) -> Pcm:
     """3 s."""
     return (noisy[48_000 : 4 * 48_000] * 32768).round().astype(np.int16)
 

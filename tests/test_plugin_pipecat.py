@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from percepnet import StreamingEnhancer
+from percepnet.framing import Float, Pcm
 from percepnet.resampling import resample
 
 pytest.importorskip("pipecat")
@@ -32,7 +32,7 @@ RATE = 16_000
 
 
 @pytest.fixture
-def voice(noisy: NDArray[np.float32]) -> NDArray[np.int16]:
+def voice(noisy: Float) -> Pcm:
     """2 s."""
     wide = resample(noisy[np.newaxis, 48_000 : 3 * 48_000], 48_000, RATE)[0]
     return (wide * 32768).round().astype(np.int16)
@@ -41,7 +41,7 @@ def voice(noisy: NDArray[np.float32]) -> NDArray[np.int16]:
 class Microphone(BaseInputTransport):
     """A transport that hears chunks of ``voice``, of those lengths in turn."""
 
-    def __init__(self, params: TransportParams, voice: NDArray[np.int16], sizes: list[int]) -> None:
+    def __init__(self, params: TransportParams, voice: Pcm, sizes: list[int]) -> None:
         super().__init__(params)
         self._voice = voice
         self._sizes = sizes
@@ -57,9 +57,7 @@ class Microphone(BaseInputTransport):
         await self._audio_in_queue.join()
 
 
-async def through_pipecat(
-    noise_filter: BaseAudioFilter, voice: NDArray[np.int16], sizes: list[int]
-) -> list[NDArray[np.int16]]:
+async def through_pipecat(noise_filter: BaseAudioFilter, voice: Pcm, sizes: list[int]) -> list[Pcm]:
     """What comes out of Pipecat's pipeline."""
     params = TransportParams(audio_in_enabled=True, audio_in_passthrough=True, audio_in_filter=noise_filter)
     down, _ = await run_test(
@@ -72,9 +70,7 @@ async def through_pipecat(
 
 
 @pytest.mark.parametrize("sizes", [[320], [1, 999, 160, 77]])
-async def test_pipecats_transport_hands_on_the_enhanced_voice(
-    voice: NDArray[np.int16], sizes: list[int]
-) -> None:
+async def test_pipecats_transport_hands_on_the_enhanced_voice(voice: Pcm, sizes: list[int]) -> None:
     noise_filter = PercepNetFilter()
     assert isinstance(noise_filter, BaseAudioFilter)
     heard = await through_pipecat(noise_filter, voice, sizes)
@@ -84,7 +80,7 @@ async def test_pipecats_transport_hands_on_the_enhanced_voice(
     np.testing.assert_allclose(np.concatenate(heard), StreamingEnhancer(RATE).process_pcm(voice), atol=1)
 
 
-async def test_frames_turn_it_off_and_change_settings(voice: NDArray[np.int16]) -> None:
+async def test_frames_turn_it_off_and_change_settings(voice: Pcm) -> None:
     noise_filter = PercepNetFilter()
     await noise_filter.start(RATE)
     late = StreamingEnhancer(RATE).latency_samples
@@ -101,7 +97,7 @@ async def test_frames_turn_it_off_and_change_settings(voice: NDArray[np.int16]) 
     assert await noise_filter.filter(b"\1\0") == b"\1\0"
 
 
-async def test_calls_after_each_other_are_as_new_and_those_at_once_apart(voice: NDArray[np.int16]) -> None:
+async def test_calls_after_each_other_are_as_new_and_those_at_once_apart(voice: Pcm) -> None:
     alone = StreamingEnhancer(RATE).process_pcm(voice).tobytes()
     one, two = PercepNetFilter(), PercepNetFilter()
     await two.start(RATE)
@@ -112,7 +108,7 @@ async def test_calls_after_each_other_are_as_new_and_those_at_once_apart(voice: 
         await one.stop()
 
 
-def test_a_filter_may_go_from_one_event_loop_to_another(voice: NDArray[np.int16]) -> None:
+def test_a_filter_may_go_from_one_event_loop_to_another(voice: Pcm) -> None:
     kept = PercepNetFilter()
     chunk = voice[:320].tobytes()
 
@@ -126,11 +122,11 @@ def test_a_filter_may_go_from_one_event_loop_to_another(voice: NDArray[np.int16]
 
 
 async def test_a_chunk_that_is_cancelled_leaves_nobody_else_in_the_voice(
-    voice: NDArray[np.int16], monkeypatch: pytest.MonkeyPatch
+    voice: Pcm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside, most, go_on = 0, 0, threading.Event()
 
-    def slow(self: StreamingEnhancer, pcm: NDArray[np.int16]) -> NDArray[np.int16]:
+    def slow(self: StreamingEnhancer, pcm: Pcm) -> Pcm:
         nonlocal inside, most
         inside += 1
         most = max(most, inside)

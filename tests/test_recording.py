@@ -3,27 +3,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from percepnet import Enhancer, enhance
 from percepnet.cli.audio_files import read
+from percepnet.framing import Float
 from percepnet.recording import enhance_blocks
 from percepnet.resampling import resample
 
 RECORDINGS = Path(__file__).parent / "recordings"
 RATES = [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000]
-Samples = NDArray[np.float32]
 
 
 @pytest.fixture(scope="module")
-def noisy() -> Samples:
+def noisy() -> Float:
     samples, rate = read(RECORDINGS / "noisy.flac")
     assert rate == 48_000
     return samples[0, 24_000 : 24_000 + 3 * 48_000]
 
 
-def lag(late: Samples, early: Samples) -> float:
-    """Samples by which ``late`` is behind ``early``, to a fraction: the vertex of the correlation's peak."""
+def lag(late: Float, early: Float) -> float:
+    """Float by which ``late`` is behind ``early``, to a fraction: the vertex of the correlation's peak."""
     size = 2 * len(early)
     correlation = np.fft.irfft(np.fft.rfft(late, size) * np.fft.rfft(early, size).conj())
     peak = int(correlation.argmax())
@@ -32,7 +31,7 @@ def lag(late: Samples, early: Samples) -> float:
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_stays_aligned_and_in_shape(noisy: Samples, rate: int) -> None:
+def test_stays_aligned_and_in_shape(noisy: Float, rate: int) -> None:
     x = resample(noisy[None], 48_000, rate)[0][:-7]
     y = enhance(x, rate)
     assert y.shape == x.shape
@@ -42,7 +41,7 @@ def test_stays_aligned_and_in_shape(noisy: Samples, rate: int) -> None:
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_without_attenuation_the_input_returns(noisy: Samples, rate: int) -> None:
+def test_without_attenuation_the_input_returns(noisy: Float, rate: int) -> None:
     x = resample(noisy[None], 48_000, rate)[0]
     y = enhance(x, rate, attenuation_limit_db=0)
     if rate == 48_000:
@@ -65,14 +64,14 @@ def test_short_and_odd_lengths(samples: int, rate: int) -> None:
     assert np.isfinite(y).all()
 
 
-def test_block_borders_leave_no_trace(noisy: Samples) -> None:
+def test_block_borders_leave_no_trace(noisy: Float) -> None:
     length = 2 * 48_000 - 1_440  # together with the latency exactly two blocks; one more needs a third
     for samples in (length - 1, length, length + 1):
         x = noisy[:samples]
         assert np.abs(enhance(x, 48_000, attenuation_limit_db=0) - x).max() < 1e-6
 
 
-def test_channels_are_enhanced_by_themselves(noisy: Samples) -> None:
+def test_channels_are_enhanced_by_themselves(noisy: Float) -> None:
     other = np.roll(noisy, 5_000) * np.float32(0.3)
     both = enhance(np.stack([noisy, other]), 48_000)
     np.testing.assert_allclose(both[0], enhance(noisy, 48_000), atol=1e-5)
@@ -83,7 +82,7 @@ def test_no_channels_are_no_work() -> None:
     assert enhance(np.zeros((0, 100), np.float32), 48_000).shape == (0, 100)
 
 
-def test_not_finite_samples_count_as_silence(noisy: Samples) -> None:
+def test_not_finite_samples_count_as_silence(noisy: Float) -> None:
     broken = noisy.copy()
     broken[::5_000] = np.nan
     broken[1::5_000] = np.inf
@@ -92,13 +91,13 @@ def test_not_finite_samples_count_as_silence(noisy: Samples) -> None:
         np.testing.assert_array_equal(enhance(broken, rate), enhance(silenced, rate))
 
 
-def test_what_float32_cannot_hold_counts_as_silence(noisy: Samples) -> None:
+def test_what_float32_cannot_hold_counts_as_silence(noisy: Float) -> None:
     broken = noisy.astype(np.float64)
     broken[::5_000] = 1e300
     np.testing.assert_array_equal(enhance(broken, 44_100), enhance(np.where(broken > 1, 0, broken), 44_100))
 
 
-def test_progress_ends_at_one(noisy: Samples) -> None:
+def test_progress_ends_at_one(noisy: Float) -> None:
     shares: list[float] = []
     enhance(noisy, 48_000, progress=shares.append)
     assert shares == sorted(shares)
@@ -132,7 +131,7 @@ def test_an_array_that_is_turned_the_other_way_is_refused() -> None:
 
 @pytest.mark.parametrize("rate", [16_000, 44_100, 48_000])
 @pytest.mark.parametrize("longest", [700, 100_000])
-def test_how_a_recording_is_cut_into_blocks_changes_nothing(noisy: Samples, rate: int, longest: int) -> None:
+def test_how_a_recording_is_cut_into_blocks_changes_nothing(noisy: Float, rate: int, longest: int) -> None:
     x = np.stack([noisy[: 3 * rate + 11], noisy[-3 * rate - 11 :]])
     cuts = np.sort(np.random.default_rng(0).integers(0, x.shape[1], 2 * x.shape[1] // longest))
     parts = list(enhance_blocks(np.split(x, cuts, axis=1), rate, Enhancer(streams=2)))
@@ -142,7 +141,7 @@ def test_how_a_recording_is_cut_into_blocks_changes_nothing(noisy: Samples, rate
 def test_a_long_recording_is_never_in_memory_whole() -> None:
     taken = 0
 
-    def endless() -> Iterator[Samples]:
+    def endless() -> Iterator[Float]:
         nonlocal taken
         while True:
             taken += 5_000

@@ -26,10 +26,9 @@ from calling import (
     unlikeness_db,
     until,
 )
-from numpy.typing import NDArray
 
 from percepnet import Enhancer
-from percepnet.framing import Pcm
+from percepnet.framing import Float, Pcm
 from server.loadtest.hearing import lag
 from server.loadtest.wire import Tape, Wire
 from server.media import closing
@@ -57,7 +56,7 @@ async def message(caller: Caller, kind: str) -> dict[str, Any]:
 
 
 async def test_speech_comes_back_enhanced_late_by_the_algorithm_and_without_gaps(
-    speech: Pcm, noisy: NDArray[np.float32]
+    speech: Pcm, noisy: Float
 ) -> None:
     async with serving() as server, Caller(server.url, speech) as caller:
         await packets(caller, 300)

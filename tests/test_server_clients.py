@@ -18,11 +18,10 @@ from calling import Server, serving, unlikeness_db, until
 from chromium import SAMPLE_RATE, browsing, record, write_wav
 from chromium import serving as serving_apart
 from conftest import RECORDINGS
-from numpy.typing import NDArray
 from whip_peers import listening
 
 from percepnet import enhance
-from percepnet.framing import Pcm
+from percepnet.framing import Float, Pcm
 from server.loadtest.hearing import lag
 
 NOISY = RECORDINGS / "noisy.flac"
@@ -36,7 +35,7 @@ WHIP_WHEP_SHA256 = "f032b2b2015da76268d3f4a0450af2cf24ae984c6bf7cc5bfd494763cefa
 HEARD = 300  # frames
 
 
-def is_enhanced(heard: NDArray[np.float32], noisy: NDArray[np.float32]) -> bool:
+def is_enhanced(heard: Float, noisy: Float) -> bool:
     """Whether ``heard`` is nearer to the enhanced than to the noisy recording, from where it begins."""
     wet = enhance(noisy, SAMPLE_RATE)
     late = lag(np.resize(as_pcm(noisy), len(heard)), as_pcm(heard))
@@ -46,7 +45,7 @@ def is_enhanced(heard: NDArray[np.float32], noisy: NDArray[np.float32]) -> bool:
     return like[0] < like[1] - 2
 
 
-def as_pcm(samples: NDArray[np.float32]) -> Pcm:
+def as_pcm(samples: Float) -> Pcm:
     return np.round(np.clip(samples, -1, 1) * 32767).astype(np.int16)
 
 
@@ -63,7 +62,7 @@ async def running(*command: object) -> AsyncIterator[asyncio.subprocess.Process]
         await process.communicate()
 
 
-async def hears_the_recording_enhanced(server: Server, noisy: NDArray[np.float32]) -> None:
+async def hears_the_recording_enhanced(server: Server, noisy: Float) -> None:
     """Somebody publishes the recording in the room; somebody else listens."""
     await until(lambda: len(server.calls) > 0, "a publisher")
     async with listening(server.http, "desk") as (ear, _):
@@ -71,7 +70,7 @@ async def hears_the_recording_enhanced(server: Server, noisy: NDArray[np.float32
     assert is_enhanced(heard.astype(np.float32) / 32768, noisy)
 
 
-async def test_ffmpeg_publishes(noisy: NDArray[np.float32]) -> None:
+async def test_ffmpeg_publishes(noisy: Float) -> None:
     async with (
         serving() as server,
         running(imageio_ffmpeg.get_ffmpeg_exe(), *FFMPEG, f"{server.url}/whip/desk"),
@@ -79,7 +78,7 @@ async def test_ffmpeg_publishes(noisy: NDArray[np.float32]) -> None:
         await hears_the_recording_enhanced(server, noisy)
 
 
-async def test_gstreamer_publishes(noisy: NDArray[np.float32]) -> None:
+async def test_gstreamer_publishes(noisy: Float) -> None:
     async with (
         serving() as server,
         running("/usr/bin/python3", GSTREAMER, NOISY, f"{server.url}/whip/desk") as process,
@@ -89,7 +88,7 @@ async def test_gstreamer_publishes(noisy: NDArray[np.float32]) -> None:
         await hears_the_recording_enhanced(server, noisy)
 
 
-def test_whip_whep_publishes_and_listens_in_chromium(tmp_path: Path, noisy: NDArray[np.float32]) -> None:
+def test_whip_whep_publishes_and_listens_in_chromium(tmp_path: Path, noisy: Float) -> None:
     with urllib.request.urlopen(WHIP_WHEP, timeout=60) as answer:
         package = answer.read()
     assert hashlib.sha256(package).hexdigest() == WHIP_WHEP_SHA256
@@ -110,7 +109,7 @@ def test_whip_whep_publishes_and_listens_in_chromium(tmp_path: Path, noisy: NDAr
     assert speech == pytest.approx(voice, abs=6)
 
 
-def quiet_and_loud(samples: NDArray[np.float32]) -> tuple[float, float]:
+def quiet_and_loud(samples: Float) -> tuple[float, float]:
     """Levels in dB that a tenth and nine tenths of all 100 ms are below."""
     frames = samples[: len(samples) // 4800 * 4800].reshape(-1, 4800)
     low, high = np.percentile(10 * np.log10(np.mean(np.square(frames), axis=1) + 1e-9), [10, 90])
@@ -120,7 +119,7 @@ def quiet_and_loud(samples: NDArray[np.float32]) -> tuple[float, float]:
 @pytest.mark.parametrize("first", ["audio", "video"])
 @pytest.mark.parametrize("bundle", ["balanced", "max-bundle"])
 def test_video_is_refused_and_the_audio_beside_it_taken(
-    tmp_path: Path, noisy: NDArray[np.float32], first: str, bundle: str
+    tmp_path: Path, noisy: Float, first: str, bundle: str
 ) -> None:
     """As programs with a camera publish, and players that ask for a picture listen."""
     with serving_apart() as server, browsing(server.url, write_wav(tmp_path / "noisy.wav", noisy)) as browser:

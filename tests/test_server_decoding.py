@@ -14,6 +14,7 @@ from opus_packets import PACKET, packets
 
 from percepnet import Enhancer
 from percepnet.evaluation import pesq_wb
+from percepnet.framing import Float
 from percepnet.resampling import resample
 from server.frames import CUT, LONGEST_FILL, FrameReader
 from server.media import decoding
@@ -22,7 +23,6 @@ from server.media.jitter import HoleWait
 from server.media.jitterbuffer import AudioJitterBuffer
 from server.media.libopus import UNIT, LibopusDecoder, library
 
-Float = NDArray[np.float32]
 OPUS, PCMU = (next(c for c in CODECS["audio"] if c.name == name) for name in ("opus", "PCMU"))
 G722 = next(c for c in CODECS["audio"] if c.name == "G722")
 

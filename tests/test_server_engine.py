@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from percepnet import Enhancer
-from percepnet.framing import LATENCY, SEAM
+from percepnet.framing import LATENCY, SEAM, Float
 from percepnet.network import Network
 from server.controls import Controls
 from server.engine import Engine, EngineFull
@@ -20,7 +20,6 @@ from server.frames import PACKET
 from server.gathering import BUSY, LONGEST, SPARE, Gathering
 from server.port import Port
 
-Float = NDArray[np.float32]
 TIMEOUT = 20  # s, far above what anything here takes
 
 

@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 from test_server_engine import Ear, Gate, alone, delayed, together
 
 from percepnet import Enhancer
-from percepnet.framing import SEAM
+from percepnet.framing import SEAM, Float
 from server.controls import Changes
 from server.engine import Engine
 from server.fallback import WARM_UP_PACKETS
 from server.frames import PACKET
-
-Float = NDArray[np.float32]
 
 
 class Broken(Gate):

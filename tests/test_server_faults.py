@@ -17,11 +17,10 @@ import numpy as np
 import pytest
 from caller import Caller
 from calling import PACKET, TIMEOUT, Server, packets, serving, until
-from numpy.typing import NDArray
 from test_server_engine import Ear, Gate, alone, delayed
 
 from percepnet.cli import main
-from percepnet.framing import SEAM, Pcm
+from percepnet.framing import SEAM, Float, Pcm
 from percepnet.network import Network
 from server import engine as engine_module
 from server.api import CALLS, ENGINE
@@ -33,7 +32,6 @@ from server.fallback import WARM_UP_PACKETS
 from server.overload import Overload
 from server.worker import Parent
 
-Float = NDArray[np.float32]
 AT_ONCE = 0.1  # s: of a batch, in tests that wait for the engine to stand still
 NEVER = TIMEOUT
 needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")

@@ -14,10 +14,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from aiortc.sdp import SessionDescription
 from calling import TIMEOUT, Server, serving, until
-from numpy.typing import NDArray
 from whip_peers import listening, publishing
 
-from percepnet.framing import Pcm
+from percepnet.framing import Float, Pcm
 from server import forward, whipclient
 from server.backoff import Backoff
 from server.loadtest.hearing import lag
@@ -243,7 +242,7 @@ async def test_pushes_of_a_room_follow_each_other_and_keep_their_addresses_to_th
 
 
 async def test_a_room_is_pushed_on_until_its_publisher_goes_and_again_after_a_restart(
-    speech: Pcm, noisy: NDArray[np.float32]
+    speech: Pcm, noisy: Float
 ) -> None:
     async with contextlib.AsyncExitStack() as other:
         far = await other.enter_async_context(serving())

@@ -5,9 +5,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from av import AudioFrame
-from numpy.typing import NDArray
 
-from percepnet.framing import LATENCY
+from percepnet.framing import LATENCY, Float, Pcm
 from server.frames import CUT, PACKET, FrameReader, FrameWriter, Packet, cut
 
 NOISE = np.random.default_rng(1).integers(-20000, 20000, 48_000).astype(np.int16)
@@ -16,7 +15,7 @@ NOISE = np.random.default_rng(1).integers(-20000, 20000, 48_000).astype(np.int16
 TONE_BEND = 8000 / 32768 * (2 * np.pi * 440 / 48_000) ** 2  # second difference of tone() at 48 kHz, at most
 
 
-def frame(pcm: NDArray[np.int16], pts: int | None, rate: int = 48_000, layout: str = "mono") -> AudioFrame:
+def frame(pcm: Pcm, pts: int | None, rate: int = 48_000, layout: str = "mono") -> AudioFrame:
     """A frame of mono ``pcm``, in both channels where the layout is stereo."""
     interleaved = pcm.repeat(2) if layout == "stereo" else pcm
     result = AudioFrame.from_ndarray(interleaved[np.newaxis], format="s16", layout=layout)
@@ -26,11 +25,11 @@ def frame(pcm: NDArray[np.int16], pts: int | None, rate: int = 48_000, layout: s
     return result
 
 
-def tone(rate: int, samples: int) -> NDArray[np.int16]:
+def tone(rate: int, samples: int) -> Pcm:
     return (8000 * np.sin(2 * np.pi * 440 / rate * np.arange(samples))).astype(np.int16)
 
 
-def joined(packets: list[Packet]) -> NDArray[np.float32]:
+def joined(packets: list[Packet]) -> Float:
     return np.concatenate([packet.samples for packet in packets])
 
 
@@ -128,7 +127,7 @@ def test_audio_fades_before_the_timeline_skips() -> None:
     assert bend < 3 * TONE_BEND
 
 
-def test_a_packet_cut_out_leaves_no_step(clean: NDArray[np.float32]) -> None:
+def test_a_packet_cut_out_leaves_no_step(clean: Float) -> None:
     packets = list(clean[48_000:].reshape(-1)[: 40 * PACKET].reshape(40, PACKET))
     for _ in range(3):  # one after another, as a full queue does
         dropped = packets.pop(10)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from aiortc.jitterbuffer import JitterFrame
 from av import AudioFrame
-from numpy.typing import NDArray
 from opus_packets import PACKET, packets
 
+from percepnet.framing import Float
 from server.frames import TIME_BASE
 from server.media import libopus
 from server.media.libopus import UNIT, LibopusDecoder, OpusError
@@ -33,7 +33,7 @@ def searching() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("bitrate", [16_000, 32_000, 64_000])
-def test_it_decodes_as_pyav_does(decoder: LibopusDecoder, clean: NDArray[np.float32], bitrate: int) -> None:
+def test_it_decodes_as_pyav_does(decoder: LibopusDecoder, clean: Float, bitrate: int) -> None:
     other = OpusDecoder()
     for n, payload in enumerate(packets(clean[:96_000], bitrate=bitrate)):
         (ours,), (theirs,) = (by.decode(JitterFrame(payload, n * PACKET)) for by in (decoder, other))
@@ -44,7 +44,7 @@ def test_it_decodes_as_pyav_does(decoder: LibopusDecoder, clean: NDArray[np.floa
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("options", [{}, {"bitrate": 20_000}, {"bitrate": 32_000, "fec": True}])
 def test_it_encodes_as_pyav_does_without_its_threads(
-    clean: NDArray[np.float32], options: dict[str, int], channels: int, monkeypatch: pytest.MonkeyPatch
+    clean: Float, options: dict[str, int], channels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = OpusOptions(stereo=channels == 2, **options)  # type: ignore[arg-type]
     ours = [OpusEncoder(chosen) for _ in range(5)]
@@ -71,7 +71,7 @@ def test_it_reads_no_samples_that_are_not_there() -> None:
         encoder.encode(frame, -20)
 
 
-def test_fec_brings_a_lost_packet_back(decoder: LibopusDecoder, clean: NDArray[np.float32]) -> None:
+def test_fec_brings_a_lost_packet_back(decoder: LibopusDecoder, clean: Float) -> None:
     """What the next packet repeats is far more like the lost one than what can be guessed."""
     likeness: dict[bool, list[float]] = {True: [], False: []}
     for fec in likeness:
@@ -96,7 +96,7 @@ def test_fec_brings_a_lost_packet_back(decoder: LibopusDecoder, clean: NDArray[n
 @pytest.mark.parametrize("samples", [1, 120, 480, 960, 1000, 1920, 5760])
 @pytest.mark.parametrize("fec", [False, True])
 def test_a_hole_of_any_length_is_filled(
-    decoder: LibopusDecoder, clean: NDArray[np.float32], samples: int, fec: bool
+    decoder: LibopusDecoder, clean: Float, samples: int, fec: bool
 ) -> None:
     sent = packets(clean[48_000:96_000], bitrate=24_000, fec=fec)
     for payload in sent[:30]:
@@ -106,7 +106,7 @@ def test_a_hole_of_any_length_is_filled(
     assert recovered == (PACKET if fec and samples >= PACKET else 0)
 
 
-def test_what_is_recovered_ends_where_the_next_packet_begins(clean: NDArray[np.float32]) -> None:
+def test_what_is_recovered_ends_where_the_next_packet_begins(clean: Float) -> None:
     """A hole that is no whole number of units long is the end of a longer one."""
     sent = packets(clean[48_000:96_000], bitrate=24_000, fec=True)
     filled = []

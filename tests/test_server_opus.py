@@ -7,8 +7,8 @@ import pytest
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.sdp import SessionDescription
 from av import AudioFrame
-from numpy.typing import NDArray
 
+from percepnet.framing import Float
 from server.media import opus
 from server.media.audiolevel import audio_level_dbov
 from server.media.opus import OpusDecoder, OpusEncoder, OpusOptions, Pauses
@@ -29,14 +29,14 @@ a=rtpmap:0 PCMU/8000\r
 """
 
 
-def frame(pcm: NDArray[np.float32], time: int, layout: str = "mono") -> AudioFrame:
+def frame(pcm: Float, time: int, layout: str = "mono") -> AudioFrame:
     samples = (pcm * 32768).astype(np.int16).repeat(2 if layout == "stereo" else 1)
     result = AudioFrame.from_ndarray(samples[np.newaxis], format="s16", layout=layout)
     result.sample_rate, result.time_base, result.pts = 48_000, Fraction(1, 48_000), time
     return result
 
 
-def encoded(options: OpusOptions, pcm: NDArray[np.float32]) -> list[list[bytes]]:
+def encoded(options: OpusOptions, pcm: Float) -> list[list[bytes]]:
     encoder, result = OpusEncoder(options), []
     for start in range(0, len(pcm) - PACKET + 1, PACKET):
         sent = frame(pcm[start : start + PACKET], start, "stereo" if options.stereo else "mono")
@@ -52,9 +52,7 @@ def bitrate(packets: list[list[bytes]]) -> float:
 
 @pytest.mark.parametrize("stereo", [False, True])
 @pytest.mark.parametrize("wanted", [24_000, 64_000])
-def test_packets_have_the_channels_and_the_rate_asked_for(
-    clean: NDArray[np.float32], wanted: int, stereo: bool
-) -> None:
+def test_packets_have_the_channels_and_the_rate_asked_for(clean: Float, wanted: int, stereo: bool) -> None:
     packets = encoded(OpusOptions(bitrate=wanted, stereo=stereo), clean[:144_000])
     assert {len(payloads) for payloads in packets} == {1}
     assert {bool(payload[0] & 4) for (payload,) in packets} <= {
@@ -65,7 +63,7 @@ def test_packets_have_the_channels_and_the_rate_asked_for(
     assert wanted / 2 < bitrate(packets) < wanted * 1.1
 
 
-def test_what_comes_out_of_a_decoder_is_what_went_in(clean: NDArray[np.float32]) -> None:
+def test_what_comes_out_of_a_decoder_is_what_went_in(clean: Float) -> None:
     pcm = clean[48_000:96_000]
     decoder, heard = OpusDecoder(), []
     for n, (payload,) in enumerate(encoded(OpusOptions(), pcm)):
@@ -76,7 +74,7 @@ def test_what_comes_out_of_a_decoder_is_what_went_in(clean: NDArray[np.float32])
     assert np.mean(error**2) < np.mean(pcm**2) / 10
 
 
-def test_stereo_is_decoded_to_the_mean_of_its_channels(clean: NDArray[np.float32]) -> None:
+def test_stereo_is_decoded_to_the_mean_of_its_channels(clean: Float) -> None:
     pcm = clean[48_000:96_000]
     decoders = OpusDecoder(), OpusDecoder()
     levels = []
@@ -88,13 +86,13 @@ def test_stereo_is_decoded_to_the_mean_of_its_channels(clean: NDArray[np.float32
     assert levels[1] == pytest.approx(levels[0], rel=0.05)
 
 
-def test_a_gap_in_time_is_a_gap_in_time(clean: NDArray[np.float32]) -> None:
+def test_a_gap_in_time_is_a_gap_in_time(clean: Float) -> None:
     encoder = OpusEncoder(OpusOptions())
     times = [0, 960, 960 + 48_000, 960 + 48_960]
     assert [encoder.encode(frame(clean[:PACKET], time), 0)[1] for time in times] == times
 
 
-def test_fec_repeats_in_speech_coding(clean: NDArray[np.float32]) -> None:
+def test_fec_repeats_in_speech_coding(clean: Float) -> None:
     def repeating(options: OpusOptions) -> int:
         # SILK and hybrid are the modes below 16; the second flag tells of redundancy (RFC 6716, 4.2.3)
         packets = [payload for (payload,) in encoded(options, clean[:144_000])]
@@ -104,7 +102,7 @@ def test_fec_repeats_in_speech_coding(clean: NDArray[np.float32]) -> None:
     assert repeating(OpusOptions(bitrate=32_000)) == 0
 
 
-def test_a_pause_is_not_sent_and_speech_is_at_once(clean: NDArray[np.float32]) -> None:
+def test_a_pause_is_not_sent_and_speech_is_at_once(clean: Float) -> None:
     speech, pause = clean[48_000:67_200], np.zeros(60 * PACKET, np.float32)
     packets = encoded(OpusOptions(dtx=True), np.concatenate([speech, pause, speech]))
     sizes = [sum(map(len, payloads)) for payloads in packets]

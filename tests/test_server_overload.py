@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from percepnet.framing import LATENCY
+from percepnet.framing import LATENCY, Float
 from server.controls import Controls
 from server.dry import DryLine
 from server.engine import MOST_DEATHS, STANDSTILL, Engine
@@ -18,7 +17,6 @@ from server.overload import BOUND, LATE, LONGEST_QUIET, QUIET, RETURN_INTERVAL
 from server.port import Port
 from server.rating import MARGIN, WHOLE_WAY, measured, media_time, rated_calls
 
-Float = NDArray[np.float32]
 PER_BATCH, PER_CALL = 0.001, 0.0005  # s that a batch costs
 RATED = rated_calls(PER_BATCH, PER_CALL, 0)  # nothing but the engine takes time here
 GAIN = np.float32(0.25)  # what the fake enhancer makes of its input

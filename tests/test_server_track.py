@@ -12,12 +12,11 @@ from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 from av import AudioFrame
 from calling import TIMEOUT, until
-from numpy.typing import NDArray
 from test_server_engine import Gate
 
 from percepnet import Enhancer
 from percepnet.concealment import Concealer
-from percepnet.framing import LATENCY
+from percepnet.framing import LATENCY, Float, Pcm
 from server.controls import Controls
 from server.engine import Engine
 from server.frames import BACKLOG_PACKETS, CUT, FASTEST
@@ -44,7 +43,7 @@ class Source(MediaStreamTrack):
 
 
 def frames(
-    pcm: NDArray[np.int16],
+    pcm: Pcm,
     *,
     length: int = PACKET,
     rate: int = 48_000,
@@ -82,7 +81,7 @@ def engine() -> Iterator[Engine]:
 
 
 @pytest.fixture
-def speech(noisy: NDArray[np.float32]) -> NDArray[np.int16]:
+def speech(noisy: Float) -> Pcm:
     return (noisy[: 40 * PACKET] * 32768).astype(np.int16)
 
 
@@ -100,7 +99,7 @@ def paced(source: Source, track: EnhancedTrack) -> None:
 
 @pytest.mark.parametrize("layout", ["mono", "stereo"])
 async def test_it_gives_what_an_enhancer_gives_in_the_format_it_came_in(
-    engine: Engine, speech: NDArray[np.int16], layout: str
+    engine: Engine, speech: Pcm, layout: str
 ) -> None:
     source = Source(frames(speech, layout=layout, first=4711))
     track = EnhancedTrack(source, engine)
@@ -119,9 +118,7 @@ async def test_it_gives_what_an_enhancer_gives_in_the_format_it_came_in(
 
 
 @pytest.mark.parametrize("length", [120, 480, 2880])
-async def test_frames_of_any_length_come_back_as_20_ms(
-    engine: Engine, speech: NDArray[np.int16], length: int
-) -> None:
+async def test_frames_of_any_length_come_back_as_20_ms(engine: Engine, speech: Pcm, length: int) -> None:
     source = Source(frames(speech[: 36 * PACKET], length=length))
     track = EnhancedTrack(source, engine, Controls(enabled=False))
     paced(source, track)
@@ -147,9 +144,7 @@ async def test_telephone_audio_comes_back_as_telephone_audio(engine: Engine) -> 
     assert np.std(pcm[1000:7000]) == pytest.approx(8000 / np.sqrt(2), rel=0.02)
 
 
-async def test_who_begins_as_a_telephone_is_not_held_to_its_band(
-    engine: Engine, speech: NDArray[np.int16]
-) -> None:
+async def test_who_begins_as_a_telephone_is_not_held_to_its_band(engine: Engine, speech: Pcm) -> None:
     early = AudioFrame.from_ndarray(np.zeros((1, 160), np.int16), format="s16", layout="mono")
     early.sample_rate, early.pts, early.time_base = 8_000, 0, Fraction(1, 8_000)
     source = Source([early, *frames(speech)[1:]])
@@ -162,9 +157,7 @@ async def test_who_begins_as_a_telephone_is_not_held_to_its_band(
     assert np.abs(pcm[late:] - speech[late - LATENCY : len(pcm) - LATENCY]).max() <= 1
 
 
-async def test_a_gap_in_pts_is_filled_and_what_follows_keeps_its_time(
-    engine: Engine, speech: NDArray[np.int16]
-) -> None:
+async def test_a_gap_in_pts_is_filled_and_what_follows_keeps_its_time(engine: Engine, speech: Pcm) -> None:
     sent = frames(speech)
     source = Source(sent[:10] + sent[13:])
     track = EnhancedTrack(source, engine, Controls(enabled=False))
@@ -177,9 +170,7 @@ async def test_a_gap_in_pts_is_filled_and_what_follows_keeps_its_time(
     assert pcm[LATENCY + 10 * PACKET : LATENCY + 13 * PACKET].any()
 
 
-async def test_after_a_pause_nothing_is_sent_whose_time_has_passed(
-    engine: Engine, speech: NDArray[np.int16]
-) -> None:
+async def test_after_a_pause_nothing_is_sent_whose_time_has_passed(engine: Engine, speech: Pcm) -> None:
     sent = frames(speech)
     for frame in sent[10:]:
         frame.pts += 2 * 48_000
@@ -210,9 +201,7 @@ async def test_nothing_of_before_a_pause_is_heard_after_it(engine: Engine) -> No
     assert max(np.abs(frame.to_ndarray().astype(int)).max() for frame in heard) < 200
 
 
-async def test_a_slow_reader_misses_the_oldest_and_gets_no_delay(
-    engine: Engine, speech: NDArray[np.int16]
-) -> None:
+async def test_a_slow_reader_misses_the_oldest_and_gets_no_delay(engine: Engine, speech: Pcm) -> None:
     source = Source(frames(speech))
     track = EnhancedTrack(source, engine)
     paced(source, track)
@@ -239,7 +228,7 @@ async def test_what_a_slow_reader_misses_leaves_no_step(engine: Engine) -> None:
 
 
 async def test_a_track_ends_with_its_source_though_a_full_queue_has_dropped_packets(
-    speech: NDArray[np.int16],
+    speech: Pcm,
 ) -> None:
     gate = Gate(1)
     engine = Engine(gate, streams=1, queue_packets=7, clock=lambda: 0.0)
@@ -259,7 +248,7 @@ async def test_a_track_ends_with_its_source_though_a_full_queue_has_dropped_pack
     assert len(heard) == 20 - figures.dropped
 
 
-async def test_a_burst_after_a_stall_of_half_a_second_passes_whole(speech: NDArray[np.int16]) -> None:
+async def test_a_burst_after_a_stall_of_half_a_second_passes_whole(speech: Pcm) -> None:
     engine = Engine(Enhancer(), streams=1, clock=lambda: 0.0)
     engine.start()
     try:
@@ -272,7 +261,7 @@ async def test_a_burst_after_a_stall_of_half_a_second_passes_whole(speech: NDArr
 
 
 async def test_timestamps_that_jump_cost_no_more_than_the_pace_allows(
-    engine: Engine, speech: NDArray[np.int16], monkeypatch: pytest.MonkeyPatch
+    engine: Engine, speech: Pcm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What each would take to be joined to the last is the time of all callers."""
     concealed: list[int] = []
@@ -298,7 +287,7 @@ async def test_timestamps_that_jump_cost_no_more_than_the_pace_allows(
 
 
 async def test_times_of_arrival_are_not_kept_without_end(
-    engine: Engine, speech: NDArray[np.int16], monkeypatch: pytest.MonkeyPatch
+    engine: Engine, speech: Pcm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of packets that nobody fetches."""
     now = time.monotonic()

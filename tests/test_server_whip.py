@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from caller import Caller, RecordedTrack
 from calling import given_back, holdings, level_db, packets, serving, unlikeness_db, until
-from numpy.typing import NDArray
 from whip_peers import listening, publishing
 
-from percepnet.framing import Pcm
+from percepnet.framing import Float, Pcm
 from server import broadcast, calls, whipclient
 from server.call import MOST_CANDIDATES
 from server.loadtest.hearing import lag
@@ -22,7 +21,7 @@ FRAGMENT = {"Content-Type": "application/trickle-ice-sdpfrag"}
 
 
 async def test_listeners_hear_the_publisher_enhanced_and_encoded_once(
-    speech: Pcm, noisy: NDArray[np.float32], clean: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+    speech: Pcm, noisy: Float, clean: Float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoders = []
 

@@ -16,11 +16,10 @@ import pytest
 from calling import PACKET, START, TIMEOUT, at_work, given_back, holdings, unlikeness_db, until
 from janus_people import Listener, Speaker, Watcher, in_session, watching
 from janus_server import ROOM, JanusServer, installed
-from numpy.typing import NDArray
 from twin_voice import HEARD, LATENCY, enhanced_voice, is_the_enhanced
 
 from percepnet import Enhancer
-from percepnet.framing import Pcm
+from percepnet.framing import Float, Pcm
 from server.loadtest.hearing import lag
 from server.media.opus import LOOKAHEAD, SPEECH_LOOKAHEAD
 from server.overload import Overload
@@ -91,13 +90,11 @@ async def heard_from(room: VideoRoom, publisher: Publisher, packets: int) -> Pcm
 
 
 @pytest.fixture(scope="module")
-def enhanced(noisy: NDArray[np.float32]) -> NDArray[np.float32]:
+def enhanced(noisy: Float) -> Float:
     return enhanced_voice(noisy)
 
 
-async def assert_enhanced(
-    room: VideoRoom, publisher: Publisher, speech: Pcm, enhanced: NDArray[np.float32]
-) -> None:
+async def assert_enhanced(room: VideoRoom, publisher: Publisher, speech: Pcm, enhanced: Float) -> None:
     """3 s on end are; on a busy machine not the first, as every hole is a difference."""
     for _ in range(5):
         if is_the_enhanced(speech, enhanced, await heard_from(room, publisher, 150)):
@@ -107,7 +104,7 @@ async def assert_enhanced(
 
 @pytest.mark.parametrize("way", ["ws", "http"])
 async def test_the_twin_is_the_enhanced_voice_and_leaves_with_its_publisher(
-    tmp_path: Path, speech: Pcm, enhanced: NDArray[np.float32], way: str
+    tmp_path: Path, speech: Pcm, enhanced: Float, way: str
 ) -> None:
     async with (
         JanusServer(tmp_path, secret="open sesame", pin="4711") as janus,
@@ -123,7 +120,7 @@ async def test_the_twin_is_the_enhanced_voice_and_leaves_with_its_publisher(
 
 
 async def test_a_killed_janus_gets_its_twins_back_and_nothing_is_left_of_the_old_ones(
-    tmp_path: Path, speech: Pcm, enhanced: NDArray[np.float32]
+    tmp_path: Path, speech: Pcm, enhanced: Float
 ) -> None:
     async with JanusServer(tmp_path) as janus, sidecar(janus) as made:
         before: dict[str, int] = {}

@@ -15,7 +15,6 @@ import aiohttp
 import numpy as np
 import pytest
 from calling import PACKET, START, TIMEOUT, at_work, given_back, holdings, unlikeness_db, until
-from numpy.typing import NDArray
 from twin_voice import HEARD, enhanced_voice, is_the_enhanced
 
 from percepnet import Enhancer
@@ -30,7 +29,7 @@ from livekit import rtc
 from livekit_people import Listener, Speaker, Watcher
 from livekit_server import KEY, ROOM, SECRET, LiveKitServer
 
-from percepnet.framing import Pcm
+from percepnet.framing import Float, Pcm
 from server.sidecar.livekit.options import LiveKitOptions
 from server.sidecar.livekit.sidecar import Sidecar
 from server.sidecar.livekit.token import signed
@@ -45,7 +44,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def enhanced(noisy: NDArray[np.float32]) -> NDArray[np.float32]:
+def enhanced(noisy: Float) -> Float:
     return enhanced_voice(noisy)
 
 
@@ -85,7 +84,7 @@ async def assert_heard(watcher: Watcher, wanted: Callable[[Pcm], bool], what: st
 
 
 async def test_the_twin_is_the_enhanced_voice_and_is_muted_and_leaves_with_its_participant(
-    speech: Pcm, enhanced: NDArray[np.float32]
+    speech: Pcm, enhanced: Float
 ) -> None:
     async with LiveKitServer() as livekit, sidecar(livekit) as made, Watcher(livekit) as watcher:
         async with Speaker(livekit, "alice", "Alice", speech) as alice:

@@ -5,7 +5,6 @@ from itertools import count, cycle
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from percepnet import StreamingEnhancer, enhance
 from percepnet.framing import HOP, SEAM, Float
@@ -23,7 +22,7 @@ def rate(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
-def at(rate: int, noisy: NDArray[np.float32]) -> Float:
+def at(rate: int, noisy: Float) -> Float:
     """The recording from 1 s on, at that rate."""
     return resample(noisy[np.newaxis, 48_000 : 48_000 * (1 + SECONDS)], 48_000, rate)[0]
 
@@ -38,7 +37,7 @@ def in_chunks(voice: StreamingEnhancer, x: Float, sizes: Iterator[int]) -> Float
     return np.concatenate(parts)
 
 
-def test_how_the_voice_is_cut_changes_nothing(rate: int, noisy: NDArray[np.float32]) -> None:
+def test_how_the_voice_is_cut_changes_nothing(rate: int, noisy: Float) -> None:
     x = at(rate, noisy)
     rng = np.random.default_rng(0)
     sizes = [1, 7, rate // 50, rate // 100, 5_000, *rng.integers(0, rate // 10, 40).tolist()]
@@ -50,7 +49,7 @@ def test_how_the_voice_is_cut_changes_nothing(rate: int, noisy: NDArray[np.float
 
 
 def test_it_is_what_the_library_makes_of_the_recording_late_by_the_stated_delay(
-    rate: int, noisy: NDArray[np.float32]
+    rate: int, noisy: Float
 ) -> None:
     x = at(rate, noisy)
     voice = StreamingEnhancer(rate)
@@ -101,7 +100,7 @@ def test_a_streaming_resampler_has_its_answers_in_time(source: int, target: int)
     np.testing.assert_allclose(out[1_000:], wanted[1_000:], atol=0.01)
 
 
-def test_reset_is_as_new_and_streams_do_not_hear_each_other(noisy: NDArray[np.float32]) -> None:
+def test_reset_is_as_new_and_streams_do_not_hear_each_other(noisy: Float) -> None:
     x, y = at(16_000, noisy), at(16_000, noisy[48_000:])
     one, two = StreamingEnhancer(16_000), StreamingEnhancer(16_000)
     alone = StreamingEnhancer(16_000).process(x)
@@ -113,7 +112,7 @@ def test_reset_is_as_new_and_streams_do_not_hear_each_other(noisy: NDArray[np.fl
     np.testing.assert_allclose(one.process(x), alone, atol=1e-5)
 
 
-def test_controls_turn_without_a_click_or_a_jump(noisy: NDArray[np.float32]) -> None:
+def test_controls_turn_without_a_click_or_a_jump(noisy: Float) -> None:
     x = at(48_000, noisy)
     voice = StreamingEnhancer(48_000)
     half = len(x) // 2
@@ -125,7 +124,7 @@ def test_controls_turn_without_a_click_or_a_jump(noisy: NDArray[np.float32]) -> 
     np.testing.assert_allclose(out[settled], dry[settled], atol=1e-4)
 
 
-def test_16_bit_samples_are_the_same_voice(noisy: NDArray[np.float32]) -> None:
+def test_16_bit_samples_are_the_same_voice(noisy: Float) -> None:
     x = (at(16_000, noisy) * 32768).round().astype(np.int16)
     pcm = StreamingEnhancer(16_000).process_pcm(x)
     wanted = StreamingEnhancer(16_000).process(x.astype(np.float32) / 32768)
@@ -150,7 +149,7 @@ def fails_in(monkeypatch: pytest.MonkeyPatch, voice: StreamingEnhancer, fails: s
 
 
 def test_a_fault_is_dry_audio_as_late_and_enhancement_comes_back(
-    noisy: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    noisy: Float, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     x = np.resize(noisy, 9 * 48_000)
     packets = np.split(x, 9 * 50)
@@ -173,9 +172,7 @@ def test_a_fault_is_dry_audio_as_late_and_enhancement_comes_back(
     assert len(caplog.records) == 1
 
 
-def test_nothing_is_missing_when_a_voice_comes_back(
-    noisy: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_missing_when_a_voice_comes_back(noisy: Float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a new state the first 30 ms are silence: these are not what comes after the dry audio."""
     x = noisy[48_000 : 48_000 + (RETRY_HOPS + 100) * HOP]
     voice = StreamingEnhancer(48_000, attenuation_limit_db=0)  # dry, but through the enhancer

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from calling import until
-from numpy.typing import NDArray
 
 from percepnet.cli import main
+from percepnet.framing import Float
 from server.loadtest.hearing import course
 from server.loadtest.speech import Speech, decode
 from server.loadtest.wire import Log, Tape
@@ -217,7 +217,7 @@ async def test_a_rebinding_is_another_address_at_its_time_and_the_way_back_follo
     assert set(sent[101:]) <= set(ends.answered)
 
 
-def test_the_delay_is_followed_while_it_changes(noisy: NDArray[np.float32]) -> None:
+def test_the_delay_is_followed_while_it_changes(noisy: Float) -> None:
     """A server that holds everything 60 ms longer from the sixth second on."""
     speech = Speech.of((noisy * 32768).astype(np.int16))
     count, change = 600, 300

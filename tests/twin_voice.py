@@ -2,23 +2,21 @@
 
 import numpy as np
 from calling import PACKET, unlikeness_db
-from numpy.typing import NDArray
 
 from percepnet import Enhancer
+from percepnet.framing import Float, Pcm
 from server.loadtest.hearing import enhancement, is_enhanced, lag
 
 LATENCY = 1440
 HEARD = 20 * 48_000  # samples; longer than anybody listens
 
 
-def enhanced_voice(noisy: NDArray[np.float32]) -> NDArray[np.float32]:
+def enhanced_voice(noisy: Float) -> Float:
     """What the library makes of the recording, as long as it takes; the recording goes on from its beginning."""
     return Enhancer().process(np.resize(noisy, HEARD)[np.newaxis])[0]
 
 
-def is_the_enhanced(
-    speech: NDArray[np.int16], enhanced: NDArray[np.float32], heard: NDArray[np.int16]
-) -> bool:
+def is_the_enhanced(speech: Pcm, enhanced: Float, heard: Pcm) -> bool:
     """Nearer to what the library makes of the recording than to the recording, and quieter in its pauses."""
     said = np.resize(speech, HEARD)
     late = lag(said, heard)  # below 0: the listener came when some of it had been said
