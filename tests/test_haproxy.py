@@ -10,8 +10,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from calling import TIMEOUT, Server, serving
-from test_server_workers import offered
+from calling import TIMEOUT, Server, offered, serving
 
 pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy")
 TABLE = 50  # calls and rooms whose place is known

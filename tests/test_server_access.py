@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from calling import Server, offered, serving
+from processes import served
 
 from percepnet.cli import main
 from server import tls
@@ -307,8 +308,6 @@ def test_tls_errors_name_the_file(certificate: tuple[Path, Path], tmp_path: Path
 async def test_the_command_serves_https_with_tokens(
     certificate: tuple[Path, Path], workers: int, tmp_path: Path
 ) -> None:
-    from test_server_workers import served
-
     cert, key = certificate
     file = tmp_path / "tokens"
     file.write_text(TOKEN)
@@ -357,8 +356,6 @@ async def test_the_command_serves_https_with_tokens(
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_the_command_does_not_start_without_tokens_where_others_reach_it(workers: str) -> None:
-    from test_server_workers import served
-
     async with served("--workers", workers, "--host", "0.0.0.0") as server:
         assert await server.ended() == 1
     assert server.lines[-1].startswith("percepnet: address 0.0.0.0 needs tokens")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from caller import Caller
 from calling import TIMEOUT
-from test_server_workers import served
+from processes import served
 
 from percepnet import Enhancer
 from server import logs

@@ -7,8 +7,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +20,7 @@ from aiohttp.test_utils import TestServer, make_mocked_request
 from caller import Caller
 from calling import PACKET, START, TIMEOUT, offered, packets, serving, until
 from multidict import CIMultiDict
+from processes import served
 
 from server import app, front
 from server import heartbeat as heartbeat_module
@@ -34,62 +33,6 @@ from server.workers import LONGEST_PAUSE, STEADY_TIME, WorkerFailed, Workers, ne
 
 SILENCE = np.zeros(PACKET, np.int16)
 DIES = 3  # exit status
-
-
-class Served:
-    """``percepnet serve`` as a process."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.url = ""
-        self.lines: list[str] = []  # of its error stream
-        self.http: aiohttp.ClientSession
-
-    async def read_until(self, text: str, within: float = TIMEOUT) -> str:
-        """The next line of the error stream with that text; "" at its end."""
-        assert self.process.stderr is not None
-        async with asyncio.timeout(within):
-            async for line in self.process.stderr:
-                self.lines.append(line.decode())
-                if text in self.lines[-1]:
-                    return self.lines[-1]
-        return ""
-
-    async def get(self, path: str) -> tuple[int, Any]:
-        async with self.http.get(path) as answer:
-            return answer.status, await answer.json()
-
-    async def workers(self) -> dict[int, dict[str, Any]]:
-        """Figures of the workers that live, by number."""
-        return {figures["worker"]: figures for figures in (await self.get("/stats"))[1]["workers"]}
-
-    async def ended(self) -> int:
-        """Exit status, and all that it said."""
-        async with asyncio.timeout(TIMEOUT):
-            while await self.read_until("\n"):
-                pass
-            return await self.process.wait()
-
-
-@asynccontextmanager
-async def served(*options: str, folder: Path | None = None) -> AsyncIterator[Served]:
-    command = [sys.executable, "-m", "percepnet", "serve", "--port", "0", *options]
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-        env={**os.environ, "TMPDIR": str(folder)} if folder else None,
-    )
-    server = Served(process)
-    try:
-        found = re.search(r"https?://[^\s\"]+", await server.read_until("serves on http", START))
-        server.url = found[0] if found else ""
-        async with aiohttp.ClientSession(server.url or None) as server.http:
-            yield server
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await server.ended()
 
 
 def worker_of(id: str) -> int:

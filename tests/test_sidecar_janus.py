@@ -2,9 +2,6 @@
 
 import asyncio
 import random
-import re
-import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import pairwise
@@ -13,9 +10,10 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 import pytest
-from calling import PACKET, START, TIMEOUT, at_work, given_back, holdings, unlikeness_db, until
+from calling import PACKET, TIMEOUT, at_work, given_back, holdings, unlikeness_db, until
 from janus_people import Listener, Speaker, Watcher, in_session, watching
 from janus_server import ROOM, JanusServer, installed
+from processes import Program, program
 from twin_voice import HEARD, LATENCY, enhanced_voice, is_the_enhanced
 
 from percepnet import Enhancer
@@ -294,30 +292,11 @@ async def test_a_room_that_is_not_there_yet_is_waited_for(
 
 
 @asynccontextmanager
-async def process(*options: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """A sidecar as users start it, and the address of its figures."""
-    command = [
-        sys.executable,
-        "-m",
-        "percepnet",
-        "sidecar",
-        "janus",
-        "--room",
-        str(ROOM),
-        "--stats-port",
-        "0",
-    ]
-    started = await asyncio.create_subprocess_exec(*command, *options, stderr=asyncio.subprocess.PIPE)
-    try:
-        assert started.stderr is not None
-        async with asyncio.timeout(START):
-            while (found := re.search(rb"figures at (\S+)/stats", await started.stderr.readline())) is None:
-                pass
-        yield started, found[1].decode()
-    finally:
-        if started.returncode is None:
-            started.kill()
-            await started.wait()
+async def process(*options: str) -> AsyncIterator[Program]:
+    """A sidecar as users start it."""
+    command = ("sidecar", "janus", "--room", str(ROOM), "--stats-port", "0")
+    async with program(*command, *options, says="figures at") as started:
+        yield started
 
 
 async def test_a_process_that_is_told_to_end_leaves_the_rooms(tmp_path: Path, speech: Pcm) -> None:
@@ -326,22 +305,16 @@ async def test_a_process_that_is_told_to_end_leaves_the_rooms(tmp_path: Path, sp
         JanusServer(tmp_path, secret="open sesame") as janus,
         watching(janus) as (room, watcher),
         Speaker(room, "Alice", speech) as alice,
-        process("--url", janus.urls["http"], "--secret-file", str(tmp_path / "secret")) as (started, url),
+        process("--url", janus.urls["http"], "--secret-file", str(tmp_path / "secret")) as started,
     ):
         await twin_of(watcher, alice.id)
-        async with aiohttp.ClientSession(url) as http:
-            async with http.get("/healthz") as answer:
-                assert answer.status == 200
-            async with http.get("/stats") as answer:
-                figures = await answer.json()
+        assert (await started.get("/healthz"))[0] == 200
+        _, figures = await started.get("/stats")
         assert list(figures["rooms"][str(ROOM)]["twins"]) == [str(alice.id)]
         assert len(await janus.participants()) == 4  # the watcher, Alice, her twin, the sidecar
-        started.send_signal(signal.SIGTERM)
-        assert started.stderr is not None
-        async with asyncio.timeout(TIMEOUT):
-            said = await started.stderr.read()
-            assert await started.wait() == 0
-        assert b"Traceback" not in said
+        started.process.terminate()
+        assert await started.ended() == 0
+        assert "Traceback" not in "".join(started.lines)
         await participants(janus, 2)
 
 
@@ -353,13 +326,12 @@ async def test_a_process_ends_in_time_though_janus_answers_nothing(
         JanusServer(tmp_path) as janus,
         watching(janus) as (room, watcher),
         Speaker(room, "Alice", speech) as alice,
-        process("--url", janus.urls[way]) as (started, _),
+        process("--url", janus.urls[way]) as started,
     ):
         await twin_of(watcher, alice.id)
         with janus.halted():
-            started.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(TIMEOUT):
-                assert await started.wait() == 0
+            started.process.terminate()
+            assert await started.ended() == 0
 
 
 async def test_of_a_process_that_is_killed_another_takes_over_at_once(tmp_path: Path, speech: Pcm) -> None:
@@ -367,12 +339,12 @@ async def test_of_a_process_that_is_killed_another_takes_over_at_once(tmp_path: 
         JanusServer(tmp_path) as janus,
         watching(janus) as (room, watcher),
         Speaker(room, "Alice", speech) as alice,
-        process("--url", janus.urls["ws"]) as (started, _),
+        process("--url", janus.urls["ws"]) as started,
     ):
         twin = await twin_of(watcher, alice.id)
         async with sidecar(janus, "two") as two:
             await until(lambda: two.connected, "both are there")
-            started.kill()
+            started.process.kill()
             await until(
                 lambda: twin.id not in watcher.publishers, "the twin goes, without a word from its sidecar"
             )

@@ -1,20 +1,16 @@
 """The sidecar beside LiveKit, with LiveKit's own SDK on all sides, in the rooms of a small server."""
 
 import asyncio
-import os
-import re
-import signal
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-import aiohttp
 import numpy as np
 import pytest
-from calling import PACKET, START, TIMEOUT, at_work, given_back, holdings, unlikeness_db, until
+from calling import PACKET, TIMEOUT, at_work, given_back, holdings, unlikeness_db, until
+from processes import program
 from twin_voice import HEARD, enhanced_voice, is_the_enhanced
 
 from percepnet import Enhancer
@@ -293,38 +289,30 @@ async def test_why_a_room_cannot_be_joined_is_told(
 
 async def test_a_process_that_is_told_to_end_leaves_the_room(speech: Pcm) -> None:
     async with LiveKitServer() as livekit, Watcher(livekit) as watcher:
-        command = [sys.executable, "-m", "percepnet", "sidecar", "livekit", "--url", livekit.url]
-        started = await asyncio.create_subprocess_exec(
-            *command,
-            *("--room", ROOM, "--stats-port", "0", "--name", "x"),
-            env={**os.environ, "LIVEKIT_API_KEY": KEY, "LIVEKIT_API_SECRET": SECRET},
-            stderr=asyncio.subprocess.PIPE,
+        command = (
+            "sidecar",
+            "livekit",
+            "--url",
+            livekit.url,
+            "--room",
+            ROOM,
+            "--stats-port",
+            "0",
+            "--name",
+            "x",
         )
-        assert started.stderr is not None
-        try:
-            async with asyncio.timeout(START):
-                while (
-                    found := re.search(rb"figures at (\S+)/stats", await started.stderr.readline())
-                ) is None:
-                    pass
-            async with Speaker(livekit, "alice", "Alice", speech):
-                await watcher.twin("alice")
-                async with aiohttp.ClientSession(found[1].decode()) as http:
-                    async with http.get("/healthz") as answer:
-                        assert answer.status == 200
-                    async with asyncio.timeout(TIMEOUT):
-                        while not (
-                            listed := (await (await http.get("/stats")).json())["rooms"][ROOM]["twins"]
-                        ):
-                            pass  # it is marked as a twin a moment before it is listed
-                assert list(listed) == ["alice"]
-                started.send_signal(signal.SIGTERM)
-                async with asyncio.timeout(TIMEOUT):
-                    said = await started.stderr.read()
-                    assert await started.wait() == 0, said
-                assert b"Traceback" not in said
-                await until(lambda: len(livekit.rooms[ROOM].people) == 2, "the sidecar has left")
-        finally:
-            if started.returncode is None:
-                started.kill()
-                await started.wait()
+        secrets = {"LIVEKIT_API_KEY": KEY, "LIVEKIT_API_SECRET": SECRET}
+        async with (
+            program(*command, says="figures at", **secrets) as started,
+            Speaker(livekit, "alice", "Alice", speech),
+        ):
+            await watcher.twin("alice")
+            assert (await started.get("/healthz"))[0] == 200
+            async with asyncio.timeout(TIMEOUT):
+                while not (listed := (await started.get("/stats"))[1]["rooms"][ROOM]["twins"]):
+                    pass  # it is marked as a twin a moment before it is listed
+            assert list(listed) == ["alice"]
+            started.process.terminate()
+            assert await started.ended() == 0, started.lines
+            assert "Traceback" not in "".join(started.lines)
+            await until(lambda: len(livekit.rooms[ROOM].people) == 2, "the sidecar has left")
