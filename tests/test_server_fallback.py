@@ -7,8 +7,8 @@ from itertools import count
 
 import numpy as np
 import pytest
+from engines import Ear, Gate, alone, delayed, together
 from numpy.typing import NDArray
-from test_server_engine import Ear, Gate, alone, delayed, together
 
 from percepnet import Enhancer
 from percepnet.framing import SEAM, Float

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from caller import Caller
 from calling import PACKET, TIMEOUT, Server, packets, serving, until
-from test_server_engine import Ear, Gate, alone, delayed
+from engines import Ear, Gate, alone, delayed
 
 from percepnet.cli import main
 from percepnet.framing import SEAM, Float, Pcm

@@ -12,7 +12,7 @@ from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 from av import AudioFrame
 from calling import TIMEOUT, until
-from test_server_engine import Gate
+from engines import Gate
 
 from percepnet import Enhancer
 from percepnet.concealment import Concealer
