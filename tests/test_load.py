@@ -12,12 +12,12 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from html.parser import HTMLParser
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import Page
 
 from percepnet.cli import INTERRUPTED, main
 from percepnet.cli.measuring import ECHO
@@ -81,26 +81,10 @@ def test_calls_come_back_enhanced_and_cost_something(
 
 def assert_page(text: str) -> None:
     """All tags are closed, nothing comes from elsewhere, and lines have been drawn."""
-
-    class Parser(HTMLParser):
-        open_tags: list[str] = []  # noqa: RUF012
-        drawn = 0
-
-        def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-            if tag != "meta":
-                self.open_tags.append(tag)
-            assert not {"src", "href"} & {name for name, _ in attributes}
-
-        def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-            self.drawn += (("class", "line c0") in attributes) and dict(attributes)["d"] != ""
-
-        def handle_endtag(self, tag: str) -> None:
-            assert self.open_tags.pop() == tag
-
-    parser = Parser()
-    parser.feed(text)
-    assert parser.open_tags == []
-    assert parser.drawn >= 6  # cost, delay and loss by calls; calls, delay and loss over time
+    found = Page(text)
+    assert found.sources == []
+    drawn = [shape for shape in found.shapes if shape.get("class") == "line c0" and shape["d"]]
+    assert len(drawn) >= 6  # cost, delay and loss by calls; calls, delay and loss over time
     assert "nan" not in text
     assert "http" not in text
 

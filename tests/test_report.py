@@ -1,10 +1,10 @@
 import io
 import math
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from pages import Page
 
 from percepnet.report import Example, Stage, figure, level_db, page, spectrogram
 
@@ -42,28 +42,10 @@ def test_the_page_shows_all_it_was_given() -> None:
         "two & more", {"a <b>": found, "network": dict.fromkeys(found, math.nan)}, [Example("x", 3, stages)]
     )
 
-    class Collector(HTMLParser):
-        sources: list[str] = []  # noqa: RUF012
-        words = ""
-        open_tags: list[str] = []  # noqa: RUF012
-
-        def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-            self.sources += [value for name, value in attributes if name == "src" and value]
-            if tag not in ("img", "meta"):
-                self.open_tags.append(tag)
-
-        def handle_endtag(self, tag: str) -> None:
-            assert self.open_tags.pop() == tag
-
-        def handle_data(self, data: str) -> None:
-            self.words += data
-
-    collector = Collector()
-    collector.feed(text)
-    assert collector.open_tags == []
-    assert collector.sources == ["files/a.png", "files/a.flac", "c.png", "c.flac"]
+    shown = Page(text)
+    assert shown.sources == ["files/a.png", "files/a.flac", "c.png", "c.flac"]
     for words in ("a <b>", "two & more", "2.35", "0.900", "-1.2", "–", "PESQ-WB"):
-        assert words in collector.words, words
+        assert words in shown.words, words
     assert "http" not in text  # needs nothing from elsewhere
 
 

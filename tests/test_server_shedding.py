@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_server_overload import GAIN, RATED, Simulation, dry
+from simulation import GAIN, RATED, Simulation, dry
 
 from percepnet.framing import SEAM
 from server.frames import PACKET
