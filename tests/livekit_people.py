@@ -65,8 +65,8 @@ class Speaker(Somebody):
 class Watcher(Somebody):
     """Sees what LiveKit tells of who publishes."""
 
-    def __init__(self, livekit: LiveKitServer, identity: str = "watcher") -> None:
-        super().__init__(livekit, identity, "Watcher")
+    def __init__(self, livekit: LiveKitServer) -> None:
+        super().__init__(livekit, "watcher", "Watcher")
 
     def twins(self, identity: str) -> list[rtc.RemoteTrackPublication]:
         """Of that participant."""

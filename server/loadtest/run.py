@@ -44,7 +44,7 @@ class Run:
     recovery_s: float | None = None  # from the end until it was as before; None where it was not
 
 
-def run(load: Load, speech: Speech, watch: Watch | None = None, progress: Progress | None = None) -> Run:
+def run(load: Load, speech: Speech, watch: Watch | None, progress: Progress) -> Run:
     """Run ``load`` to its end, or until Ctrl-C, which ends all calls; what was seen until then is returned."""
     found = Run(load, before=watch() if watch else None)
     with _Crowd(load, speech) as crowd, _interruption(crowd.stop) as interrupted:
@@ -56,8 +56,7 @@ def run(load: Load, speech: Speech, watch: Watch | None = None, progress: Progre
             if crowd.talking and time.monotonic() >= due:
                 due = time.monotonic() + SAMPLING
                 _look(found, crowd, watch)
-                if progress:
-                    progress(time.monotonic() - found.begin, crowd.news())
+                progress(time.monotonic() - found.begin, crowd.news())
             elif not crowd.talking and not found.end:
                 found.end = time.monotonic()
                 found.news.append((found.end, crowd.news()))

@@ -37,8 +37,8 @@ def run(
     seed: int,
     both_ways: bool,
     at_once: int,
-    token: str | None = None,
-    progress: Callable[[int], object] = lambda calls: None,
+    token: str | None,
+    progress: Callable[[int], object],
 ) -> list[dict[str, Any]]:
     """A result for each condition and server; ``at_once`` conditions at a time, all servers in each."""
     found: list[dict[str, Any]] = []
