@@ -47,9 +47,7 @@ def comb(samples: Float, period: NDArray[np.int64]) -> Float:
     starts = first + HOP * np.arange(hops)[:, None] - _SHIFTS * period[..., None]  # [streams, hops, taps]
     np.minimum(starts, last, out=starts)  # taps of weight 0 must stay inside
     every = windows(samples, last + 1, WINDOW, step=1)
-    taps = every[
-        np.arange(streams)[:, None, None], starts
-    ]  # [streams, hops, taps, WINDOW]; copies whole rows
-    return np.einsum(
-        "shk,shkn->shn", WEIGHTS[period], taps
-    )  # not BLAS, whose threads cost more than they bring
+    # [streams, hops, taps, WINDOW]; copies whole rows
+    taps = every[np.arange(streams)[:, None, None], starts]
+    # not BLAS, whose threads cost more than they bring
+    return np.einsum("shk,shkn->shn", WEIGHTS[period], taps)

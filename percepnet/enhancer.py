@@ -25,9 +25,8 @@ _BLOCK: Final = 50  # hops that go through at once; bounds the memory of a long 
 _RAMP: Final = np.float32(0.2)  # per hop: a control is where it was set after 50 ms
 LOUDEST: Final = np.float32(4)  # 12 dB above full scale: bounds what a broken packet does to the levels
 _SILENT: Final = np.float32(2**-15)  # peak, −90 dBFS: one step of 16 bits, Opus's muted microphone
-_SLEEPY: Final = (
-    1000  # hops of silence on end, 10 s, in which the states settle; a stream sleeps through the rest
-)
+# hops of silence on end, 10 s, in which the states settle; a stream sleeps through the rest
+_SLEEPY: Final = 1000
 _DRY: Final[Float] = np.square(ANALYSIS)  # what analysis and synthesis windows make of an unchanged frame
 
 Rows = NDArray[np.int64]
@@ -88,9 +87,8 @@ class Enhancer:
         # Was dry, at no cost: what the analysis and the network remember of it is stale.
         self._idle = np.zeros(self.streams, bool)
         self._quiet = np.zeros(self.streams, np.int64)  # hops of silence on end, until now
-        self.faults = np.zeros(
-            self.streams, np.int64
-        )  # blocks that are dry because the network gave no number
+        # blocks that are dry because the network gave no number
+        self.faults = np.zeros(self.streams, np.int64)
 
     def set(
         self,

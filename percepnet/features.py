@@ -14,9 +14,8 @@ FEATURES: Final = 2 * BANDS + 2
 FLOOR: Final = np.float32(1e-9)  # energy per bin of a frame at about −110 dBFS
 ATTACK: Final = np.float32(0.1)  # per hop: the reference follows a louder signal within 100 ms,
 RELEASE: Final = np.float32(0.003)  # and a quieter one within 3 s
-BEHIND: Final = np.float32(
-    1.5
-)  # 15 dB, the most that it is behind; else the first word of a call fills all bands
+# 15 dB, the most that it is behind; else the first word of a call fills all bands
+BEHIND: Final = np.float32(1.5)
 SPEECH_BANDS: Final = slice(2, 28)  # 200 Hz … 11 kHz carry the level reference: no hum, no DC
 
 _COUNT: Final = np.float32(SPEECH_BANDS.stop - SPEECH_BANDS.start)

@@ -126,9 +126,8 @@ def _excite(spectra: Complex, power: Float, state: PitchState) -> Float:
     """Flattened signal at 12 kHz, ``[streams, 312 + hops · 120]``, complete up to one hop before the newest."""
     low = spectra[..., :BINS12]
     envelope = _smooth(power[..., :BINS12]) + np.float32(1e-9)
-    level = np.add.reduce(envelope, -1, keepdims=True) / np.float32(
-        BINS12
-    )  # divided out, so that e does not depend on it
+    # divided out, so that e does not depend on it
+    level = np.add.reduce(envelope, -1, keepdims=True) / np.float32(BINS12)
     scale = EMPHASIS * (envelope / level) ** (-FLATTENING / 2) / np.sqrt(level)
     frame = excitation(low * scale) * WINDOW12
     return np.concatenate([state.excitation, overlap_add(frame, state.tail)], axis=1)

@@ -13,9 +13,8 @@ from percepnet.network import Network
 from percepnet.report import HIGHEST, RANGE, level_db
 
 _QUALITY: Final = 60  # of JPEG: some 80 kB
-_DRY: Final = np.stack(
-    [np.ones(BANDS, np.float32), np.zeros(BANDS, np.float32)]
-)  # a hop that is not enhanced
+# a hop that is not enhanced
+_DRY: Final = np.stack([np.ones(BANDS, np.float32), np.zeros(BANDS, np.float32)])
 _BAND_TICKS: Final = range(0, BANDS, 6)
 
 

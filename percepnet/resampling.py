@@ -22,11 +22,8 @@ LOWEST_RATE: Final = 8_000  # Hz
 HIGHEST_RATE: Final = 192_000  # Hz
 BLOCK: Final = 1 << 16  # samples pushed into the filter graph at a time
 TAPS: Final = 128  # of the lower rate
-FILTER: Final = {  # linear: rates such as 44 101 Hz have many phases
-    "filter_size": str(TAPS),
-    "cutoff": "0.985",
-    "linear_interp": "1",
-}
+# linear: rates such as 44 101 Hz have many phases
+FILTER: Final = {"filter_size": str(TAPS), "cutoff": "0.985", "linear_interp": "1"}
 
 
 def checked_rate(sample_rate: int) -> int:

@@ -7,9 +7,8 @@ from typing import Final
 
 SHORTEST: Final = 0.5  # s
 LONGEST: Final = 30.0  # s
-STEADY: Final = (
-    60.0  # s that an attempt has to last for the next pause to be short again; none takes that long to fail
-)
+# s that an attempt has to last for the next pause to be short again; none takes that long to fail
+STEADY: Final = 60.0
 
 
 class Backoff:

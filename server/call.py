@@ -33,9 +33,8 @@ from .totals import Totals
 from .track import EnhancedTrack
 from .waiting import happens
 
-STANDSTILL: Final = (
-    1.0  # s that the event loop was late by, from which on it is not its callers that were silent
-)
+# s that the event loop was late by, from which on it is not its callers that were silent
+STANDSTILL: Final = 1.0
 FIGURES_INTERVAL: Final = 0.2  # s between live figures on the data channel
 MOST_CANDIDATES: Final = MOST_ALIKE  # that a caller may name after the offer; each is checked, and kept
 MOST_CHANNELS: Final = 16  # data channels that a caller may open; one is of use

@@ -19,9 +19,8 @@ from .values import Network
 
 LARGEST_BODY: Final = 64 * 1024  # bytes
 BODY_TIME: Final = 10.0  # s that a body may take to come
-IDLE_TIME: Final = (
-    30.0  # s that a TCP connection may go on without a whole request, or take nothing of an answer
-)
+# s that a TCP connection may go on without a whole request, or take nothing of an answer
+IDLE_TIME: Final = 30.0
 OFFERS: Final = ("/offer", "/whip/{room}", "/whep/{room}")  # where calls begin, by POST
 CALLER_HEADER: Final = "X-Percepnet-Caller"  # with which the front tells a worker the caller's address
 HEADERS: Final = {
@@ -54,9 +53,8 @@ def application(config: Config, calls_of: Callable[[str], int]) -> web.Applicati
     app[CALLER] = lambda request: caller_of(request, config.trust_forwarded)
     app[TRUSTED] = config.trust_forwarded
     app[LIMITS] = AddressLimits(config.max_calls_per_address, config.offers_per_second, calls_of)
-    app[ANSWERS] = Counter(
-        dict.fromkeys((201, 400, 401, 409, 429, 503), 0)
-    )  # counters begin at 0 for Prometheus
+    # counters begin at 0 for Prometheus
+    app[ANSWERS] = Counter(dict.fromkeys((201, 400, 401, 409, 429, 503), 0))
     app.on_response_prepare.append(_add_headers)
     app.on_response_prepare.append(_count_answer)
     app.on_response_prepare.append(headers_for(config.allow_origins))

@@ -37,9 +37,8 @@ from .gathering import LONGEST, Gathering
 from .overload import WINDOW, Overload
 from .port import SILENCE_DB, Port, Result, Sink, deliver, nobody
 
-STANDSTILL: Final = (
-    0.15  # s that a batch may take: ten times what it does at the rated load, and no queue is full
-)
+# s that a batch may take: ten times what it does at the rated load, and no queue is full
+STANDSTILL: Final = 0.15
 LONGEST_STANDSTILL: Final = 20.0  # s after which there is little hope
 WATCH_INTERVAL: Final = 0.05  # s
 MOST_DEATHS: Final = 3  # of the thread; one that dies again and again has broken the process

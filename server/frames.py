@@ -16,9 +16,8 @@ TIME_BASE: Final = Fraction(1, SAMPLE_RATE)
 LONGEST_FILL: Final = 6 * PACKET  # 120 ms: longer gaps are not filled but skipped
 CUT: Final = round(SEAM * SAMPLE_RATE)
 LONGEST_BACKLOG: Final = 0.5  # s of audio that may wait: a burst passes, 3 s of the past do not
-FASTEST: Final = (
-    75.0  # packets a second of a caller in the long run, half as fast again as time; two seconds' at once
-)
+# packets a second of a caller in the long run, half as fast again as time; two seconds' at once
+FASTEST: Final = 75.0
 BACKLOG_PACKETS: Final = round(LONGEST_BACKLOG * SAMPLE_RATE) // PACKET
 RESAMPLER_SETTLING: Final = 2 * SAMPLE_RATE // 1000  # samples in which both sides of a gap mix, at 8 kHz
 ROUNDING: Final = 1  # sample: frames of some rates are no whole number of samples of 48 kHz long
@@ -31,9 +30,8 @@ Layout: TypeAlias = Literal["mono", "stereo"]
 class Packet:
     time: int  # samples of 48 kHz at the first sample, in the sender's timeline
     samples: Float  # [960]
-    in_time: bool = (
-        True  # else its time has passed: it only ends what is under way, and its answer is not sent
-    )
+    # else its time has passed: it only ends what is under way, and its answer is not sent
+    in_time: bool = True
 
 
 def resampler(like: AudioFrame, format: str, layout: Layout, rate: int) -> Filters:

@@ -12,9 +12,8 @@ the next wait longer, so that a call at the border does not flap.
 from collections.abc import Sequence
 from typing import Final
 
-BOUND: Final = (
-    0.010  # s that a packet may spend at the server on top of the algorithm's delay, at the rated load
-)
+# s that a packet may spend at the server on top of the algorithm's delay, at the rated load
+BOUND: Final = 0.010
 LATE: Final = 2 * BOUND
 DEEP: Final = 0.040  # s, two packets
 WINDOW: Final = 0.1  # s

@@ -71,9 +71,8 @@ class Rooms:
     """The rooms of one process, by name: those that are published to, and those of two."""
 
     def __init__(self, encoding: OpusOptions) -> None:
-        self.on_publish: Callable[[Room], object] = lambda room: (
-            None
-        )  # told when somebody begins to publish in it
+        # told when somebody begins to publish in it
+        self.on_publish: Callable[[Room], object] = lambda room: None
         self._encoding = replace(encoding, stereo=False)
         self._rooms: dict[str, Room] = {}
         self._pairs: dict[str, Pair] = {}

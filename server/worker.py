@@ -137,9 +137,8 @@ class Worker:
             del self.callers[caller]
 
     def _reap(self) -> None:
-        self.process.join(
-            ENDING_TIME
-        )  # it has closed the pair, so it ends now unless a thread of it is stuck
+        # it has closed the pair, so it ends now unless a thread of it is stuck
+        self.process.join(ENDING_TIME)
         self.process.kill()
         self.process.join()
 
@@ -177,9 +176,8 @@ class Parent:
 
 
 def _begin(target: Target, number: int, config: Config, path: Path, channel: socket.socket) -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # a terminal sends it to all; the parent decides what it means
+    # a terminal sends it to all; the parent decides what it means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     log_to_stderr(config.log_level, number, config.log_format)
     try:
         target(number, config, path, channel)

@@ -43,9 +43,8 @@ MESSAGES: Final = (
     "[" * 4000,
     b"x" * 60_000,
 )
-TOCS: Final = tuple(
-    range(256)
-)  # of Opus: 32 configurations, mono or stereo, 4 kinds of framing (RFC 6716, 3.1)
+# of Opus: 32 configurations, mono or stereo, 4 kinds of framing (RFC 6716, 3.1)
+TOCS: Final = tuple(range(256))
 
 
 def opus(chance: random.Random, toc: int) -> bytes:
@@ -286,9 +285,8 @@ async def attack(
                 end = min(count, done + CALL)
                 while done < end and not rogue.is_over:
                     chance = random.Random(f"{seed} {done}")
-                    with contextlib.suppress(
-                        ConnectionError, pylibsrtp.Error, SSL.Error
-                    ):  # what cannot be sent, too
+                    # what cannot be sent, too
+                    with contextlib.suppress(ConnectionError, pylibsrtp.Error, SSL.Error):
                         await one(chance, done, rogue, own, at_hand, chance.choice(sockets))
                     done += 1
                     if done % AT_ONCE == 0:

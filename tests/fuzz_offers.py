@@ -161,9 +161,8 @@ class Answers:
 
     statuses: Counter[int] = field(default_factory=Counter)
     refusals_ms: list[float] = field(default_factory=list)
-    refusals_cpu_ms: list[float] = field(
-        default_factory=list
-    )  # of caller and server, as well as what went on beside
+    # of caller and server, as well as what went on beside
+    refusals_cpu_ms: list[float] = field(default_factory=list)
     reasons: set[str] = field(default_factory=set)
 
 

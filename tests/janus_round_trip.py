@@ -74,9 +74,8 @@ def delays_ms(speaker: PackedSpeaker, listener: TapedListener) -> tuple[NDArray[
     sent, came = speaker.tape.sent, listener.tape.came
     left, left_at = np.array(sent.times), np.array(sent.at)
     back, back_at = np.array(came.times), np.array(came.at)
-    known = int(
-        left[np.searchsorted(left_at, back_at[0]) - 1]
-    )  # what was being said as the first packet came
+    # what was being said as the first packet came
+    known = int(left[np.searchsorted(left_at, back_at[0]) - 1])
     samples = min(8 * 48_000, int(back.max()))
     heard, _ = decode(listener.tape.payloads, samples)
     late = lag(speaker.speech.said(speaker.first, known, samples), heard)

@@ -68,9 +68,8 @@ def test_a_long_hole_ends_in_noise_at_the_floor() -> None:
     noise = 0.001 * random.standard_normal(96_000)
     voice = np.where(time % 0.5 < 0.3, 0.3 * np.sin(2 * np.pi * 150 * time), 0)
     concealer = Concealer(48_000)
-    for part in np.split(
-        (voice + noise).astype(np.float32)[: 48_000 + 7680], 58
-    ):  # to the midst of the voice
+    # to the midst of the voice
+    for part in np.split((voice + noise).astype(np.float32)[: 48_000 + 7680], 58):
         concealer.heard(part)
     hole = concealer.conceal(48_000)
     assert level_db(hole[:PACKET]) == pytest.approx(level_db(voice[:PACKET]), abs=2)

@@ -34,9 +34,8 @@ def test_levels_are_in_units_of_20_db_from_the_reference() -> None:
     energy[..., 1] *= 1e-4
     np.testing.assert_allclose(told(energy)[0, :3] - even[:3], [1, -2, 0], atol=1e-5)
     energy[..., 0], energy[..., 1] = 1e9, 0
-    np.testing.assert_allclose(
-        told(energy)[0, :2], [1.5, -3], atol=1e-6
-    )  # the most and the least that is told
+    # the most and the least that is told
+    np.testing.assert_allclose(told(energy)[0, :2], [1.5, -3], atol=1e-6)
 
 
 def test_the_gain_of_a_microphone_is_not_told() -> None:

@@ -124,9 +124,8 @@ def test_another_track_or_the_next_stream_is_a_new_voice(voice: Pcm) -> None:
     ):
         begin()
         np.testing.assert_array_equal(pcm([processor._process(frame) for frame in asked]), new)
-    processor._on_stream_info_updated(
-        room_name="", participant_identity="", publication_sid="B"
-    )  # still there
+    # still there
+    processor._on_stream_info_updated(room_name="", participant_identity="", publication_sid="B")
     assert np.abs(pcm([processor._process(asked[0])])).max() > 0
 
 

@@ -18,9 +18,8 @@ def test_gains_stay_where_they_belong_when_the_clip_sleeps(
     enhanced, gain, strength = _heard(clip, Enhancer())
     assert enhanced.shape == clip.shape
     assert gain.shape == strength.shape == (BANDS, len(clip) // HOP)
-    np.testing.assert_array_equal(
-        gain[:, 210:390], 1
-    )  # dry, from a second after it fell silent until it wakes
+    # dry, from a second after it fell silent until it wakes
+    np.testing.assert_array_equal(gain[:, 210:390], 1)
     np.testing.assert_array_equal(strength[:, 210:390], 0)
     _, before, _ = _heard(clip[:SAMPLE_RATE], Enhancer())
     np.testing.assert_allclose(gain[:, :95], before[:, :95], atol=1e-6)

@@ -35,9 +35,8 @@ from server.media import closing
 from server.media.opus import LOOKAHEAD, SPEECH_LOOKAHEAD
 
 LATENCY = 1440
-ENCODERS_LOOKAHEAD = (
-    SPEECH_LOOKAHEAD + LOOKAHEAD
-)  # samples; the caller's, which is aiortc's, and the server's
+# samples; the caller's, which is aiortc's, and the server's
+ENCODERS_LOOKAHEAD = SPEECH_LOOKAHEAD + LOOKAHEAD
 
 
 def shift_of(sent: Pcm, heard: Pcm) -> int:
@@ -102,9 +101,8 @@ async def test_what_the_network_loses_is_concealed_and_told(speech: Pcm) -> None
     assert network["missing_ms"] == count["dropped"] == count["late"] == 0
     assert network["concealed_ms"] + network["recovered_ms"] == 20 * count["lost"]
     assert count["concealed"] + count["recovered"] == count["lost"]
-    assert (
-        0 <= 20 * count["received"] - network["received_ms"] <= 120
-    )  # a packet may wait behind a hole just now
+    # a packet may wait behind a hole just now
+    assert 0 <= 20 * count["received"] - network["received_ms"] <= 120
     assert network["jitter_ms"] > 0
     assert 10 <= network["hole_wait_ms"] <= 120
 

@@ -155,11 +155,8 @@ def test_every_option_has_an_argument_with_help_and_cannot_change(capsys: pytest
         parsed("--help")
     shown = capsys.readouterr().out
     for option in fields(Config):
-        if option.name in (
-            "tokens",
-            "turn_secret",
-            "forward_token",
-        ):  # secrets come from the environment or a file
+        # secrets come from the environment or a file
+        if option.name in ("tokens", "turn_secret", "forward_token"):
             assert "--" + option.name.replace("_", "-") + " " not in shown
             continue
         assert "--" + option.name.replace("_", "-").removesuffix("s") in shown

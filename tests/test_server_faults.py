@@ -321,10 +321,8 @@ async def test_a_server_whose_log_finds_no_room_serves(speech: Pcm) -> None:
         async with Caller(url, speech) as caller:
             await packets(caller, 20)
         process.terminate()
-        assert await asyncio.to_thread(process.wait, TIMEOUT) in (
-            0,
-            120,
-        )  # 120: Python could not flush its streams
+        # 120: Python could not flush its streams
+        assert await asyncio.to_thread(process.wait, TIMEOUT) in (0, 120)
     finally:
         process.kill()
         process.wait()

@@ -86,9 +86,8 @@ def test_the_wait_follows_how_late_packets_come_and_falls_again_within_5_s() -> 
     calm = [(at, n) for at, n in sent(600)[250:] if n % 50 != 49]
     left, _ = run(bad + calm)
     waits = waited(left, bad + calm)
-    assert (
-        sum(item not in waits for item in range(100, 250)) <= 5
-    )  # of 30 overtaken, once the network is known
+    # of 30 overtaken, once the network is known
+    assert sum(item not in waits for item in range(100, 250)) <= 5
     assert max(waits.values()) > 0.05
     after = [wait for item, wait in waits.items() if item * PERIOD > 250 * PERIOD + 5]
     assert max(after) == pytest.approx(SHORTEST_WAIT)

@@ -72,9 +72,8 @@ async def drained(track: EnhancedTrack) -> list[AudioFrame]:
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    engine = Engine(
-        Enhancer(streams=2), streams=2, queue_packets=50, clock=lambda: 0.0
-    )  # nothing is ever late
+    # nothing is ever late
+    engine = Engine(Enhancer(streams=2), streams=2, queue_packets=50, clock=lambda: 0.0)
     engine.start()
     yield engine
     engine.stop()

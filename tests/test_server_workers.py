@@ -323,9 +323,8 @@ async def test_a_worker_that_hangs_is_replaced(caplog: pytest.LogCaptureFixture)
         )
         assert first.process.exitcode == -signal.SIGKILL
         (second,) = workers.live
-        await until(
-            lambda: second._heartbeat._heard > 8, "it says that it lives"
-        )  # for longer than the patience
+        # for longer than the patience
+        await until(lambda: second._heartbeat._heard > 8, "it says that it lives")
         assert workers.live == [second]
     assert f"worker 0 (process {first.process.pid}) has said nothing for 4 s" in caplog.text
 

@@ -117,9 +117,8 @@ def test_words_after_sleep_begin_as_loud_as_those_that_were_waited_for(
     waited = Enhancer(streams=len(x)).process(x)[:, beginning]
     said = words[:, 2 * HOP : 12 * HOP]
     assert np.mean([level(s) - level(w) for s, w in zip(slept, waited, strict=True)]) > -1
-    assert (
-        np.mean([level(s - w) - level(w) for s, w in zip(slept, said, strict=True)]) < -6
-    )  # and they are the words
+    # and they are the words
+    assert np.mean([level(s - w) - level(w) for s, w in zip(slept, said, strict=True)]) < -6
 
 
 @pytest.mark.parametrize("kind", SILENCES)

@@ -107,9 +107,8 @@ def run(args: argparse.Namespace) -> int:
                 clean, speaking = (fftconvolve(speaking, r)[:length] for r in (response[:EARLY], response))
                 name += "_room"
             scaled, background = at_ratio(speaking, background, snr)
-            down = (
-                np.abs(scaled).max() / np.abs(speaking).max()
-            )  # less than 1 where the sum would have clipped
+            # less than 1 where the sum would have clipped
+            down = np.abs(scaled).max() / np.abs(speaking).max()
             pair = np.stack([clean * down, scaled + background])
             level = 10 ** (rng.uniform(*args.levels) / 20) / active_level(pair[0])
             pair = (pair * min(level, PEAK / np.abs(pair).max())).astype(np.float32)

@@ -22,12 +22,8 @@ CLEAN: Final = (  # in a wheel, and in a checkout; PESQ is made for speech witho
     Path(conditions.__file__).with_name("clean.flac"),
     Path(__file__).parents[2] / "tests" / "recordings" / "clean.flac",
 )
-ALONE: Final = (
-    "--workers",
-    "1",
-    "--rated-calls",
-    "64",
-)  # as the echo is; a call costs little without enhancement
+# as the echo is; a call costs little without enhancement
+ALONE: Final = ("--workers", "1", "--rated-calls", "64")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

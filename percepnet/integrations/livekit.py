@@ -52,9 +52,8 @@ class PercepNetProcessor(FrameProcessor[AudioFrame]):
         self._attenuation_limit_db = attenuation_limit_db
         self._suppressing = True
         self._track = ""  # whose voice it is
-        self._voice: StreamingEnhancer | None = self._begun(
-            SAMPLE_RATE
-        )  # the model is loaded before the call
+        # the model is loaded before the call
+        self._voice: StreamingEnhancer | None = self._begun(SAMPLE_RATE)
 
     @property
     def enabled(self) -> bool:

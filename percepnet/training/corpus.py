@@ -115,9 +115,8 @@ class Corpus:
             )
         self.samples = np.memmap(samples, np.int16, mode="r")
         self.speech, self.noise = (
-            [
-                r for r in entries if r.kind == kind and r.split == split and r.length > 0
-            ]  # else it was unreadable
+            # those without samples were unreadable
+            [r for r in entries if r.kind == kind and r.split == split and r.length > 0]
             for kind in ("speech", "noise")
         )
         if not self.speech or not self.noise:

@@ -19,9 +19,8 @@ from percepnet.training.topologies import AnyTopology, build
 _COUNT: Final = 12
 _SECONDS: Final = 8
 _SEED: Final = 2 * 10**6  # of no shard
-_RANGE: Final = (
-    1e-3  # a hop is speech down to 30 dB below the loud ones, and a pause from 50 dB below them on
-)
+# a hop is speech down to 30 dB below the loud ones, and a pause from 50 dB below them on
+_RANGE: Final = 1e-3
 _PAUSE: Final = 1e-5
 
 

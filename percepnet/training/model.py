@@ -62,9 +62,8 @@ class PercepNet(nn.Module):
         past1, past2, *held = self.new_state(len(features)) if state is None else state
         s1, s2, s3, sg, ss = (part[None] for part in held)  # as PyTorch's GRUs have it
         x1 = torch.cat([past1, torch.tanh(self.dense(features))], 1)  # [B, 4 + T, dense]
-        x2 = torch.cat(
-            [past2, torch.tanh(self.conv1(x1.transpose(1, 2))).transpose(1, 2)], 1
-        )  # [B, 2 + T, units]
+        # [B, 2 + T, units]
+        x2 = torch.cat([past2, torch.tanh(self.conv1(x1.transpose(1, 2))).transpose(1, 2)], 1)
         conv = torch.tanh(self.conv2(x2.transpose(1, 2))).transpose(1, 2)  # [B, T, units]
         h1, s1 = self.gru1(conv, s1)  # [B, T, units]
         h2, s2 = self.gru2(h1, s2)  # [B, T, units]

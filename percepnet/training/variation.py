@@ -23,9 +23,8 @@ _FREE_HZ: Final = 800.0  # from here on everything is warped
 _TILT: Final = 6.0  # dB at either end
 _RIPPLE: Final = 3.0  # dB, of two slow waves along the bands each
 _FLAT: Final = 0.02  # less than that between the levels of a hop is digital silence
-_SHORTEST: Final = (
-    -1.5
-)  # octaves of the period as ``features`` has it; the tracker finds two of what is shorter
+# octaves of the period as ``features`` has it; the tracker finds two of what is shorter
+_SHORTEST: Final = -1.5
 _DB: Final = 1 / 20  # of band levels, see ``features``
 _LEVELS: Final = (-3.0, 1.5)  # where ``features`` clips them
 

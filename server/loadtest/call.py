@@ -20,16 +20,14 @@ from .options import Load
 from .speech import Speech, decode
 from .wire import PackedSender, Recorder, Tape, Wire
 
-LEAST_HEARD: Final = (
-    3 * SAMPLE_RATE
-)  # samples of what comes back, without which audio is too short to be recognised
+# samples of what comes back, without which audio is too short to be recognised
+LEAST_HEARD: Final = 3 * SAMPLE_RATE
 LEARNING: Final = SAMPLE_RATE  # at their beginning: the network has heard too little to judge it
 REFUSALS: Final = (429, 503)  # status
 CONNECT_TIME: Final = 15.0  # s from the offer to the first packet
 DEAD: Final = 3.0  # s at a call's end in which nothing came back: its server is no longer
-STEADY: Final = (
-    4  # of so many callers (not of a single one) one never toggles: it shows whether calls are enhanced
-)
+# of so many callers (not of a single one) one never toggles: it shows whether calls are enhanced
+STEADY: Final = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

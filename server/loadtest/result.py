@@ -14,9 +14,8 @@ from .run import Run
 from .watch import Sample
 
 CONNECTING: Final = 2.0  # s after the last call was due from which the cost of a call is taken
-MOST_TARDY: Final = (
-    20.0  # ms, p99 of the worst caller, that packets may leave late for figures to mean something
-)
+# ms, p99 of the worst caller, that packets may leave late for figures to mean something
+MOST_TARDY: Final = 20.0
 OUTCOMES: Final = ("ok", "refused", "failed", "broken")
 
 

@@ -136,9 +136,8 @@ class PackedSender:
                 timestamp + number * PACKET & 0xFFFFFFFF,
                 ssrc,
             )
-            with contextlib.suppress(
-                ConnectionError
-            ):  # the other end has closed; whoever holds the call is told
+            # if the other end has closed, whoever holds the call is told
+            with contextlib.suppress(ConnectionError):
                 await transport._send_rtp(header + payloads[(self._first + number) % len(payloads)])
 
 

@@ -23,9 +23,8 @@ from ..frames import LONGEST_FILL, LONGEST_GAP, PACKET
 from .libopus import UNIT, LibopusDecoder, library
 from .opus import MIME_TYPE, OpusDecoder
 
-TRANSFORM: Final = (
-    0x80  # first byte of an Opus packet from which on its audio is not coded as speech (RFC 6716, 3.1)
-)
+# first byte of an Opus packet from which on its audio is not coded as speech (RFC 6716, 3.1)
+TRANSFORM: Final = 0x80
 
 logger = logging.getLogger(__name__)
 

@@ -30,9 +30,8 @@ FROM_ONE: Final = 80.0  # of them, from one host: the caller who has moved to an
 MOST_HOSTS: Final = 64  # unknown ones whose share is kept
 MOST_ADDRESSES: Final = 100  # of a caller; at each new one aioice makes checks of its own, whosever it is
 MOST_SOURCES: Final = 31  # SSRCs of a call at once; as many as a receiver report can name (RFC 3550, 6.4.2)
-MORE_SOURCES: Final = (
-    0.1  # a second, beyond those: a gateway begins one after each hold, and the oldest is forgotten
-)
+# a second, beyond those: a gateway begins one after each hold, and the oldest is forgotten
+MORE_SOURCES: Final = 0.1
 MOST_FAULTS: Final = 1000  # of aiortc in a call; one that came without a datagram would come for ever
 SHORTEST_RTP: Final = 12  # bytes
 BYE: Final = 203  # packet type of a source's farewell
@@ -67,9 +66,8 @@ class Guard:
         self.heard = self.spoken = time.monotonic()
         self.refused = 0  # datagrams
         self.faults = 0  # datagrams that aiortc failed at
-        self.sources: dict[
-            bytes, None
-        ] = {}  # SSRCs of packets that were authentic, the last to speak at the end
+        # SSRCs of packets that were authentic, the last to speak at the end
+        self.sources: dict[bytes, None] = {}
         self._ice = ice
         self._addresses: set[Address] = set()  # the caller's
         self._caller = Allowance(FROM_CALLER)
@@ -159,9 +157,8 @@ class Guard:
                 await receive()
             except ConnectionError:
                 raise
-            except (
-                Exception
-            ) as error:  # nothing that comes from outside may end the reader, and with it the call
+            # nothing that comes from outside may end the reader, and with it the call
+            except Exception as error:
                 self.faults += 1
                 if self.faults > MOST_FAULTS:
                     raise

@@ -94,9 +94,8 @@ def offered(session: SessionDescription) -> dict[str, int]:
     """The ``a=fmtp`` parameters of Opus that are whole numbers; none where it is not offered."""
     codecs = (codec for media in session.media for codec in media.rtp.codecs)
     found = next((codec.parameters for codec in codecs if codec.mimeType.lower() == MIME_TYPE), {})
-    texts = {
-        name.strip(): str(value).strip() for name, value in found.items()
-    }  # aiortc reads some as numbers
+    # aiortc reads some as numbers
+    texts = {name.strip(): str(value).strip() for name, value in found.items()}
     return {name: int(text) for name, text in texts.items() if re.fullmatch("[0-9]{1,9}", text)}
 
 

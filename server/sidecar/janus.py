@@ -21,9 +21,8 @@ from server.waiting import cancelled, finished
 from .following import RoomOver
 from .transport import Message, Transport
 
-KEEPALIVE: Final = (
-    8.0  # s; a session is over after 60 s without a request (Janus's default), in Docker after 20
-)
+# s; a session is over after 60 s without a request (Janus's default), in Docker after 20
+KEEPALIVE: Final = 8.0
 ANSWER_TIME: Final = 10.0  # s that Janus has for an answer
 GOODBYE_TIME: Final = 2.0  # s, where the answer makes no difference: who ends has little time
 NO_SUCH_SESSION: Final = 458

@@ -4,9 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-CALM: Final = (
-    4.0  # s after the first packet in which nothing happens, so that there is a delay to compare with
-)
+# s after the first packet in which nothing happens, so that there is a delay to compare with
+CALM: Final = 4.0
 STORM: Final = 4.0  # s that a condition lasts that passes: the delay after it is what counts
 RUN: Final = 8.0  # datagrams that a bad phase of bursty loss lasts on average: 160 ms of audio
 OVERTAKEN: Final = 0.045  # s that a datagram is held that others shall overtake: two of them, 20 ms apart

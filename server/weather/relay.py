@@ -37,9 +37,8 @@ class Relay:
         self._caller: Address | None = None
         self._server: Address | None = None
         self._near: asyncio.DatagramTransport | None = None  # what the caller sees
-        self._far: list[
-            asyncio.DatagramTransport
-        ] = []  # what the server sees; then what it sees after a rebinding
+        # what the server sees; then what it sees after a rebinding
+        self._far: list[asyncio.DatagramTransport] = []
         self._there = _Way(weather, f"{seed} there", self._to_server)
         self._back = _Way(weather if weather.both_ways else Weather(), f"{seed} back", self._to_caller)
 
@@ -98,9 +97,8 @@ class _Way:
 
     def __init__(self, weather: Weather, seed: str, send: Callable[[bytes], None]) -> None:
         self.at = -1.0  # s since the first audio, as the last packet of audio had it
-        self._audio = Fates(
-            weather, f"{seed} audio"
-        )  # whose fates shall not depend on how much else there is
+        # whose fates shall not depend on how much else there is
+        self._audio = Fates(weather, f"{seed} audio")
         self._rest = Fates(weather, f"{seed} rest")
         self._send = send
         self._loop = asyncio.get_running_loop()

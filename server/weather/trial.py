@@ -23,10 +23,8 @@ ATTEMPTS: Final = 3  # a server that is late for a moment refuses calls
 SETTLED: Final = 1.0  # s after the first packet from which the delay counts
 LAST: Final = 3.0  # s before the end in which it counts again
 
-LOOKED_AHEAD: Final = {  # by both encoders, samples
-    "percepnet": SPEECH_LOOKAHEAD + LOOKAHEAD,
-    "echo": 2 * SPEECH_LOOKAHEAD,
-}
+# by both encoders, samples
+LOOKED_AHEAD: Final = {"percepnet": SPEECH_LOOKAHEAD + LOOKAHEAD, "echo": 2 * SPEECH_LOOKAHEAD}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

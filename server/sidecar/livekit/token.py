@@ -7,9 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-TOKEN_TIME: Final = (
-    6 * 3600
-)  # s in which a room can be joined; LiveKit renews the tokens of those who are in it
+# s in which a room can be joined; LiveKit renews the tokens of those who are in it
+TOKEN_TIME: Final = 6 * 3600
 CLOCK_TOLERANCE: Final = 60  # s by which LiveKit's clock may be behind
 _HEADER: Final = {"alg": "HS256", "typ": "JWT"}
 
