@@ -22,7 +22,8 @@ from percepnet.resynthesis import enhance_spectra
 MAX_ATTENUATION_LIMIT_DB: Final = 100.0
 
 _BLOCK: Final = 50  # hops that go through at once; bounds the memory of a long recording
-_RAMP: Final = np.float32(0.2)  # per hop: a control is where it was set after 50 ms
+# per hop: a control is where it was set after 40 ms; exact in binary, or a fade in pieces would last longer
+_RAMP: Final = np.float32(0.25)
 LOUDEST: Final = np.float32(4)  # 12 dB above full scale: bounds what a broken packet does to the levels
 _SILENT: Final = np.float32(2**-15)  # peak, −90 dBFS: one step of 16 bits, Opus's muted microphone
 _SLEEPY: Final = (
@@ -241,14 +242,14 @@ class Enhancer:
         return path
 
     def _fades(self, rows: Rows) -> list[int]:
-        """Hops after which streams that become dry have got there; from then on they are idle."""
+        """Hops after which streams that become dry are heard no more of; from then on they are idle."""
         wanted = self._wanted(rows)
         if wanted.all():  # as nearly always
             return []
         left = self._wet[rows][wanted == 0]
         left = left[left > 0]
-        steps = _RAMP * np.arange(1, 2 + round(1 / _RAMP), dtype=np.float32)
-        return (1 + (steps < left[:, None]).sum(1)).tolist()
+        steps = _RAMP * np.arange(1, 1 + round(1 / _RAMP), dtype=np.float32)
+        return (steps < left[:, None]).sum(1).tolist()
 
     def _rows(self, streams: Sequence[int] | Rows | None) -> Rows:
         if streams is None:
