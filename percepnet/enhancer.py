@@ -153,11 +153,23 @@ class Enhancer:
         quiet = _run_lengths(peaks <= _SILENT, self._quiet[rows])
         asleep = quiet > _SLEEPY
         out = np.empty_like(x)
-        for start, stop in pairwise(_edges(asleep, self._fades(rows))):
-            block = slice(start * HOP, stop * HOP)
-            out[:, block] = self._block(x[:, block], rows, asleep[:, start])
-            self._quiet[rows] = quiet[:, stop - 1]
+        edges = _edges(asleep, self._fades(rows))
+        before = [state[rows] for state in self._states()] if len(edges) > 2 else []
+        try:
+            for start, stop in pairwise(edges):
+                block = slice(start * HOP, stop * HOP)
+                out[:, block] = self._block(x[:, block], rows, asleep[:, start])
+                self._quiet[rows] = quiet[:, stop - 1]
+        except BaseException:  # of several blocks, none was heard
+            for state, kept in zip(self._states(), before, strict=False):
+                state[rows] = kept
+            raise
         return out
+
+    def _states(self) -> tuple[NDArray[Any], ...]:
+        """All that is kept of the streams, but for what was set and counted."""
+        heard = (self._history, self._tail, self._analysis.whole, self._state, self._idle, self._quiet)
+        return *heard, self._wet, self._post
 
     def _block(self, x: Float, rows: Rows, asleep: NDArray[np.bool]) -> Float:
         hops = x.shape[1] // HOP
