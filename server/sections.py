@@ -11,7 +11,8 @@ from typing import Final
 
 MOST: Final = 16  # sections of an offer; a program that sends a camera in three sizes has two
 _BEGINS: Final = re.compile(r"^(?=m=)", re.MULTILINE)
-_VIDEO: Final = re.compile(r"m=video \d+(?:/\d+)? (\S+) (\d+)")
+# With the first of its formats, which becomes a pattern: one of thousands of digits would take long to compile
+_VIDEO: Final = re.compile(r"m=video \d+(?:/\d+)? (\S+) (\d{1,3})\b")
 _AUDIO: Final = re.compile(r"m=audio (\d+)")
 _MID: Final = re.compile(r"^a=mid:([!#-'*+.0-9A-Z^-~-]+)\s*$", re.MULTILINE)
 _BUNDLE: Final = re.compile(r"^a=group:BUNDLE\b([^\r\n]*)\r?\n", re.MULTILINE)
