@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, Self, TypeAlias
 
 import aioice
-from aiortc import RTCIceCandidate
+from aiortc import RTCIceCandidate, rtp
+from aiortc.codecs import CODECS as AIORTCS
 from aiortc.sdp import MediaDescription, SessionDescription
 
 from .controls import Controls, checked
@@ -24,8 +25,13 @@ MOST_ALIKE: Final = 64  # lines that say the same of an SDP, candidates for exam
 LINE: Final = re.compile(r"[a-z]=[A-Za-z0-9-]*")  # what a line says
 WAITS_FOR_CANDIDATES: Final = hasattr(aioice.Connection, "_remote_candidates_expected")  # from 0.11 or so on
 CODECS: Final = ("audio/opus", "audio/g722", "audio/pcmu", "audio/pcma")
+# Codecs that need no a=rtpmap, by payload type (RFC 3551, 6)
+STATIC: Final = {codec.payloadType: codec for codec in AIORTCS["audio"] if codec.payloadType in range(35)}
 DIGESTS: Final = ("sha-256", "sha-384", "sha-512")
 Direction: TypeAlias = Literal["sendrecv", "sendonly", "recvonly"]
+
+# aiortc would answer with a payload type of its own where the caller's is below 96, as it may be (RFC 5761, 4).
+rtp.DYNAMIC_PAYLOAD_TYPES = range(128)
 
 
 class OfferError(ValueError):
@@ -166,8 +172,11 @@ def _check_audio(media: MediaDescription, direction: Direction, codecs: Collecti
         raise OfferError("sdp: a=rtcp-mux is missing in the audio section")
     if media.rtcp_port is None or media.rtcp_host is None:
         media.rtcp_port, media.rtcp_host = 9, "0.0.0.0"  # without them aiortc leaves out a=rtcp-mux as well
-    offered = [codec.mimeType.lower() for codec in media.rtp.codecs]
-    media.rtp.codecs = [codec for codec in media.rtp.codecs if codec.mimeType.lower() in codecs]
+    named = STATIC | {codec.payloadType: codec for codec in reversed(media.rtp.codecs)}
+    # As m= has them: what is named beside is not offered (RFC 8866, 5.14), and aiortc would answer with it.
+    offered = [named[number] for number in dict.fromkeys(media.fmt) if number in named]
+    media.rtp.codecs = [codec for codec in offered if codec.mimeType.lower() in codecs]
     media.fmt = [codec.payloadType for codec in media.rtp.codecs]
     if not media.fmt:
-        raise OfferError(f"sdp: none of the codecs {', '.join(codecs)} among {', '.join(offered) or 'none'}")
+        others = ", ".join(codec.mimeType.lower() for codec in offered) or "none"
+        raise OfferError(f"sdp: none of the codecs {', '.join(codecs)} among {others}")
