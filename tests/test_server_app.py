@@ -291,7 +291,8 @@ async def test_another_method_is_405_in_json(server: Server) -> None:
         assert (await answer.json())["error"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.usefixtures("hang_ups")
 async def test_a_signal_ends_the_process_with_calls_running(number: int) -> None:
     code = "from server.app import *; serve(Config(port=0, workers=1, rated_calls=2, drain_time=0))"
     command = [sys.executable, "-c", code]
