@@ -202,7 +202,7 @@ async def test_an_answer_that_fails_leaves_nothing_behind(
     await (await server.http.get("/healthz")).read()
     before = holdings()
     with monkeypatch.context() as patch:
-        patch.setattr(sections, "refused", lambda sdp, videos: 1 / 0)
+        patch.setattr(sections, "refused", lambda sdp, others: 1 / 0)
         for path in ("/offer", "/offer?room=desk"):
             async with server.http.post(path, json={"sdp": sdp, "type": "offer"}) as answer:
                 assert answer.status == 400

@@ -7,7 +7,7 @@ from aiortc.sdp import SessionDescription
 from fuzz_offers import OFFERS
 
 from server.offer import Direction, Offer
-from server.sections import MOST, bundled_as, refused, without_video
+from server.sections import MOST, bundled_as, refused, without_refused
 
 HEAD = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n"
 TRANSPORT = "c=IN IP4 0.0.0.0\r\na=ice-ufrag:abcd\r\na=ice-pwd:abcdefghijklmnopqrstuv\r\na=rtcp-mux\r\n"
@@ -41,7 +41,7 @@ def test_video_is_refused_in_its_place(bundled: bool) -> None:
         *permutations(["audio", "video"]),
     }:
         offer = description(list(kinds), bundled)
-        rest, videos = without_video(offer)
+        rest, videos = without_refused(offer)
         assert "rtcp-fb" not in rest
         offered = SessionDescription.parse(offer)
         kept = [media.rtp.muxId for media in offered.media if media.kind != "video"]
@@ -70,32 +70,57 @@ def test_what_heads_a_bundle_carries_it() -> None:
         offer = (
             f"{HEAD}a=group:BUNDLE v a\r\n{SECTIONS['video']}{TRANSPORT}a=mid:v\r\n{audio}{own}a=mid:a\r\n"
         )
-        (media,) = SessionDescription.parse(without_video(offer)[0]).media
+        (media,) = SessionDescription.parse(without_refused(offer)[0]).media
         assert media.ice is not None
         assert (media.port, media.ice.usernameFragment, media.rtcp_mux) == (9, "abcd", True)
     alone = offer.replace("BUNDLE v a", "BUNDLE v")
-    rest, (video,) = without_video(alone)
+    rest, (video,) = without_refused(alone)
     assert "BUNDLE" not in rest
     assert "wxyz" in rest
     assert not video.carries
 
 
+@pytest.mark.parametrize(
+    "rejected",
+    [
+        "m=audio 0 UDP/TLS/RTP/SAVPF 0",
+        "m=application 0 UDP/DTLS/SCTP webrtc-datachannel",
+        "m=text 0 UDP/TLS/RTP/SAVPF 98",
+    ],
+)
+@pytest.mark.parametrize("before", ["m=audio", "m=application"])
+def test_what_an_offer_has_no_port_for_is_refused(rejected: str, before: str) -> None:
+    sdp = OFFERS[0].replace(before, f"{rejected}\r\na=mid:gone\r\n{before}", 1)
+    offer = Offer.of_sdp(sdp, {})
+    assert [media.kind for media in SessionDescription.parse(offer.sdp).media] == ["audio", "application"]
+    answer = refused(offer.sdp, offer.others)
+    mids = [media.rtp.muxId for media in SessionDescription.parse(answer).media]
+    assert mids == [media.rtp.muxId for media in SessionDescription.parse(sdp).media]
+    assert rejected in answer
+
+
+def test_what_is_only_in_a_bundle_has_a_port_of_0_and_is_taken() -> None:
+    sdp = OFFERS[1].replace("m=application 9", "m=application 0").replace("a=sctp", "a=bundle-only\r\na=sctp")
+    assert "m=application 0" in sdp
+    assert without_refused(sdp) == (sdp, ())
+
+
 def test_mids_are_no_patterns() -> None:
     offer = description(["video", "audio"], bundled=True).replace("audio1", r"\g<9>\9")
-    rest, videos = without_video(offer)
+    rest, videos = without_refused(offer)
     assert r"a=group:BUNDLE \g<9>\9" in rest
     assert r"a=group:BUNDLE video0 \g<9>\9" in refused(rest, videos)
 
 
 def test_what_has_no_video_stays_as_it_is() -> None:
     offer = description(["audio", "application"], bundled=True)
-    assert without_video(offer) == (offer, ())
+    assert without_refused(offer) == (offer, ())
     assert refused(offer, ()) == offer
 
 
 def test_too_many_sections_are_counted() -> None:
     with pytest.raises(ValueError, match=f"{MOST} sections, not {MOST + 1}"):
-        without_video(description(["video"] * (MOST + 1), bundled=False))
+        without_refused(description(["video"] * (MOST + 1), bundled=False))
 
 
 @pytest.mark.parametrize(
