@@ -172,6 +172,9 @@ def _check_audio(media: MediaDescription, direction: Direction, codecs: Collecti
         raise OfferError("sdp: a=rtcp-mux is missing in the audio section")
     if media.rtcp_port is None or media.rtcp_host is None:
         media.rtcp_port, media.rtcp_host = 9, "0.0.0.0"  # without them aiortc leaves out a=rtcp-mux as well
+    # One above asks for another (RFC 8285, 6), which aiortc does not know: its sender ends.
+    extensions = media.rtp.headerExtensions
+    media.rtp.headerExtensions = [extension for extension in extensions if 0 < extension.id < 256]
     named = STATIC | {codec.payloadType: codec for codec in reversed(media.rtp.codecs)}
     # As m= has them: what is named beside is not offered (RFC 8866, 5.14), and aiortc would answer with it.
     offered = [named[number] for number in dict.fromkeys(media.fmt) if number in named]

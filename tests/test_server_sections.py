@@ -151,3 +151,15 @@ def test_legal_lines_that_aiortc_cannot_read_are_passed_over(
             break
     else:
         raise AssertionError(f"no offer has {line}")
+
+
+@pytest.mark.parametrize(
+    ("number", "taken"), [(14, True), (255, True), (0, False), (256, False), (4096, False)]
+)
+def test_extensions_are_taken_whose_numbers_packets_can_have(number: int, taken: bool) -> None:
+    for sdp in OFFERS[:2]:
+        offer = Offer.of_sdp(sdp.replace("a=extmap:1 ", f"a=extmap:{number} "), {})
+        (audio,) = (media for media in SessionDescription.parse(offer.sdp).media if media.kind == "audio")
+        found = [extension.id for extension in audio.rtp.headerExtensions]
+        assert (number in found) is taken
+        assert 2 in found
