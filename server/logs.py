@@ -58,7 +58,8 @@ def _without_request(record: logging.LogRecord) -> bool:
     """Leave out what a request held that is no HTTP: aiohttp quotes it, be it a token or a call's id, as an error."""
     if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
         record.exc_info = None
-        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.levelno = min(record.levelno, logging.WARNING)
+        record.levelname = logging.getLevelName(record.levelno)
         return logging.getLogger(record.name).isEnabledFor(record.levelno)
     return True
 
