@@ -18,9 +18,10 @@ _AUDIO: Final = re.compile(r"m=audio (\d+)")
 _MID: Final = re.compile(r"^a=mid:([!#-'*+.0-9A-Z^-~-]+)\s*$", re.MULTILINE)
 _BUNDLE: Final = re.compile(r"^a=group:BUNDLE\b([^\r\n]*)\r?\n", re.MULTILINE)
 _TRANSPORT: Final = re.compile(
-    r"^(?:c=|a=(?:candidate|end-of-candidates|fingerprint|ice-[a-z]+|rtcp|rtcp-mux|setup)(?=[:\s])).*\n",
+    r"^(?:c=|a=(?:candidate|end-of-candidates|fingerprint|ice-(?:options|pwd|ufrag)|rtcp|rtcp-mux|setup)(?=[:\s])).*\n",
     re.MULTILINE,
 )
+_KEYS: Final = re.compile(r"^a=(?:fingerprint|ice-(?:options|pwd|ufrag)|setup)(?=[:\s]).*\n", re.MULTILINE)
 
 # Attributes of an extension, such as vad=on of RFC 6464, 4; of a source, one without a value (RFC 5576, 4.1)
 _EXTENSION: Final = re.compile(r"^(a=extmap:\S+[ \t]+\S+)[ \t][^\r\n]*", re.MULTILINE)
@@ -67,6 +68,7 @@ def without_refused(sdp: str) -> tuple[str, tuple[Refused, ...]]:
         raise ValueError(f"sdp may have {MOST} sections, not {len(sections)}")
     group = _BUNDLE.search(head)
     bundle = group[1].split() if group else []
+    sections = _joined(sections, bundle)
     kept: list[str] = []
     found: list[tuple[int, str, re.Match[str], str]] = []
     for place, section in enumerate(sections):
@@ -78,7 +80,7 @@ def without_refused(sdp: str) -> tuple[str, tuple[Refused, ...]]:
         else:
             found.append((place, section, line, named[1]))
     if not found:
-        return sdp, ()
+        return "".join([head, *kept]), ()
     gone = {mid for *_, mid in found}
     rest = [mid for mid in bundle if mid not in gone]
     others = []
@@ -92,6 +94,18 @@ def without_refused(sdp: str) -> tuple[str, tuple[Refused, ...]]:
             transport = "".join(_TRANSPORT.findall(section))
             kept = [_carried(other, transport) if _is_of(other, rest) else other for other in kept]
     return "".join([_bundled(head, rest), *kept]), tuple(others)
+
+
+def _joined(sections: Sequence[str], bundle: Sequence[str]) -> list[str]:
+    """Sections of which those that have no transport of their own have that of the bundle's head (RFC 9143, 7.1.3)."""
+    head = next((section for section in sections if _is_of(section, bundle[:1])), "")
+    keys = "".join([*_KEYS.findall(head), "a=rtcp-mux\r\n"])
+    return [
+        f"{section.rstrip()}\r\n{keys}"
+        if _is_of(section, bundle) and "a=ice-ufrag:" not in section
+        else section
+        for section in sections
+    ]
 
 
 def _is_of(section: str, mids: Sequence[str]) -> bool:
