@@ -22,7 +22,8 @@ from percepnet.resynthesis import enhance_spectra
 MAX_ATTENUATION_LIMIT_DB: Final = 100.0
 
 _BLOCK: Final = 50  # hops that go through at once; bounds the memory of a long recording
-_RAMP: Final = np.float32(0.2)  # per hop: a control is where it was set after 50 ms
+# per hop: a control is where it was set after 40 ms; exact in binary, or a fade in pieces would last longer
+_RAMP: Final = np.float32(0.25)
 LOUDEST: Final = np.float32(4)  # 12 dB above full scale: bounds what a broken packet does to the levels
 _SILENT: Final = np.float32(2**-15)  # peak, −90 dBFS: one step of 16 bits, Opus's muted microphone
 # hops of silence on end, 10 s, in which the states settle; a stream sleeps through the rest
@@ -150,11 +151,23 @@ class Enhancer:
         quiet = _run_lengths(peaks <= _SILENT, self._quiet[rows])
         asleep = quiet > _SLEEPY
         out = np.empty_like(x)
-        for start, stop in pairwise(_edges(asleep, self._fades(rows))):
-            block = slice(start * HOP, stop * HOP)
-            out[:, block] = self._block(x[:, block], rows, asleep[:, start])
-            self._quiet[rows] = quiet[:, stop - 1]
+        edges = _edges(asleep, self._fades(rows))
+        before = [state[rows] for state in self._states()] if len(edges) > 2 else []
+        try:
+            for start, stop in pairwise(edges):
+                block = slice(start * HOP, stop * HOP)
+                out[:, block] = self._block(x[:, block], rows, asleep[:, start])
+                self._quiet[rows] = quiet[:, stop - 1]
+        except BaseException:  # of several blocks, none was heard
+            for state, kept in zip(self._states(), before, strict=False):
+                state[rows] = kept
+            raise
         return out
+
+    def _states(self) -> tuple[NDArray[Any], ...]:
+        """All that is kept of the streams, but for what was set and counted."""
+        heard = (self._history, self._tail, self._analysis.whole, self._state, self._idle, self._quiet)
+        return *heard, self._wet, self._post
 
     def _block(self, x: Float, rows: Rows, asleep: NDArray[np.bool]) -> Float:
         hops = x.shape[1] // HOP
@@ -239,14 +252,14 @@ class Enhancer:
         return path
 
     def _fades(self, rows: Rows) -> list[int]:
-        """Hops after which streams that become dry have got there; from then on they are idle."""
+        """Hops after which streams that become dry are heard no more of; from then on they are idle."""
         wanted = self._wanted(rows)
         if wanted.all():  # as nearly always
             return []
         left = self._wet[rows][wanted == 0]
         left = left[left > 0]
-        steps = _RAMP * np.arange(1, 2 + round(1 / _RAMP), dtype=np.float32)
-        return (1 + (steps < left[:, None]).sum(1)).tolist()
+        steps = _RAMP * np.arange(1, 1 + round(1 / _RAMP), dtype=np.float32)
+        return (steps < left[:, None]).sum(1).tolist()
 
     def _rows(self, streams: Sequence[int] | Rows | None) -> Rows:
         if streams is None:

@@ -66,7 +66,7 @@ def static_folder() -> Path:
 
 
 def serve(config: Config) -> None:
-    """Serve until SIGINT or SIGTERM, see :class:`Ending`, then close all calls and return.
+    """Serve until a signal, see :class:`Ending`, then close all calls and return.
 
     From one process, or from several workers behind a front that then has the public address. Raises
     ``OSError`` when the address is taken, and :class:`WorkerFailed`.
@@ -82,7 +82,7 @@ def serve(config: Config) -> None:
 
 
 async def _serve_alone(config: Config, ending: Ending) -> None:
-    ending.listen(signal.SIGINT, signal.SIGTERM)
+    ending.listen()
     app = create_app(config)
     async with _listening(app, config) as runner:
         _announce(runner, config)
@@ -90,7 +90,7 @@ async def _serve_alone(config: Config, ending: Ending) -> None:
 
 
 async def _serve_workers(config: Config, count: int, ending: Ending) -> None:
-    ending.listen(signal.SIGINT, signal.SIGTERM)
+    ending.listen()
     async with (
         Workers(config, count, _work) as workers,
         _listening(create_front(config, workers, static_folder()), config) as runner,

@@ -69,7 +69,7 @@ class Call:
         self._encoding: opus.OpusOptions | None = None  # None: aiortc's own
         self._guard: guard.Guard | None = None
         self._channel: ControlChannel | None = None
-        self._videos: set[str] = set()  # mids of the sections that are refused
+        self._refused: set[str] = set()  # mids of the sections that are refused
         self._candidates = 0  # named after the offer
         self._channels = 0  # that the caller has opened
         self._connected = asyncio.Event()
@@ -88,7 +88,7 @@ class Call:
     async def open(self, offer: Offer) -> None:
         """Answer the offer; on any failure the call has given back all it took."""
         self.remote_ufrag = offer.ufrag
-        self._videos = {video.mid for video in offer.videos}
+        self._refused = {other.mid for other in offer.others}
         try:
             self._connection.on("track", lambda source: self._on_track(source, offer))
             await self._connection.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
@@ -110,7 +110,7 @@ class Call:
             sdp = opus.described(sdp, self._config.opus.fmtp(sent=self._encoding))
         if self._config.advertise_address is not None:
             sdp = advertised(sdp, self._config.advertise_address)
-        return RTCSessionDescription(sections.refused(sdp, offer.videos), "answer")
+        return RTCSessionDescription(sections.refused(sdp, offer.others), "answer")
 
     async def _gather(self) -> None:
         """Open the sockets of the call, and put its answer together."""
@@ -180,7 +180,7 @@ class Call:
         if self._candidates > MOST_CANDIDATES:
             raise ValueError(f"a call takes at most {MOST_CANDIDATES} candidates after its offer")
         if self._connection.connectionState in ("new", "connecting"):
-            if candidate.sdpMid in self._videos:
+            if candidate.sdpMid in self._refused:
                 (transceiver,) = self._connection.getTransceivers()
                 candidate.sdpMid = transceiver.mid  # they share a transport
             await self._connection.addIceCandidate(candidate)

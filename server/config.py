@@ -146,7 +146,7 @@ class Config:
     drain_time: float = _option(
         10.0,
         number(0, 86400),
-        "seconds that calls may go on after SIGTERM or SIGINT; a second one closes them at once",
+        "seconds that calls may go on after SIGTERM, SIGINT or SIGHUP; a second of the first two closes them at once",
     )
     log_format: str = _option(
         "text", one_of(*FORMATS), "log lines as text, or as JSON with the call's short id in a field"

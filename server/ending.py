@@ -40,10 +40,16 @@ class Ending:
     def is_told(self) -> bool:
         return self._told.is_set()
 
-    def listen(self, *numbers: signal.Signals) -> None:
-        """Let signals tell it."""
-        for number in numbers:
-            asyncio.get_running_loop().add_signal_handler(number, self._tell)
+    def listen(self) -> None:
+        """Let signals tell it: SIGINT, SIGTERM and, unless it is ignored as by nohup, SIGHUP.
+
+        A terminal that closes may send that twice, so that one counts once.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._tell)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            loop.add_signal_handler(signal.SIGHUP, self._hang_up)
 
     def drain(self) -> None:
         """No new calls; those at hand may end within ``drain_time``."""
@@ -75,6 +81,10 @@ class Ending:
         else:
             logger.info("ending: calls may go on for %g s, or until a second signal", self._drain_time)
             self.drain()
+
+    def _hang_up(self) -> None:
+        if not self.is_told:
+            self._tell()
 
     def _end_within(self, seconds: float) -> None:
         self._last_resort.cancel()

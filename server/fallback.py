@@ -86,11 +86,13 @@ class Fallback:
     def resume(self, stream: int) -> None:
         """Go on after packets that went past: as new and unheard for the warm-up, which fades in as ever.
 
-        One that was just being shed stays so.
+        One that was just being shed stays so, and one that failed begins its warm-up over.
         """
-        if self._phase[stream] == _LEAVING:
+        if self._dry_for[stream]:
+            self._dry_for[stream] = max(self._dry_for[stream], WARM_UP_PACKETS + 1)
+        elif self._phase[stream] == _LEAVING:
             self._phase[stream] = _SHED
-        elif not self._dry_for[stream] and self._phase[stream] != _SHED:
+        elif self._phase[stream] != _SHED:
             self._phase[stream] = _SHED
             self.restore(stream)
 

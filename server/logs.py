@@ -12,6 +12,8 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Final
 
+from aiohttp.http_exceptions import HttpProcessingError
+
 from .loglimit import LogLimit
 
 FORMATS: Final = ("text", "json")
@@ -41,6 +43,7 @@ def log_to_stderr(level: int | str, worker: int | None = None, form: str = "text
     for handler in logging.getLogger().handlers:
         handler.setFormatter(_Json(worker) if form == "json" else _Text(worker))
         handler.addFilter(_named)
+        handler.addFilter(_without_request)
         handler.addFilter(LogLimit())
 
 
@@ -48,6 +51,16 @@ def _named(record: logging.LogRecord) -> bool:
     """Give a record its call; one that another thread writes about a call brings it along."""
     if not hasattr(record, "call"):
         record.call = current_call()
+    return True
+
+
+def _without_request(record: logging.LogRecord) -> bool:
+    """Leave out what a request held that is no HTTP: aiohttp quotes it, be it a token or a call's id, as an error."""
+    if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+        record.exc_info = None
+        record.levelno = min(record.levelno, logging.WARNING)
+        record.levelname = logging.getLevelName(record.levelno)
+        return logging.getLogger(record.name).isEnabledFor(record.levelno)
     return True
 
 

@@ -12,20 +12,26 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, Self, TypeAlias
 
 import aioice
-from aiortc import RTCIceCandidate
+from aiortc import RTCIceCandidate, rtp
+from aiortc.codecs import CODECS as AIORTCS
 from aiortc.sdp import MediaDescription, SessionDescription
 
 from .controls import Controls, checked
 from .media import opus
-from .sections import Video, readable, without_video
+from .sections import Refused, readable, without_refused
 
 LONGEST_SDP: Final = 32 * 1024  # characters; a browser's offer of audio and data takes 3 to 6 thousand
 MOST_ALIKE: Final = 64  # lines that say the same of an SDP, candidates for example
 LINE: Final = re.compile(r"[a-z]=[A-Za-z0-9-]*")  # what a line says
 WAITS_FOR_CANDIDATES: Final = hasattr(aioice.Connection, "_remote_candidates_expected")  # from 0.11 or so on
 CODECS: Final = ("audio/opus", "audio/g722", "audio/pcmu", "audio/pcma")
+# Codecs that need no a=rtpmap, by payload type (RFC 3551, 6)
+STATIC: Final = {codec.payloadType: codec for codec in AIORTCS["audio"] if codec.payloadType in range(35)}
 DIGESTS: Final = ("sha-256", "sha-384", "sha-512")
 Direction: TypeAlias = Literal["sendrecv", "sendonly", "recvonly"]
+
+# aiortc would answer with a payload type of its own where the caller's is below 96, as it may be (RFC 5761, 4).
+rtp.DYNAMIC_PAYLOAD_TYPES = range(128)
 
 
 class OfferError(ValueError):
@@ -39,7 +45,7 @@ class Offer:
     opus: Mapping[str, int] = field(default_factory=dict)  # what the caller asks of Opus (RFC 7587, 6.1)
     direction: Direction = "sendrecv"  # of the audio, as the caller sees it
     ufrag: str = ""  # of the caller's ICE
-    videos: tuple[Video, ...] = ()  # that the caller offers as well; the answer has to refuse them
+    others: tuple[Refused, ...] = ()  # sections that the caller offers as well; the answer has to refuse them
 
     @classmethod
     def checked(cls, body: object, *, others_hear: bool = False) -> Self:
@@ -64,7 +70,7 @@ class Offer:
         is said, the audio has to be Opus, so that it is encoded once for all. DTLS begins with a caller of WHIP or
         WHEP (RFC 9725, 4.4); so it is our certificate, not the caller's, that limits the choice of ciphers.
         """
-        session, videos = _check_session(sdp, direction, (opus.MIME_TYPE,) if others_hear else CODECS)
+        session, others = _check_session(sdp, direction, (opus.MIME_TYPE,) if others_hear else CODECS)
         for media in session.media:
             if direction != "sendrecv" and media.dtls is not None and media.dtls.role == "auto":
                 media.dtls.role = "client"
@@ -75,18 +81,18 @@ class Offer:
         ice = session.media[0].ice
         assert ice is not None
         assert ice.usernameFragment is not None
-        return cls(str(session), controls, opus.offered(session), direction, ice.usernameFragment, videos)
+        return cls(str(session), controls, opus.offered(session), direction, ice.usernameFragment, others)
 
 
 def _check_session(
     sdp: str, direction: Direction, codecs: Collection[str]
-) -> tuple[SessionDescription, tuple[Video, ...]]:
+) -> tuple[SessionDescription, tuple[Refused, ...]]:
     if not sdp.strip():
         raise OfferError("sdp must be a text that is not empty")
     if len(sdp) > LONGEST_SDP:
         raise OfferError(f"sdp must be at most {LONGEST_SDP} characters, not {len(sdp)}")
     try:
-        sdp, videos = without_video(sdp)
+        sdp, others = without_refused(sdp)
     except ValueError as error:
         raise OfferError(str(error)) from None
     # aiortc's parser takes each line of codecs with each of their feedback: 32 thousand characters made 3 s.
@@ -103,7 +109,7 @@ def _check_session(
         raise OfferError(f"sdp must have one audio section, not {kinds.count('audio')}")
     if kinds.count("application") > 1 or len(kinds) > 1 + kinds.count("application"):
         raise OfferError(f"sdp may have one audio and one data section beside video, not {', '.join(kinds)}")
-    mids = [media.rtp.muxId for media in session.media] + [video.mid for video in videos]
+    mids = [media.rtp.muxId for media in session.media] + [other.mid for other in others]
     if not all(mids) or len(set(mids)) != len(mids):
         raise OfferError("sdp: each section needs an a=mid of its own")
     for group in session.group:
@@ -118,7 +124,7 @@ def _check_session(
             _check_audio(media, direction, codecs)
         elif media.sctp_port is None and media.profile != "DTLS/SCTP":
             raise OfferError("sdp: a=sctp-port is missing in the data section")
-    return session, videos
+    return session, others
 
 
 def _check_transport(media: MediaDescription) -> None:
@@ -166,8 +172,14 @@ def _check_audio(media: MediaDescription, direction: Direction, codecs: Collecti
         raise OfferError("sdp: a=rtcp-mux is missing in the audio section")
     if media.rtcp_port is None or media.rtcp_host is None:
         media.rtcp_port, media.rtcp_host = 9, "0.0.0.0"  # without them aiortc leaves out a=rtcp-mux as well
-    offered = [codec.mimeType.lower() for codec in media.rtp.codecs]
-    media.rtp.codecs = [codec for codec in media.rtp.codecs if codec.mimeType.lower() in codecs]
+    # One above asks for another (RFC 8285, 6), which aiortc does not know: its sender ends.
+    extensions = media.rtp.headerExtensions
+    media.rtp.headerExtensions = [extension for extension in extensions if 0 < extension.id < 256]
+    named = STATIC | {codec.payloadType: codec for codec in reversed(media.rtp.codecs)}
+    # As m= has them: what is named beside is not offered (RFC 8866, 5.14), and aiortc would answer with it.
+    offered = [named[number] for number in dict.fromkeys(media.fmt) if number in named]
+    media.rtp.codecs = [codec for codec in offered if codec.mimeType.lower() in codecs]
     media.fmt = [codec.payloadType for codec in media.rtp.codecs]
     if not media.fmt:
-        raise OfferError(f"sdp: none of the codecs {', '.join(codecs)} among {', '.join(offered) or 'none'}")
+        found = ", ".join(codec.mimeType.lower() for codec in offered) or "none"
+        raise OfferError(f"sdp: none of the codecs {', '.join(codecs)} among {found}")

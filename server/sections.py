@@ -1,7 +1,8 @@
-"""Parts of an offer that aiortc does not read or answer as it should: video, what is not bundled, some legal lines.
+"""Parts of an offer that aiortc does not read or answer as it should: video, sections that are rejected in the offer
+itself, what is not bundled, some legal lines.
 
 Players of WHEP and programs like OBS offer video along with the audio. aiortc answers each section or fails, so it is
-told of the others only. Source: RFC 8829, 5.3.1; RFC 9143, 7.3.
+told of the others only. Source: RFC 3264, 6; RFC 8829, 5.3.1; RFC 9143, 7.3.
 """
 
 import re
@@ -11,27 +12,30 @@ from typing import Final
 
 MOST: Final = 16  # sections of an offer; a program that sends a camera in three sizes has two
 _BEGINS: Final = re.compile(r"^(?=m=)", re.MULTILINE)
-_VIDEO: Final = re.compile(r"m=video \d+(?:/\d+)? (\S+) (\d+)")
+# Kind, port, profile and the first format
+_MEDIA: Final = re.compile(r"m=(\w+) (\d{1,5})(?:/\d+)? (\S+) ([!-~]{1,64})(?!\S)")
 _AUDIO: Final = re.compile(r"m=audio (\d+)")
 _MID: Final = re.compile(r"^a=mid:([!#-'*+.0-9A-Z^-~-]+)\s*$", re.MULTILINE)
 _BUNDLE: Final = re.compile(r"^a=group:BUNDLE\b([^\r\n]*)\r?\n", re.MULTILINE)
 _TRANSPORT: Final = re.compile(
-    r"^(?:c=|a=(?:candidate|end-of-candidates|fingerprint|ice-[a-z]+|rtcp|rtcp-mux|setup)(?=[:\s])).*\n",
+    r"^(?:c=|a=(?:candidate|end-of-candidates|fingerprint|ice-(?:options|pwd|ufrag)|rtcp|rtcp-mux|setup)(?=[:\s])).*\n",
     re.MULTILINE,
 )
+_KEYS: Final = re.compile(r"^a=(?:fingerprint|ice-(?:options|pwd|ufrag)|setup)(?=[:\s]).*\n", re.MULTILINE)
 
 # Attributes of an extension, such as vad=on of RFC 6464, 4; of a source, one without a value (RFC 5576, 4.1)
 _EXTENSION: Final = re.compile(r"^(a=extmap:\S+[ \t]+\S+)[ \t][^\r\n]*", re.MULTILINE)
 _SOURCE: Final = re.compile(r"^a=ssrc:\d+ [^:\r\n]*(?:\r?\n|\Z)", re.MULTILINE)
-_CODEC: Final = re.compile(r"^a=rtpmap:(\d+) ", re.MULTILINE)
+_CODEC: Final = re.compile(r"^a=rtpmap:(\d+) [!-~]+", re.MULTILINE)
 _FORMAT: Final = re.compile(r"^a=fmtp:(\d+)[^\r\n]*(?:\r?\n|\Z)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
-class Video:
-    """A section of it, and what the answer has to repeat."""
+class Refused:
+    """A section that is not taken, and what the answer has to repeat of it."""
 
     place: int  # among all sections
+    kind: str
     profile: str
     format: str
     codec: str  # the line of it, with its end
@@ -54,35 +58,54 @@ def _without_unnamed(section: str) -> str:
     return _FORMAT.sub(lambda line: line[0] if line[1] in named else "", section)
 
 
-def without_video(sdp: str) -> tuple[str, tuple[Video, ...]]:
-    """The offer less its video, and that; ValueError for too many sections, or one that cannot be answered."""
+def without_refused(sdp: str) -> tuple[str, tuple[Refused, ...]]:
+    """The offer less what is not taken of it, and that: video, and what has a port of 0 and no bundle.
+
+    ValueError for too many sections, or one that cannot be answered.
+    """
     head, *sections = _BEGINS.split(sdp)
     if len(sections) > MOST:
         raise ValueError(f"sdp may have {MOST} sections, not {len(sections)}")
     group = _BUNDLE.search(head)
     bundle = group[1].split() if group else []
+    sections = _joined(sections, bundle)
     kept: list[str] = []
     found: list[tuple[int, str, re.Match[str], str]] = []
     for place, section in enumerate(sections):
-        if (line := _VIDEO.match(section)) is None:
+        line = _MEDIA.match(section)
+        if line is None or (line[1] != "video" and (int(line[2]) or _is_of(section, bundle))):
             kept.append(section)
         elif (named := _MID.search(section)) is None:
             raise ValueError("sdp: each section needs an a=mid of its own")
         else:
             found.append((place, section, line, named[1]))
     if not found:
-        return sdp, ()
+        return "".join([head, *kept]), ()
     gone = {mid for *_, mid in found}
     rest = [mid for mid in bundle if mid not in gone]
-    videos = []
+    others = []
     for place, section, line, mid in found:
-        codec = re.search(rf"^a=rtpmap:{line[2]} [!-~]+", section, re.MULTILINE)
+        codec = next((named[0] for named in _CODEC.finditer(section) if named[1] == line[4]), None)
         carries = bool(rest) and bundle[0] == mid
-        videos.append(Video(place, line[1], line[2], f"{codec[0]}\r\n" if codec else "", mid, carries))
+        others.append(
+            Refused(place, line[1], line[3], line[4], f"{codec}\r\n" if codec else "", mid, carries)
+        )
         if carries:
             transport = "".join(_TRANSPORT.findall(section))
             kept = [_carried(other, transport) if _is_of(other, rest) else other for other in kept]
-    return "".join([_bundled(head, rest), *kept]), tuple(videos)
+    return "".join([_bundled(head, rest), *kept]), tuple(others)
+
+
+def _joined(sections: Sequence[str], bundle: Sequence[str]) -> list[str]:
+    """Sections of which those that have no transport of their own have that of the bundle's head (RFC 9143, 7.1.3)."""
+    head = next((section for section in sections if _is_of(section, bundle[:1])), "")
+    keys = "".join([*_KEYS.findall(head), "a=rtcp-mux\r\n"])
+    return [
+        f"{section.rstrip()}\r\n{keys}"
+        if _is_of(section, bundle) and "a=ice-ufrag:" not in section
+        else section
+        for section in sections
+    ]
 
 
 def _is_of(section: str, mids: Sequence[str]) -> bool:
@@ -96,27 +119,25 @@ def _carried(section: str, transport: str) -> str:
     return f"{first.replace(' 0 ', ' 9 ', 1)}\n{transport}{rest}"
 
 
-def refused(sdp: str, videos: Sequence[Video]) -> str:
-    """The answer to the rest of an offer, with its ``videos`` refused in their places.
+def refused(sdp: str, others: Sequence[Refused]) -> str:
+    """The answer to the rest of an offer, with its ``others`` refused in their places.
 
     One that carries the rest is taken, but nothing is sent in it: refused, it takes the others along in Chromium.
     """
-    if not videos:
+    if not others:
         return sdp
     head, *sections = _BEGINS.split(sdp)
     audio = next(section for section in sections if section.startswith("m=audio"))
-    for video in videos:  # in order, so that each place is right when its turn comes
+    for other in others:  # in order, so that each place is right when its turn comes
         port, transport = "0", "c=IN IP4 0.0.0.0\r\n"
-        if video.carries:
+        if other.carries:
             line = _AUDIO.match(audio)
             assert line is not None
-            port, transport = line[1], "".join(_TRANSPORT.findall(audio)) + video.codec
+            port, transport = line[1], "".join(_TRANSPORT.findall(audio)) + other.codec
             group = _BUNDLE.search(head)
-            head = _bundled(head, [video.mid, *(group[1].split() if group else [])])
-        lines = (
-            f"m=video {port} {video.profile} {video.format}\r\n{transport}a=inactive\r\na=mid:{video.mid}\r\n"
-        )
-        sections.insert(video.place, lines)
+            head = _bundled(head, [other.mid, *(group[1].split() if group else [])])
+        first = f"m={other.kind} {port} {other.profile} {other.format}\r\n"
+        sections.insert(other.place, f"{first}{transport}a=inactive\r\na=mid:{other.mid}\r\n")
     return "".join([head, *sections])
 
 

@@ -20,21 +20,17 @@ def context(config: Config) -> ssl.SSLContext | None:
     key = config.tls_key or config.tls_cert
     _check(config.tls_cert, "CERTIFICATE")
     _check(key, "PRIVATE KEY")
+    if b"ENCRYPTED" in key.read_bytes():  # OpenSSL would ask for its password at the terminal
+        raise ValueError(f"{key}: its key has a password; allowed is one without, as openssl pkey writes it")
     found = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # TLS 1.2 or newer
     try:
-        found.load_cert_chain(config.tls_cert, key, password=_no_password)
+        found.load_cert_chain(config.tls_cert, key)
     except ssl.SSLError as error:
         reason = (error.reason or str(error)).lower().replace("_", " ")
         raise ValueError(f"certificate {config.tls_cert} with key {key}: {reason}") from None
     return found
 
 
-def _no_password() -> bytes:
-    """Where OpenSSL would ask at the terminal; a wrong one is an error."""
-    return b""
-
-
 def _check(path: Path, what: str) -> None:
-    with path.open("rb") as file:
-        if f"{what}-----".encode() not in file.read():
-            raise ValueError(f"{path}: no {what.lower()} in PEM format is in it")
+    if f"{what}-----".encode() not in path.read_bytes():
+        raise ValueError(f"{path}: no {what.lower()} in PEM format is in it")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Final, Self, TypeAlias
 from urllib.parse import unquote
 
+from yarl import URL
+
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 ORIGIN: Final = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d{1,5})?")  # RFC 6454, 6.2
@@ -80,16 +82,23 @@ def switch(text: str) -> bool:
 
 def origin(text: str) -> str:
     """As a browser writes it, without a path: ``https://example.org`` or ``http://localhost:3000``."""
-    if not ORIGIN.fullmatch(text):
-        raise ValueError(f"an origin must be like https://example.org or http://localhost:3000, not {text!r}")
-    return text
+    try:
+        # A port that goes without saying is never said, and what names it would never be met.
+        if ORIGIN.fullmatch(text) and str(URL(text).origin()) == text:
+            return text
+    except ValueError:  # a port above all
+        pass
+    raise ValueError(f"an origin must be like https://example.org or http://localhost:3000, not {text!r}")
 
 
 def url(text: str) -> str:
     """An address of the web, http or https."""
-    if not re.fullmatch(r"https?://[^\s/]+\S*", text):
-        raise ValueError(f"must be a URL like https://example.org/whip/{{room}}, not {text!r}")
-    return text
+    try:
+        if re.fullmatch(r"https?://[^\s/]+\S*", text) and URL(text).host:
+            return text
+    except ValueError:
+        pass
+    raise ValueError(f"must be a URL like https://example.org/whip/{{room}}, not {text!r}")
 
 
 def address(text: str) -> str:

@@ -176,8 +176,9 @@ class Parent:
 
 
 def _begin(target: Target, number: int, config: Config, path: Path, channel: socket.socket) -> None:
-    # a terminal sends it to all; the parent decides what it means
+    # a terminal sends them to all; the parent decides what they mean
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     log_to_stderr(config.log_level, number, config.log_format)
     try:
         target(number, config, path, channel)

@@ -3,6 +3,7 @@
 import gc
 import ipaddress
 import os
+import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,6 +35,14 @@ def patient_servers() -> Iterator[None]:
     path = os.pathsep.join(filter(None, [str(PATIENT), os.environ.get("PYTHONPATH")]))
     with patch.dict(os.environ, PYTHONPATH=path):
         yield
+
+
+@pytest.fixture
+def hang_ups() -> Iterator[None]:
+    """Processes that are started heed SIGHUP, also where the tests themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def recording(name: str) -> Float:

@@ -52,14 +52,14 @@ def test_streaming_equals_batch_for_any_chunking(voices: Float, seed: int) -> No
     np.testing.assert_allclose(np.concatenate(parts, axis=1), batch, atol=1e-6)
 
 
-def test_turning_off_and_on_is_the_same_for_any_chunking(voices: Float) -> None:
-    """In any chunks, a stream that is dry forgets, and begins anew when it is turned on."""
+@pytest.mark.parametrize("dry", [4, 6, 60])
+def test_turning_off_and_on_is_the_same_for_any_chunking(voices: Float, dry: int) -> None:
+    """In any chunks, a stream that is dry forgets, and begins anew when it is turned on, however few hops it was."""
 
     def turned(chunk: int) -> Float:
         enhancer, parts = Enhancer(streams=4), []
-        for part, enabled in zip(
-            np.split(voices[:, : 180 * HOP], 3, axis=1), (True, False, True), strict=True
-        ):
+        turns = np.split(voices[:, : (120 + dry) * HOP], [60 * HOP, (60 + dry) * HOP], axis=1)
+        for part, enabled in zip(turns, (True, False, True), strict=True):
             for stream in (0, 2):
                 enhancer.set(stream, enabled=enabled)
             parts += [enhancer.process(part[:, at : at + chunk]) for at in range(0, part.shape[1], chunk)]
@@ -295,18 +295,21 @@ def test_a_network_that_fails_leaves_the_dry_signal_and_recovers(voices: Float) 
 
 
 def test_a_step_that_raises_can_be_repeated(voices: Float) -> None:
-    class Once(_Unity):
+    """In whichever of its blocks, of which there are more where a stream turns dry."""
+
+    class Sometimes(_Unity):
         calls = 0
 
         def __call__(self, features, state):  # type: ignore[no-untyped-def]
             self.calls += 1
-            if self.calls == 30:
+            if self.calls % 7 == 0:
                 raise MemoryError
             return super().__call__(features, state)
 
     enhancer, out = Enhancer(streams=4), []
-    enhancer.network = Once()
-    for packet in np.split(voices, 100, axis=1):
+    enhancer.network = Sometimes()
+    for number, packet in enumerate(np.split(voices, 100, axis=1)):
+        enhancer.set(2, enabled=number % 6 < 3)
         try:
             out.append(enhancer.process(packet))
         except MemoryError:

@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from calling import Server, offered, serving
+from cryptography.hazmat.primitives import serialization
 from processes import served
 
 from percepnet.cli import main
@@ -284,13 +285,21 @@ async def test_a_load_test_shows_its_token_and_does_not_report_it(
 
 def test_tls_errors_name_the_file(certificate: tuple[Path, Path], tmp_path: Path) -> None:
     cert, key = certificate
-    both, garbage, other = (tmp_path / name for name in ("both.pem", "garbage.pem", "other.pem"))
+    both, garbage, other, locked = (
+        tmp_path / name for name in ("both.pem", "garbage.pem", "other.pem", "locked.pem")
+    )
     both.write_bytes(cert.read_bytes() + key.read_bytes())
     garbage.write_text("garbage")
     assert tls.context(Config()) is None
     assert tls.context(Config(tls_cert=cert, tls_key=key)) is not None
     assert tls.context(Config(tls_cert=both)) is not None
     other.write_text("-----BEGIN PRIVATE KEY-----\nbm9uc2Vuc2U=\n-----END PRIVATE KEY-----\n")
+    private = serialization.load_pem_private_key(key.read_bytes(), None)
+    for form in (serialization.PrivateFormat.PKCS8, serialization.PrivateFormat.TraditionalOpenSSL):
+        password = serialization.BestAvailableEncryption(b"password")
+        locked.write_bytes(private.private_bytes(serialization.Encoding.PEM, form, password))
+        with pytest.raises(ValueError, match=r"locked.pem: its key has a password"):
+            tls.context(Config(tls_cert=cert, tls_key=locked))
     for options, named in (
         ({"tls_cert": tmp_path / "none.pem"}, "none.pem"),
         ({"tls_cert": cert, "tls_key": tmp_path / "none.pem"}, "none.pem"),

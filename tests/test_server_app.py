@@ -1,6 +1,7 @@
 """HTTP: what is answered to good, bad and hostile requests, and what is left of them."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -201,7 +202,7 @@ async def test_an_answer_that_fails_leaves_nothing_behind(
     await (await server.http.get("/healthz")).read()
     before = holdings()
     with monkeypatch.context() as patch:
-        patch.setattr(sections, "refused", lambda sdp, videos: 1 / 0)
+        patch.setattr(sections, "refused", lambda sdp, others: 1 / 0)
         for path in ("/offer", "/offer?room=desk"):
             async with server.http.post(path, json={"sdp": sdp, "type": "offer"}) as answer:
                 assert answer.status == 400
@@ -226,6 +227,14 @@ async def test_bodies_that_are_no_json_are_refused(
     async with server.http.post("/offer", data=body, headers={"Content-Type": kind}) as answer:
         assert answer.status == status
         assert (await answer.json())["error"]
+
+
+async def test_json_is_utf_8_whatever_its_type_says(server: Server, sdp: str) -> None:
+    """Python's punycode, for one, takes a third of a second for what a body may have, in which no packet moves."""
+    kind = {"Content-Type": "application/json; charset=punycode"}
+    offer = json.dumps({"sdp": sdp, "type": "offer"}).encode()
+    async with server.http.post("/offer", data=offer, headers=kind) as answer:
+        assert answer.status == 201
 
 
 async def test_a_body_that_is_not_packed_as_it_says_is_refused(server: Server) -> None:
@@ -282,7 +291,8 @@ async def test_another_method_is_405_in_json(server: Server) -> None:
         assert (await answer.json())["error"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.usefixtures("hang_ups")
 async def test_a_signal_ends_the_process_with_calls_running(number: int) -> None:
     code = "from server.app import *; serve(Config(port=0, workers=1, rated_calls=2, drain_time=0))"
     command = [sys.executable, "-c", code]

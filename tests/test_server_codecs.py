@@ -9,7 +9,7 @@ import pytest
 from aiortc import RTCRtpSender
 from aiortc.sdp import SessionDescription
 from caller import Caller
-from calling import Server, level_db, packets, serving
+from calling import Server, level_db, offered, packets, serving
 
 from percepnet.framing import Pcm
 from server.media import receiver, sender
@@ -99,6 +99,28 @@ async def test_a_call_works_with_all_that_aiortc_has_of_its_own(
     assert "a=fmtp" not in call.answered
     assert call.stereo == {True}
     assert level_db(heard) > -50
+
+
+@pytest.mark.parametrize(
+    ("formats", "lines", "answered"),
+    [
+        ("35 9", "a=rtpmap:35 opus/48000/2\r\na=rtpmap:9 G722/8000\r\n", [35, 9]),
+        ("0", "a=rtpmap:96 opus/48000/2\r\na=rtpmap:0 PCMU/8000\r\n", [0]),
+        ("8 96", "a=rtpmap:96 opus/48000/2\r\n", [8, 96]),
+        ("96 8 96", "a=rtpmap:8 PCMA/8000\r\na=rtpmap:96 opus/48000/2\r\n", [96, 8]),
+    ],
+)
+async def test_the_answer_has_the_formats_of_the_offer_and_no_others(
+    formats: str, lines: str, answered: list[int]
+) -> None:
+    """By the types that the caller gives them: it does not understand others, and would hear nothing."""
+    offer = await offered()
+    plain = re.sub("a=(rtpmap|fmtp|rtcp-fb):.*\r\n", "", offer["sdp"])
+    sdp = re.sub("(m=audio .* UDP/TLS/RTP/SAVPF) .*\r\n", f"\\1 {formats}\r\n", plain) + lines
+    async with serving() as server, server.http.post("/offer", json={**offer, "sdp": sdp}) as answer:
+        (audio,) = SessionDescription.parse((await answer.json())["sdp"]).media
+    assert audio.fmt == answered
+    assert [codec.payloadType for codec in audio.rtp.codecs] == answered
 
 
 @pytest.mark.parametrize("codec", ["audio/G722", "audio/PCMU", "audio/PCMA"])

@@ -14,7 +14,7 @@ from percepnet import Enhancer
 from percepnet.framing import SEAM, Float
 from server.controls import Changes
 from server.engine import Engine
-from server.fallback import WARM_UP_PACKETS
+from server.fallback import RETRY_PACKETS, WARM_UP_PACKETS
 from server.frames import PACKET
 
 
@@ -149,6 +149,28 @@ def test_each_call_that_fails_is_told_even_in_the_place_of_one_that_did(
         assert (ear.port.enhancement, ear.port.figures.faults) == ("failed", 1)
         assert caplog.text.count("a call gets dry audio") == calls
         ear.port.close()
+
+
+@pytest.mark.parametrize("warmed", range(WARM_UP_PACKETS + 1))
+def test_a_call_that_comes_back_from_a_fault_hears_no_splice_where_a_packet_went_past(
+    warmed: int, noisy: Float
+) -> None:
+    gate = Broken(1)
+    engine = Engine(gate, streams=1, clock=lambda: 0.0)  # its thread does not run
+    ear, pcm = Ear(engine), noisy[: (RETRY_PACKETS + 20) * PACKET]
+    raises(gate, ear.port.slot)
+    past = RETRY_PACKETS - WARM_UP_PACKETS + warmed
+    for n, samples in enumerate(pcm.reshape(-1, PACKET)):
+        ear.port.submit(n, samples)
+        if n == past:
+            with engine._wake:
+                engine._pass([ear.port])
+        else:
+            engine.work()
+        gate.faulty = lambda streams: False
+    back = past + 1
+    heard, wanted = ear.wait(len(pcm) // PACKET)[back * PACKET :], alone(pcm[back * PACKET :])
+    assert np.abs(heard - wanted)[(WARM_UP_PACKETS + 1) * PACKET :].max() < 1e-6
 
 
 def test_a_call_whose_packets_went_past_leaves_nothing() -> None:

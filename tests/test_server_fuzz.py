@@ -59,3 +59,10 @@ def test_an_offer_of_the_allowed_length_cannot_keep_the_server_busy(ending: str)
     assert len(sdp) < LONGEST_SDP
     with pytest.raises(OfferError, match="at most 64 lines a=rtpmap, not 40"):
         Offer.checked({"sdp": sdp, "type": "offer"})
+
+
+def test_nothing_of_an_offer_becomes_a_long_pattern() -> None:
+    """One of 29 thousand digits takes a tenth of a second to compile."""
+    video = f"m=video 9 UDP/TLS/RTP/SAVPF {'1' * 29_000}\r\na=mid:video\r\n"
+    with pytest.raises(OfferError):
+        Offer.checked({"sdp": OFFERS[0] + video, "type": "offer"})

@@ -9,8 +9,9 @@ import aiohttp
 import numpy as np
 import pytest
 from caller import Caller
-from calling import TIMEOUT
+from calling import TIMEOUT, serving
 from processes import served
+from yarl import URL
 
 from percepnet import Enhancer
 from server import logs
@@ -99,6 +100,24 @@ def test_the_engine_tells_whose_enhancement_failed(
     assert len(said) == 2
     assert "0.call-0" in said[0]
     assert "0.call-1" in said[1]
+
+
+@pytest.mark.parametrize(
+    "request_", ["GET /calls/0.{} HTTP/9.9\r\n", "GET / HTTP/1.1\r\nAuthorization : Bearer {}\r\n"]
+)
+async def test_of_what_is_no_http_it_is_told_only_from_where_it_came(
+    lines: io.StringIO, request_: str
+) -> None:
+    async with serving() as server:
+        url = URL(server.url)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(request_.format(TOKEN).encode() + b"Host: localhost\r\n\r\n")
+        assert b" 400 " in await asyncio.wait_for(reader.readline(), TIMEOUT)
+        writer.close()
+    (said,) = (line for line in lines.getvalue().splitlines() if "aiohttp" in line)
+    assert "WARNING" in said.upper()
+    assert "127.0.0.1" in said
+    assert TOKEN not in lines.getvalue()
 
 
 async def test_a_servers_lines_are_json_with_the_call_and_without_secrets(

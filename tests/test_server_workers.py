@@ -243,6 +243,18 @@ async def test_calls_that_do_not_end_are_closed(workers: int, way: str) -> None:
     assert "Traceback" not in "".join(server.lines)
 
 
+@pytest.mark.usefixtures("hang_ups")
+async def test_a_terminal_that_closes_lets_calls_end(tmp_path: Path) -> None:
+    async with served("--workers", "2", "--drain-time", "300", folder=tmp_path) as server:
+        async with Caller(server.url, SILENCE) as caller:
+            for _ in range(2):  # from the shell and from the kernel, to all processes
+                os.killpg(server.process.pid, signal.SIGHUP)
+            await server.read_until("ending")
+            await packets(caller, 5)
+        assert await server.ended() == 0, server.lines
+    assert not list(tmp_path.glob("percepnet-*"))  # noqa: ASYNC240
+
+
 async def test_no_worker_outlives_its_parent(tmp_path: Path) -> None:
     async with (
         served("--workers", "2", folder=tmp_path) as server,

@@ -102,7 +102,7 @@ class LibopusEncoder:
         self._packet = ctypes.create_string_buffer(LARGEST_PACKET)
 
     def encode(self, frame: AudioFrame) -> bytes:
-        """One packet of a frame of 2.5 to 20 ms; raises :class:`OpusError` for one of another length.
+        """One packet of a frame of 2.5 to 120 ms; raises :class:`OpusError` for a length that Opus does not have.
 
         ValueError for another format, rate or number of channels, of which libopus would read what is not there.
         """

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, Protocol
@@ -35,13 +34,13 @@ class Sidecar(Protocol):
 
 
 def serve(options: CommonOptions, make: Callable[[Engine], Sidecar]) -> None:
-    """Run a sidecar until SIGINT or SIGTERM, then leave the rooms and return."""
+    """Run a sidecar until a signal, see :class:`Ending`, then leave the rooms and return."""
     with Ending(drain_time=0) as ending:
         eventloop.run(_serve(options, make, ending))
 
 
 async def _serve(options: CommonOptions, make: Callable[[Engine], Sidecar], ending: Ending) -> None:
-    ending.listen(signal.SIGINT, signal.SIGTERM)
+    ending.listen()
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(running_engine(options))
         sidecar = make(engine)
