@@ -186,9 +186,8 @@ async def _json(request: web.Request, *others: str) -> object:
         raise problem(web.HTTPUnsupportedMediaType, f"the body must be {allowed}, not {request.content_type}")
     content = await body(request)
     try:
-        decoded: object = json.loads(
-            content
-        )  # in UTF-8 (RFC 8259, 8.1): some charsets take a second to decode
+        # in UTF-8 (RFC 8259, 8.1): some charsets take a second to decode
+        decoded: object = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise problem(web.HTTPBadRequest, "the body is not valid JSON") from error
     return decoded
