@@ -219,6 +219,18 @@ def test_a_file_that_may_not_be_written_stays(tmp_path: Path, monkeypatch: pytes
     write(tmp_path / "y.wav", x, 48_000)
 
 
+def test_only_files_are_replaced(tmp_path: Path) -> None:
+    """As root it was /dev/null that a link took away."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder.wav").mkdir()
+    (tmp_path / "link.wav").symlink_to("pipe")
+    for name in ("folder.wav", "link.wav"):
+        with pytest.raises(ValueError, match=rf"{name} is there and no file; allowed are files"):
+            write(tmp_path / name, np.zeros((1, 480), np.float32), 48_000)
+    assert (tmp_path / "pipe").is_fifo()
+    assert {path.name for path in tmp_path.iterdir()} == {"pipe", "folder.wav", "link.wav"}
+
+
 def test_a_folder_that_may_not_be_read_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -145,6 +145,8 @@ def writing(
     form = _check_shape(path, channels, expected, bits)
     path.parent.mkdir(parents=True, exist_ok=True)
     target = path.resolve()  # of a link, which stays one
+    if target.exists() and not target.is_file():  # a pipe or a device would be gone
+        raise ValueError(f"{path} is there and no file; allowed are files that are new or to be replaced")
     if target.exists() and not os.access(target, os.W_OK):  # a new file in its place would need no leave
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     partial = target.with_name(f".{uuid.uuid4().hex}.part")
