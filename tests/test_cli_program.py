@@ -1,5 +1,6 @@
 """What holds for every command: help, what is imported, faults and interruption."""
 
+import os
 import re
 import subprocess
 import sys
@@ -67,6 +68,27 @@ def test_interruption_leaves_as_shells_expect(monkeypatch: pytest.MonkeyPatch, t
 
     monkeypatch.setattr("percepnet.cli.enhance.reading", interrupted)
     assert percepnet("enhance", tmp_path / "a.wav", tmp_path / "b.wav") == 130
+
+
+BENCH = ("bench", "--streams", "1", "--seconds", "0.1", "--repeats", "1")
+
+
+def test_what_cannot_be_printed_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    call = [sys.executable, "-m", "percepnet", *BENCH]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(call, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (1, b"percepnet: No space left on device\n")
+
+
+def test_nothing_is_told_where_the_reader_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    reading, writing = os.pipe()
+    os.close(reading)
+    call = [sys.executable, "-m", "percepnet", *BENCH]
+    done = subprocess.run(call, stdout=writing, stderr=subprocess.PIPE, check=False, timeout=60)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_descriptions_fit_one_line() -> None:

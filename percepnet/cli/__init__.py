@@ -153,14 +153,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise
         args = _parser(chosen, module, missing).parse_args(arguments)
         assert module is not None  # argparse has left if no command was chosen
-        return int(module.run(args) or 0)
+        status = int(module.run(args) or 0)
+        print(end="", flush=True)  # or Python does it at its end, with messages and a status of its own
+        return status
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # the reader, such as `head`, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILURE
     except (OSError, ValueError, TypeError, RuntimeError, ImportError, MemoryError) as error:
-        print(f"percepnet: {describe(error)}", file=sys.stderr)
+        if not isinstance(error, BrokenPipeError):  # the reader, such as `head`, has gone
+            print(f"percepnet: {describe(error)}", file=sys.stderr)
+        _drop_what_cannot_be_printed()
         return FAILURE
 
 
@@ -177,6 +178,13 @@ def describe(error: BaseException) -> str:
         if extra:
             return f"this command needs the package {error.name}: {how_to_install(extra)}"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _drop_what_cannot_be_printed() -> None:
+    try:
+        print(end="", flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser(chosen: str, module: ModuleType | None, missing: str) -> argparse.ArgumentParser:
