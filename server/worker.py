@@ -13,14 +13,13 @@ import multiprocessing
 import signal
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
-from multiprocessing import resource_tracker
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal, Self, TypeAlias
 
 import aiohttp
 
-from percepnet.cli.processes import one_thread_each
+from percepnet.cli.processes import interrupts_blocked, one_thread_each
 
 from .config import Config
 from .ending import ENDING_TIME, Ending
@@ -55,7 +54,7 @@ class Worker:
             target=_begin, args=(target, number, config, path, theirs), name=f"worker {number}"
         )
         try:
-            with theirs, one_thread_each(), _interrupts_blocked():
+            with theirs, one_thread_each(), interrupts_blocked():
                 self.process.start()
         except BaseException:
             self._ours.close()
@@ -188,14 +187,3 @@ def _begin(target: Target, number: int, config: Config, path: Path, channel: soc
             path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 path.parent.rmdir()  # by the last worker
-
-
-@contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Processes started inside do not see SIGINT while they load, where it would end them with a traceback."""
-    resource_tracker.ensure_running()  # else start() does it, and unblocks SIGINT
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,30 @@ def test_nothing_is_told_where_the_reader_has_gone(monkeypatch: pytest.MonkeyPat
     done = subprocess.run(call, stdout=writing, stderr=subprocess.PIPE, check=False, timeout=60)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+SLEEPERS = """
+import time
+from percepnet.cli.processes import each
+
+def sleep(seconds):
+    print("begun", flush=True)
+    time.sleep(seconds)
+
+if __name__ == "__main__":
+    list(each(sleep, [3600, 3600], 2))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_processes_that_share_the_work_end_with_the_command(number: signal.Signals, tmp_path: Path) -> None:
+    program = tmp_path / "sleepers.py"
+    program.write_text(SLEEPERS)
+    with subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        assert [command.stdout.readline() for _ in range(2)] == ["begun\n"] * 2
+        command.send_signal(number)
+        assert command.communicate(timeout=60) == ("", None)  # the end of what all of them write to
 
 
 def test_descriptions_fit_one_line() -> None:

@@ -3,6 +3,9 @@
 import json
 import math
 import multiprocessing
+import signal
+import subprocess
+import sys
 import time
 from itertools import islice, pairwise
 from pathlib import Path
@@ -286,6 +289,39 @@ def test_toy_trains_resumes_and_exports_a_model_that_runs(
     assert Path(f"{again}.onnx").read_bytes() == Path(f"{sharper}.onnx").read_bytes()
     (_, weights), (_, sharpened) = load_weights(tmp_path / "toy.npz"), load_weights(tmp_path / "sharper.npz")
     assert all(torch.equal(value, sharpened[name]) for name, value in weights.items())
+
+
+INTERRUPTED = """
+import os, signal, sys, time
+import numpy as np
+from percepnet.cli import main
+from percepnet.training import listening, shards
+
+def make(mixer):
+    if __name__ == "__main__":
+        return np.zeros((1, shards.HOPS, shards.COLUMNS), np.float16)
+    os.kill(os.getpid(), signal.SIGINT)  # as a terminal does to all
+    print("making", flush=True)
+    time.sleep(3600)
+
+listening._COUNT = 1
+shards.make_shard = make
+if __name__ == "__main__":
+    sys.exit(main(["train", "--preset", "toy", *sys.argv[1:]]))
+"""
+
+
+def test_who_interrupts_a_run_reads_of_no_fault(data: Path, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(INTERRUPTED)
+    call = [sys.executable, program, "--data", data, "--run", tmp_path / "run", "--cache", tmp_path / "cache"]
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(call, **piped) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "making\n"
+        run.send_signal(signal.SIGINT)
+        assert run.communicate(timeout=60) == ("", "")
+    assert run.returncode == 130
 
 
 def test_a_teacher_hears_each_mixture_from_its_beginning_on() -> None:

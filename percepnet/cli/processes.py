@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any, Final, TypeVar
 
 from percepnet.cli import describe
@@ -42,9 +43,10 @@ def each(
         return
     # spawn: a fork would copy the locks of onnxruntime's and BLAS's threads in whatever state they are
     context = multiprocessing.get_context("spawn")
-    workers = ProcessPoolExecutor(min(jobs, len(tasks)), context, _ignore_interrupts)
+    workers = ProcessPoolExecutor(min(jobs, len(tasks)), context, end_with_starter)
     with one_thread_each(), workers as pool:
-        futures = {pool.submit(_attempt, function, task): index for index, task in enumerate(tasks)}
+        with interrupts_blocked():
+            futures = {pool.submit(_attempt, function, task): index for index, task in enumerate(tasks)}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -68,9 +70,27 @@ def collect(
     return dict(sorted(found.items()))
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C is for the process that has started this one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def end_with_starter() -> None:
+    """Let this process end when the one that has started it does, by whatever signal: nobody waits for its work."""
+    starter = multiprocessing.parent_process()
+    assert starter is not None
+
+    def follow() -> None:
+        starter.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+@contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Processes started inside never see SIGINT: Ctrl-C is for the one that starts them."""
+    resource_tracker.ensure_running()  # else start() does it, and unblocks SIGINT
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _attempt(function: Callable[[Task], Result], task: Task) -> Result | Exception:

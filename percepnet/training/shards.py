@@ -101,11 +101,11 @@ def produce(
     hours: float,
     first: int = 0,
     step: int = 1,
-    wanted: Callable[[], bool] = lambda: True,
+    wait_until_wanted: Callable[[], None] = lambda: None,
     *,
     endless: bool = False,
 ) -> None:
-    """Write the shards ``first, first + step, …`` up to ``hours`` of audio to ``cache/split``, while ``wanted()``.
+    """Write the shards ``first, first + step, …`` up to ``hours`` of audio to ``cache/split``.
 
     Those that are there already stay as they are; ValueError if another version made them. ``endless`` goes on with
     new numbers, and each new shard then takes the place of the oldest.
@@ -120,8 +120,7 @@ def produce(
     elif (found := made_by.read_text() if made_by.exists() else "1") != str(VERSION):
         raise ValueError(f"{target} has mixtures of version {found}; this is {VERSION}: take another --cache")
     for number in itertools.count(first, step) if endless else range(first, kept, step):
-        if not wanted():
-            return
+        wait_until_wanted()
         path = target / f"{number:05d}.npy"
         partial = path.with_suffix(f".{os.getpid()}.npy")
         if not path.exists():

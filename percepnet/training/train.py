@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from percepnet.bands import BANDS
+from percepnet.cli.processes import end_with_starter, interrupts_blocked
 from percepnet.framing import HOP, SAMPLE_RATE
 from percepnet.network import Network
 from percepnet.training import gru, listening, shards
@@ -84,8 +85,9 @@ def run(args: argparse.Namespace) -> int:
         )
         for worker in range(args.workers)
     ]
-    for producer in producers:
-        producer.start()
+    with interrupts_blocked():
+        for producer in producers:
+            producer.start()
     try:
         _Training(args, model, device, producers, heard, state).loop()
     finally:
@@ -121,14 +123,13 @@ def _progress(args: argparse.Namespace, step: int, seconds: float) -> float:
 
 def _produce(args: argparse.Namespace, first: int, heard: Any) -> None:
     os.nice(5)  # the loop comes first
-    trainer = os.getppid()  # a killed trainer leaves no process behind
+    end_with_starter()
     made = itertools.count()
 
-    def wanted() -> bool:
+    def wait_until_wanted() -> None:
         ahead = (next(made) - 1) * args.workers * shards.HOURS
-        while args.fresh and ahead > heard.value / args.reuse and os.getppid() == trainer:
+        while args.fresh and ahead > heard.value / args.reuse:
             time.sleep(1)
-        return os.getppid() == trainer
 
     if args.fresh:
         first += args.seed
@@ -142,7 +143,7 @@ def _produce(args: argparse.Namespace, first: int, heard: Any) -> None:
         args.mixtures,
         first,
         args.workers,
-        wanted,
+        wait_until_wanted,
         endless=args.fresh,
     )
 
