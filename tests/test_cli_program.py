@@ -1,7 +1,9 @@
 """What holds for every command: help, what is imported, faults and interruption."""
 
+import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -90,6 +92,12 @@ def test_nothing_is_told_where_the_reader_has_gone(monkeypatch: pytest.MonkeyPat
     done = subprocess.run(call, stdout=writing, stderr=subprocess.PIPE, check=False, timeout=60)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_command_works_with_its_error_stream_closed() -> None:
+    program = f"{shlex.join([sys.executable, '-m', 'percepnet', *BENCH, '--json'])} 2>&-"
+    done = subprocess.run(program, shell=True, stdout=subprocess.PIPE, check=True, timeout=60)
+    assert json.loads(done.stdout)["loads"]
 
 
 SLEEPERS = """

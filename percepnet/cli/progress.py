@@ -1,6 +1,7 @@
 """Progress on the error stream, for people only."""
 
 import argparse
+import sys
 from typing import Any
 
 from tqdm import tqdm
@@ -12,6 +13,7 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
 
 
 def progress_bar(total: float, what: str, *, quiet: bool) -> Any:
-    """A bar of ``total`` ``what`` on stderr; nothing where that is no terminal, or where ``quiet``."""
+    """A bar of ``total`` ``what`` on stderr; nothing where that is no terminal or is closed, or where ``quiet``."""
     layout = "{l_bar}{bar}| {n:.4g}/{total:.4g} {unit} [{elapsed}<{remaining}]"
-    return tqdm(total=total, unit=what, bar_format=layout, disable=True if quiet else None, leave=False)
+    nobody = True if quiet or sys.stderr is None else None  # None: where it is no terminal
+    return tqdm(total=total, unit=what, bar_format=layout, disable=nobody, leave=False)
