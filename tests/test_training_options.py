@@ -30,6 +30,20 @@ def test_a_run_of_another_topology_is_not_gone_on_with(data: Path, tmp_path: Pat
     assert main([*command, "--preset", "toy"]) == 1
 
 
+@pytest.mark.parametrize("content", [b"", b"damaged", b"PK\x03\x04"])
+def test_a_run_whose_checkpoint_is_damaged_is_named(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(content)
+    folders = ["--data", str(data), "--run", str(checkpoint.parent), "--cache", str(tmp_path / "cache")]
+    assert main(["train", *folders]) == 1
+    said = f"percepnet: {checkpoint} is no checkpoint to go on from; allowed: one of a run, or none\n"
+    assert capsys.readouterr().err == said
+    assert checkpoint.read_bytes() == content
+
+
 @pytest.mark.parametrize(
     "given",
     [

@@ -105,14 +105,20 @@ def _device(name: str | None) -> torch.device:
 
 
 def _resumed(args: argparse.Namespace, device: torch.device) -> dict[str, Any] | None:
-    """What the run has saved, None for a new one; ValueError if it is of another topology."""
+    """What the run has saved, None for a new one; ValueError if it is damaged or of another topology."""
     path = args.run / _CHECKPOINT
     if not path.exists():
         return None
-    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        found = state["topology"]
+    except OSError:
+        raise
+    except Exception as error:  # of a foreign or damaged file PyTorch raises all kinds
+        raise ValueError(f"{path} is no checkpoint to go on from; allowed: one of a run, or none") from error
     wanted = TOPOLOGIES[args.topology].as_dict()
-    if state["topology"] != wanted:
-        raise ValueError(f"{path} is of topology {state['topology']}; allowed: {args.topology}, {wanted}")
+    if found != wanted:
+        raise ValueError(f"{path} is of topology {found}; allowed: {args.topology}, {wanted}")
     return state
 
 
