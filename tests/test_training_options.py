@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import signal
 from pathlib import Path
 
 import av
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from percepnet.cli import main
+from percepnet.cli.audio_writing import _Encoder
 from percepnet.framing import SAMPLE_RATE
 from percepnet.training.arguments import add_arguments, settle
 from percepnet.training.topologies import TOPOLOGIES
@@ -148,6 +150,23 @@ def test_mixtures_are_made_of_what_can_be_read(data: Path, tmp_path: Path) -> No
             (folder / f"empty{n}.wav").touch()
     assert main(["mixtures", str(folder), str(tmp_path / "set"), "--count", "2", "--seconds", "2", "-q"]) == 0
     assert len(list((tmp_path / "set").rglob("*.flac"))) == 4
+
+
+def test_a_set_that_is_ended_holds_nothing_half_written(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*_: object) -> None:
+        assert [path.suffix for path in tmp_path.glob("set/clean/*")] == [".part"]
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(_Encoder, "finish", ended)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit):
+            main(["mixtures", str(data), str(tmp_path / "set"), "--count", "1", "--seconds", "2", "-q"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not [*tmp_path.glob("set/*/*")]
 
 
 def test_two_sets_are_not_mixed(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from scipy.signal import fftconvolve
 from percepnet.cli.audio_files import read_mono
 from percepnet.cli.audio_writing import write
 from percepnet.cli.options import path_of, within
+from percepnet.cli.processes import end_in_order
 from percepnet.cli.progress import add_quiet, progress_bar
 from percepnet.framing import SAMPLE_RATE, Float, from_pcm
 from percepnet.mixture import PEAK, active_level, at_ratio, excerpt
@@ -80,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the files; the same arguments over the same recordings give the same ones."""
+    end_in_order()  # so that nothing half written stays
     low, high = args.levels
     if low > high:
         raise ValueError(f"--levels {low:g} {high:g}: allowed are LOW and HIGH with LOW at most HIGH")
