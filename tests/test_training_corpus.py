@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from percepnet.cli import main
+from percepnet.cli.audio_files import read_mono
 from percepnet.cli.audio_writing import write
+from percepnet.training import corpus
 from percepnet.training.corpus import Corpus, scan
 
 
@@ -34,6 +37,40 @@ def test_a_file_that_cannot_be_read_is_left_out_and_told(
     for _ in range(2):  # decoded, and from the cache
         assert len(Corpus(folder, tmp_path / "cache", "train").speech) == 1
     assert caplog.text.count("empty.wav is left out: ") == 1
+
+
+def test_runs_that_begin_at_once_may_share_a_cache(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that decodes truncated the file that another had mapped, which died of SIGBUS."""
+    cache, decode_all = tmp_path / "cache", corpus._decode_all
+
+    def late(*arguments: Path) -> None:
+        monkeypatch.setattr(corpus, "_decode_all", decode_all)
+        size = Corpus(data, cache, "train").samples.nbytes
+
+        def reading(path: Path) -> NDArray[np.int16]:
+            assert (cache / "corpus.i16").stat().st_size == size
+            return read_mono(path)
+
+        monkeypatch.setattr(corpus, "read_mono", reading)
+        decode_all(*arguments)
+
+    monkeypatch.setattr(corpus, "_decode_all", late)
+    assert len(Corpus(data, cache, "train").speech) == 1
+    assert {path.name for path in cache.iterdir()} == {"corpus.i16", "corpus.csv", "corpus.folder"}
+
+
+def test_a_decoding_that_is_interrupted_leaves_nothing_behind(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(path: Path) -> NDArray[np.int16]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(corpus, "read_mono", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Corpus(data, tmp_path / "cache", "train")
+    assert not [*(tmp_path / "cache").iterdir()]
 
 
 def test_a_recording_may_have_any_name(tmp_path: Path) -> None:

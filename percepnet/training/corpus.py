@@ -7,6 +7,7 @@ import math
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from tqdm import tqdm
@@ -98,8 +99,14 @@ class Corpus:
                     f"{folder} has no recording of {kind} in the split {split}; two are the least, one to validate with"
                 )
         if not index.exists():
-            _decode_all(folder, samples, index)
-            source.write_bytes(os.fsencode(folder.resolve()))
+            cache.mkdir(parents=True, exist_ok=True)
+            # another run may decode for the same cache, or have mapped it already
+            with TemporaryDirectory(dir=cache) as own:
+                made = [Path(own, path.name) for path in (samples, source, index)]
+                _decode_all(folder, made[0], made[2])
+                made[1].write_bytes(os.fsencode(folder.resolve()))
+                for path in made:
+                    path.replace(cache / path.name)  # the index last, which says that all is there
         if (made_from := Path(os.fsdecode(source.read_bytes()))) != folder.resolve():
             raise ValueError(f"{cache} was made from {made_from}; use another --cache for {folder}")
         with index.open(newline="", encoding="utf-8", errors="surrogateescape") as rows:
@@ -134,7 +141,6 @@ class Corpus:
 
 
 def _decode_all(folder: Path, samples: Path, index: Path) -> None:
-    samples.parent.mkdir(parents=True, exist_ok=True)
     entries, start = [], 0
     with samples.open("wb") as out:
         for recording in tqdm(scan(folder), desc="decoding", unit="file", disable=None):

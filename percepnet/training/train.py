@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from percepnet.bands import BANDS
-from percepnet.cli.processes import end_with_starter, interrupts_blocked
+from percepnet.cli.processes import end_in_order, end_with_starter, interrupts_blocked
 from percepnet.framing import HOP, SAMPLE_RATE
 from percepnet.network import Network
 from percepnet.training import gru, listening, shards
@@ -47,6 +47,7 @@ _FINAL_RATE: Final = 0.03  # of the highest learning rate, at the end of the cos
 
 def run(args: argparse.Namespace) -> int:
     """Train; returns the exit code."""
+    end_in_order()  # so that nothing half decoded stays
     settle(args)
     if shards.HOPS % args.hops:
         raise ValueError(
