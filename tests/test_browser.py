@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chromium import SAMPLE_RATE, Samples, Server, browsing, call, record, serving, write_wav
+from chromium import SAMPLE_RATE, Server, browsing, call, record, serving, write_wav
 from conftest import recording
 from pesq import pesq
 from scipy.signal import butter, correlate, resample_poly, sosfiltfilt, stft
 
 from percepnet import enhance
+from percepnet.framing import Float
 
 LEAD_IN = 2.0  # s of silence in the microphone, while the call is being set up
 EFFECT_WITHIN = 200.0  # ms from a click to a change that is heard
@@ -33,7 +34,7 @@ def rumble(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_comes_back_is_the_enhanced_voice(
-    server: Server, tmp_path: Path, noisy: Samples, clean: Samples
+    server: Server, tmp_path: Path, noisy: Float, clean: Float
 ) -> None:
     spoken = np.concatenate([np.zeros(int(LEAD_IN * SAMPLE_RATE), np.float32), noisy])
     with browsing(server.url, write_wav(tmp_path / "noisy.wav", spoken)) as browser:
@@ -99,11 +100,11 @@ def test_the_slider_limits_the_attenuation(server: Server, rumble: Path) -> None
     assert dry - power(after.samples[-SAMPLE_RATE:]) == pytest.approx(12, abs=2)
 
 
-def wideband_pesq(reference: Samples, degraded: Samples) -> float:
+def wideband_pesq(reference: Float, degraded: Float) -> float:
     return float(pesq(16000, resample_poly(reference, 1, 3), resample_poly(degraded, 1, 3), "wb"))
 
 
-def spectral_distance(a: Samples, b: Samples) -> float:
+def spectral_distance(a: Float, b: Float) -> float:
     """Mean difference in dB between spectra of 40 ms in 48 parts, where either is heard."""
     levels = []
     for x in (a, b):
@@ -113,13 +114,13 @@ def spectral_distance(a: Samples, b: Samples) -> float:
     return float(np.mean(np.abs(levels[0] - levels[1])))
 
 
-def decibels(x: Samples, frame: int) -> Samples:
+def decibels(x: Float, frame: int) -> Float:
     return 10 * np.log10(np.mean(x[: len(x) // frame * frame].reshape(-1, frame) ** 2, axis=1) + 1e-14)
 
 
-def power(x: Samples) -> float:
+def power(x: Float) -> float:
     return float(10 * np.log10(np.mean(x**2) + 1e-14))
 
 
-def high_passed(x: Samples) -> Samples:
+def high_passed(x: Float) -> Float:
     return np.asarray(sosfiltfilt(butter(8, 5000, "high", fs=SAMPLE_RATE, output="sos"), x))
