@@ -154,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parser(chosen, module, missing).parse_args(arguments)
         assert module is not None  # argparse has left if no command was chosen
         status = int(module.run(args) or 0)
-        print(end="", flush=True)  # or Python does it at its end, with messages and a status of its own
+        _flush()  # or Python does it at its end, with messages and a status of its own
         return status
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -180,9 +180,15 @@ def describe(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def _flush() -> None:
+    # print() of nothing would write nothing, for which a full disk has no room either
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
 def _drop_what_cannot_be_printed() -> None:
     try:
-        print(end="", flush=True)
+        _flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
