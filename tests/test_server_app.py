@@ -334,7 +334,8 @@ async def test_an_offer_that_the_end_overtakes_is_refused(
         await free.wait()
 
     monkeypatch.setattr(Call, "open", slowly)
-    before = holdings()
+    async with server.http.get("/healthz"):  # the client keeps its connection
+        before = holdings()
     offering = asyncio.create_task(server.http.post("/offer", json={"sdp": sdp, "type": "offer"}))
     async with asyncio.timeout(TIMEOUT):
         await opened.wait()

@@ -97,7 +97,8 @@ async def test_a_range_that_is_used_up_at_one_address_is_used_up(
         with ExitStack() as held:
             for port in free_ports:
                 held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)).bind(("127.0.0.2", port))
-            before = holdings()
+            async with server.http.get("/healthz"):  # the client keeps its connection
+                before = holdings()
             status, body = await offer(server)
             assert (status, len(server.calls)) == (503, 0)
             assert "no UDP port" in body["error"]

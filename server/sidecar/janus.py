@@ -131,8 +131,12 @@ class Session:
         self._handles[answer["data"]["id"]] = handle
         return handle
 
-    async def ask(self, message: Message, handle: int | None = None, within: float = ANSWER_TIME) -> Message:
-        """Send a request and wait ``within`` s for its answer; raises :class:`JanusError` or :class:`SessionLost`."""
+    async def ask(self, message: Message, handle: int | None = None, within: float | None = None) -> Message:
+        """Send a request and wait for its answer, ``within`` s or ``ANSWER_TIME``.
+
+        Raises :class:`JanusError` or :class:`SessionLost`.
+        """
+        within = ANSWER_TIME if within is None else within
         if self._lost.done():
             self._lost.result()
         transaction, request = self._request(message, handle)
