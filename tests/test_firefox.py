@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from chromium import serving
 from firefox import firefox
+from processes import served
 
 # Firefox tells what comes back without a sound card, too: audioLevel, 1 at full scale.
 CONNECTION = """
@@ -27,21 +27,20 @@ def level(condition: str) -> str:
 
 
 async def test_firefox_hears_the_noise_when_it_turns_the_suppression_off(tmp_path: Path) -> None:
-    with serving() as server:
-        async with firefox(server.url, tmp_path, CONNECTION) as browser:
-            await browser.click("input[name=source][value=microphone]")
-            await browser.click("#start")
-            await browser.until(state("live"))
-            # the steady tone of the microphone is noise
-            await browser.until(level("< 0.001"))
-            await browser.click("#enabled")
-            await browser.until(level("> 0.03"))
-            await browser.click("#enabled")
-            await browser.until(level("< 0.001"))
-            assert await browser.run("heard().then(({ packetsLost }) => packetsLost)") == 0
-            await browser.click("#start")
-            await browser.until(state("idle"))
-            await browser.until(
-                "fetch('healthz').then((answer) => answer.json()).then((said) => said.calls === 0)"
-            )
-            assert browser.complaints == []
+    async with served() as server, firefox(server.url, tmp_path, CONNECTION) as browser:
+        await browser.click("input[name=source][value=microphone]")
+        await browser.click("#start")
+        await browser.until(state("live"))
+        # the steady tone of the microphone is noise
+        await browser.until(level("< 0.001"))
+        await browser.click("#enabled")
+        await browser.until(level("> 0.03"))
+        await browser.click("#enabled")
+        await browser.until(level("< 0.001"))
+        assert await browser.run("heard().then(({ packetsLost }) => packetsLost)") == 0
+        await browser.click("#start")
+        await browser.until(state("idle"))
+        await browser.until(
+            "fetch('healthz').then((answer) => answer.json()).then((said) => said.calls === 0)"
+        )
+        assert browser.complaints == []
