@@ -25,6 +25,7 @@ from .config import Config
 from .ending import ENDING_TIME, Ending
 from .heartbeat import BEAT, PATIENCE, SILENT, Heartbeat
 from .logs import log_to_stderr
+from .waiting import happens
 
 ANSWER_TIME: Final = 15.0  # s that a worker has for a request; gathering may take 5, closing a call likewise
 # s until a worker is ready; most take two, on a machine that is short of everything twenty
@@ -120,10 +121,7 @@ class Worker:
             await asyncio.get_running_loop().run_in_executor(None, self._reap)
 
     async def _end_when_it_hangs(self, ready: asyncio.Event) -> None:
-        try:
-            async with asyncio.timeout(LONGEST_START):
-                await ready.wait()
-        except TimeoutError:
+        if not await happens(ready, LONGEST_START):
             self.failure = f"was not ready after {LONGEST_START:g} s and was ended"
         else:
             await self._heartbeat.stopped()
